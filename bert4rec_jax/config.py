@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a run: frozen dataclasses, checked once, used everywhere.
+
+A config file is Python with `get_config()`; it starts from `base()` and changes fields. On the command line
+`--config.model.width=128` overrides one. `resolve` turns the result into a `Config` or says which field is wrong.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from typing import Literal
+
+import ml_collections
+
+from bert4rec_jax.errors import UserError
+
+FORMATS = ("table", "lines", "sequences", "synthetic")
+MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Size of the generated log (`data.source = "synthetic"`); see `data/synthetic.py` for its structure."""
+
+    users: int = 2000
+    items: int = 500
+    genres: int = 10
+    mean_length: int = 40
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where interactions come from, which are kept, and how users are split."""
+
+    # A MovieLens name (ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small: downloaded, or read from
+    # `path`, a folder with the original files) or a format: `table` (delimited text or Parquet at `path`, or a folder
+    # with interactions.parquet and items.parquet), `lines` (one `user item` pair a line), `sequences` (one user a
+    # line: user item item ...), `synthetic`.
+    source: str = "ml-100k"
+    path: str = ""
+    items_path: str = ""  # optional item table for `table`, `lines` and `sequences`
+    # Downloads and prepared arrays live here; empty: $BERT4REC_DATA, else ~/.cache/bert4rec_jax.
+    cache_dir: str = ""
+    # `table` only. An empty separator is found from the extension and the header.
+    separator: str = ""
+    user_column: str = "user"
+    item_column: str = "item"
+    time_column: str = "timestamp"  # empty: keep file order
+    rating_column: str = ""  # empty: there are no ratings
+    title_column: str = "title"  # of the item table, as are the next two
+    year_column: str = "year"
+    genres_column: str = "genres"
+    min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
+    user_core: int = 0  # users with fewer interactions are dropped, repeatedly together with item_core
+    item_core: int = 0
+    repeats: Literal["keep", "drop"] = "keep"  # drop: only the first time that a user met an item counts
+    first_users: int = 0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
+    split: Literal["leave_one_out", "temporal"] = "leave_one_out"
+    # `temporal`: the newest shares of all interactions are the test and the validation period.
+    test_share: float = 0.1
+    valid_share: float = 0.1
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The Transformer. The defaults are Sun et al. (2019) at width 64."""
+
+    # masked: bidirectional attention, Cloze task (BERT4Rec). next: causal attention, next-item task (SASRec).
+    objective: Literal["masked", "next"] = "masked"
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    ffn_width: int = 256
+    max_length: int = 200  # positions of a history, the one to predict included
+    norm: Literal["post", "pre"] = "post"
+    positions: Literal["left", "right"] = "left"  # left: the oldest item is position 0; right: the newest
+    head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
+    dropout: float = 0.1  # of embeddings and of each sub-layer's output
+    attention_dropout: float = 0.1  # of attention weights
+    init_scale: float = 0.02  # standard deviation of the truncated normal of every weight
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
+    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """The Cloze task (objective `masked`)."""
+
+    probability: float = 0.2  # share of a history that is masked; at least one item is
+    max_masks: int = 0  # per history; 0: no limit
+    last_item_only: float = 0.0  # share of histories of which only the last item is masked, as at test time
+    random_token: float = 0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
+    keep_token: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How a slot's target is told from the rest of the catalogue."""
+
+    # softmax: exact over the whole catalogue. sampled_softmax: uniform negatives with log-Q correction.
+    # gbce: Petrov and Macdonald (2023), sampled binary cross-entropy with calibration `gbce_t`.
+    name: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
+    negatives: int = 256  # of the sampled losses, shared by all slots of a device
+    gbce_t: float = 0.75
+    # Items per chunk of logits; 0: chosen so that a chunk of logits stays within 64 MiB.
+    chunk_items: int = 0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam or AdamW with a warmed-up schedule over `train.steps`."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_fraction: float = 0.0  # of the learning rate, where linear and cosine end
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.0  # adamw only; matrices alone are decayed
+    clip_norm: float = 0.0  # of the global gradient; 0: off
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length of the run, batches and cadence."""
+
+    steps: int = 1000
+    # A row is `model.max_length` positions and holds as many histories as fit.
+    batch_rows: int = 32
+    windows: Literal["newest", "random"] = "newest"  # which part of a longer history an epoch sees
+    accumulate: int = 1  # split a batch into this many parts and add up their gradients before the update
+    eval_every: int = 250  # steps between validations; the best checkpoint is chosen there
+    patience: int = 0  # stop after this many validations without a better one; 0: never
+    checkpoint_every: int = 250
+    log_every: int = 50
+    on_nan: Literal["stop", "skip"] = "stop"  # skip: leave out updates that are not finite and count them
+    writers: str = ""  # comma-separated, beside metrics.jsonl: tensorboard, wandb, mlflow
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How validation and test rank."""
+
+    # full: the whole catalogue. pop100, uni100: 100 negatives by popularity or uniform, never interacted with.
+    protocol: Literal["full", "pop100", "uni100"] = "full"
+    metric: str = "ndcg@10"  # of validation; chooses the best checkpoint
+    ties: Literal["pessimistic", "expected"] = "pessimistic"
+    filter_seen: bool = True  # remove the items of a user's own history from the candidates
+    batch_rows: int = 64
+    valid_users: int = 0  # validate during training on the first N users of a fixed shuffle; 0: on all
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the step is laid over devices."""
+
+    mode: Literal["jit", "pmap"] = "jit"
+    data: int = 0  # devices that share the rows of a batch; 0: all that are left
+    catalogue: int = 1  # devices that share the item table and its logits
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def to_dict(self) -> dict:
+        """Returns the config as nested plain dicts, as written to config.json."""
+        return dataclasses.asdict(self)
+
+
+def base() -> ml_collections.ConfigDict:
+    """Returns the defaults as a locked ConfigDict, to be changed by a config file."""
+    return ml_collections.ConfigDict(Config().to_dict()).lock()
+
+
+def resolve(values: ml_collections.ConfigDict | dict) -> Config:
+    """Turns nested values into a checked `Config`.
+
+    Raises:
+      UserError: an unknown field, a value of the wrong type or out of range; names the field.
+    """
+    if isinstance(values, ml_collections.ConfigDict):
+        values = values.to_dict()
+    config = _build(Config, values, "")
+    _check(config)
+    return config
+
+
+def _build(cls, values, prefix: str):
+    if not isinstance(values, dict):
+        raise UserError(f"config.{prefix.rstrip('.')} must be a group of fields, not {values!r}.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise UserError(f"unknown config field config.{prefix}{unknown[0]}; the fields there are: {', '.join(fields)}.")
+    return cls(**{name: _value(fields[name].type, value, prefix + name) for name, value in values.items()})
+
+
+def _value(kind, value, name: str):
+    if dataclasses.is_dataclass(kind):
+        return _build(kind, value, name + ".")
+    if typing.get_origin(kind) is Literal:
+        if value not in typing.get_args(kind):
+            raise UserError(f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {value!r}.")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}.")
+    return value
+
+
+def _check(c: Config) -> None:
+    def require(ok: bool, name: str, rule: str) -> None:
+        if not ok:
+            value = c
+            for part in name.split("."):
+                value = getattr(value, part)
+            raise UserError(f"config.{name} = {value!r} is out of range: it must be {rule}.")
+
+    for name in ("model.dropout", "model.attention_dropout"):
+        group, leaf = name.split(".")
+        require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
+    for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token", "optimizer.final_fraction"):
+        group, leaf = name.split(".")
+        require(0 <= getattr(getattr(c, group), leaf) <= 1, name, "between 0 and 1")
+    for name in ("model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",
+                 "train.accumulate", "train.eval_every", "train.checkpoint_every", "train.log_every",
+                 "eval.batch_rows", "loss.negatives", "parallel.catalogue", "data.synthetic.users",
+                 "data.synthetic.genres"):
+        value = c
+        for part in name.split("."):
+            value = getattr(value, part)
+        require(value >= 1, name, "at least 1")
+    for name in ("masking.max_masks", "loss.chunk_items", "optimizer.warmup_steps", "optimizer.weight_decay",
+                 "optimizer.clip_norm", "train.patience", "eval.valid_users", "parallel.data", "data.user_core",
+                 "data.item_core", "data.min_rating", "seed"):
+        value = c
+        for part in name.split("."):
+            value = getattr(value, part)
+        require(value >= 0, name, "at least 0")
+    require(c.data.source in MOVIELENS + FORMATS, "data.source", "one of " + ", ".join(MOVIELENS + FORMATS))
+    require(c.data.source not in ("table", "lines", "sequences") or c.data.path != "", "data.path",
+            f"given when config.data.source is {c.data.source!r}")
+    require(c.data.synthetic.mean_length >= 5, "data.synthetic.mean_length", "at least 5")
+    require(c.data.synthetic.items >= 2 * c.data.synthetic.genres, "data.synthetic.items",
+            "at least twice config.data.synthetic.genres")
+    require(0 < c.data.test_share < 1, "data.test_share", "between 0 and 1")
+    require(0 < c.data.valid_share < 1 - c.data.test_share, "data.valid_share",
+            "above 0 and, with config.data.test_share, below 1")
+    require(c.model.max_length >= 2, "model.max_length", "at least 2")
+    require(c.model.width % c.model.heads == 0, "model.heads", f"a divisor of config.model.width = {c.model.width}")
+    require(0 < c.masking.probability <= 1, "masking.probability", "above 0 and at most 1")
+    require(c.masking.random_token + c.masking.keep_token <= 1, "masking.keep_token",
+            "at most 1 together with config.masking.random_token")
+    require(c.optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
+    require(0 <= c.optimizer.beta1 < 1, "optimizer.beta1", "at least 0 and below 1")
+    require(0 <= c.optimizer.beta2 < 1, "optimizer.beta2", "at least 0 and below 1")
+    require(c.optimizer.weight_decay == 0 or c.optimizer.name == "adamw", "optimizer.weight_decay",
+            "0 unless config.optimizer.name is 'adamw'")
+    require(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps", "less than config.train.steps")
+    require(0 <= c.loss.gbce_t <= 1, "loss.gbce_t", "between 0 and 1")
+    require(c.train.batch_rows % c.train.accumulate == 0, "train.accumulate",
+            f"a divisor of config.train.batch_rows = {c.train.batch_rows}")
+    require(c.parallel.mode == "jit" or c.parallel.catalogue == 1, "parallel.catalogue",
+            "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table")

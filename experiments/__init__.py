@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps over configs (`launch`); tables and figures from run directories (`report`)."""

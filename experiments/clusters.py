@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hands a sweep to a cluster's own scheduler: one SLURM array or one Kubernetes Indexed Job.
+
+Both run `python -m experiments.launch --index i` per trial, which exits with 0 (done), 1 (failed) or 75
+(stopped after saving: start it again). The scheduler does the rest.
+"""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert4rec_jax.errors import UserError
+
+UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h
+
+# bash interrupts `wait` when a trapped signal arrives, before the child's exit code is known, hence the loop.
+# Stopped trials go back into the queue under their own array index.
+_SLURM_BODY = """\
+cd {directory}
+{command} --index "$SLURM_ARRAY_TASK_ID" &
+child=$!
+trap 'interrupted=1; kill -USR1 "$child" 2>/dev/null' USR1 TERM
+while :; do
+  interrupted=0
+  wait "$child"; code=$?
+  [ "$interrupted" = 1 ] || break
+done
+if [ "$code" -eq {unfinished} ]; then
+  scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
+fi
+exit "$code"
+"""
+
+
+def slurm_script(
+    command: Sequence[str],
+    indices: Sequence[int],
+    workers: int,
+    logs: Path,
+    name: str,
+    options: Sequence[str],
+    directory: Path,
+) -> str:
+    """Returns an sbatch script with one array task per trial.
+
+    Args:
+      command: launches a trial when `--index i` is appended.
+      indices: trials to run.
+      workers: how many at the same time.
+      logs: folder for the tasks' own output.
+      name: of the job.
+      options: further sbatch options, such as `--partition=gpu`; they come last and win.
+      directory: where to run.
+    """
+    header = [
+        f"--job-name={name}",
+        f"--array={_ranges(indices)}%{workers}",
+        f"--output={logs}/%A_%a.txt",
+        "--open-mode=append",
+        "--requeue",
+        "--signal=B:USR1@120",
+        *options,
+    ]
+    body = _SLURM_BODY.format(
+        directory=shlex.quote(str(directory)), command=shlex.join(command), unfinished=UNFINISHED
+    )
+    return "#!/bin/bash\n" + "".join(f"#SBATCH {option}\n" for option in header) + body
+
+
+def submit(script: Path) -> str:
+    """Submits a script and returns sbatch's answer.
+
+    Raises:
+      UserError: there is no sbatch, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            f"there is no sbatch on this machine; the script is in {script}, submit it where there is one."
+        )
+    answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True)
+    if answer.returncode != 0:
+        raise UserError(f"sbatch refused {script}: {answer.stderr.strip() or answer.stdout.strip()}")
+    return answer.stdout.strip()
+
+
+def job_manifest(
+    command: Sequence[str],
+    count: int,
+    workers: int,
+    name: str,
+    image: str,
+    volume_claim: str,
+    mount: str,
+    gpus: int,
+    cpus: int,
+    memory: str,
+) -> dict:
+    """Returns a Kubernetes Indexed Job; index i of the Job is trial i.
+
+    A stopped trial (exit code 75, or a pod that was evicted or drained) is started again and not counted as a
+    failure; a failed one is tried once more and then given up, without stopping the others.
+
+    Args:
+      command: launches a trial when `--index=i` is appended.
+      count: number of trials; those that are finished end at once.
+      workers: pods at the same time.
+      name: of the Job.
+      image: container image with the checkout as its working directory.
+      volume_claim: persistent volume claim, writable by many, that holds the sweep's folder.
+      mount: where it appears in the container.
+      gpus: NVIDIA GPUs per pod; 0 asks for none.
+      cpus: CPUs per pod.
+      memory: of a pod, such as 16Gi.
+    """
+    resources = {"cpu": str(cpus), "memory": memory} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    container = {
+        "name": "trial",
+        "image": image,
+        # $(...) is filled in by Kubernetes itself; no shell stands between it and the signals.
+        "command": [*command, "--index=$(JOB_COMPLETION_INDEX)"],
+        "resources": {"requests": resources, "limits": resources},
+        "volumeMounts": [{"name": "sweep", "mountPath": mount}],
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 300,
+        "containers": [container],
+        "volumes": [{"name": "sweep", "persistentVolumeClaim": {"claimName": volume_claim}}],
+    }
+    rules = [
+        {
+            "action": "Ignore",
+            "onExitCodes": {"containerName": "trial", "operator": "In", "values": [UNFINISHED]},
+        },
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+    ]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": count,
+            "parallelism": min(workers, count),
+            "backoffLimitPerIndex": 1,
+            "podFailurePolicy": {"rules": rules},
+            "template": {"spec": pod},
+        },
+    }
+
+
+def job_name(text: str) -> str:
+    """Returns `text` as a name that Kubernetes and SLURM take: lower-case letters, digits and dashes."""
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
+    return name[:50].rstrip("-") or "sweep"
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Writes 0,1,2,5 as 0-2,5: the list of a big sweep would not fit into a line of sbatch."""
+    parts: list[list[int]] = []
+    for index in sorted(indices):
+        if parts and parts[-1][1] == index - 1:
+            parts[-1][1] = index
+        else:
+            parts.append([index, index])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a sweep: on this machine, as a SLURM array or as a Kubernetes Indexed Job.
+
+  python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example --dry_run
+  python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example --workers 2
+  python -m experiments.launch --root sweeps/example --watch
+
+Trial i lives in ROOT/00i, which is an ordinary run directory. The same command again skips what is finished
+or pruned, resumes what was stopped and tries what failed once more. Ctrl-C asks the running trials to save
+and stop; a second Ctrl-C kills them.
+
+Exit code: 0 all done, 1 some failed, 75 stopped before the end, 2 wrong usage.
+"""
+
+import contextlib
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from absl import app, flags
+
+from bert4rec_jax.errors import UserError, exit_cleanly
+from experiments import board, clusters, local, trials
+from experiments import sweep as sweeps
+from experiments.adaptive import Study
+
+SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
+ROOT = flags.DEFINE_string(
+    "root", "", "Folder of the sweep; with several machines, on a disk that they share."
+)
+BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm", "k8s"], "Who runs the trials.")
+WORKERS = flags.DEFINE_integer("workers", 1, "Trials at the same time.", lower_bound=1)
+INDEX = flags.DEFINE_integer(
+    "index", None, "Run this trial alone, with all of the machine; for array tasks.", lower_bound=0
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the trials and what they will cost, and do nothing.")
+WATCH = flags.DEFINE_bool("watch", False, "Show the sweep in --root until it is done; it may run elsewhere.")
+SET = flags.DEFINE_multi_string(
+    "set", [], "field=value for every trial, such as data.path=FOLDER; repeatable."
+)
+PROGRAM = flags.DEFINE_string(
+    "program", "", "Training command before its flags; default: python -m bert4rec_jax.main."
+)
+STORAGE = flags.DEFINE_string(
+    "storage",
+    "",
+    "Of an adaptive search: a file on a shared disk or a database URL such as "
+    "postgresql://HOST/DB; default: ROOT/optuna.journal.",
+)
+GRACE = flags.DEFINE_float(
+    "grace_seconds", 240, "Time that a stopped run has for saving before it is killed."
+)
+SLURM = flags.DEFINE_multi_string(
+    "slurm_option", [], "A line for sbatch, such as --slurm_option=--partition=gpu; repeatable."
+)
+SUBMIT = flags.DEFINE_bool("submit", True, "slurm: submit the script; --nosubmit only writes it.")
+IMAGE = flags.DEFINE_string("k8s_image", "", "Container image with the checkout as its working directory.")
+CLAIM = flags.DEFINE_string("k8s_volume_claim", "", "Persistent volume claim that holds --root.")
+MOUNT = flags.DEFINE_string("k8s_mount", "/sweeps", "Where the claim is mounted; --root must lie there.")
+GPUS = flags.DEFINE_integer("k8s_gpus", 1, "GPUs per pod.", lower_bound=0)
+CPUS = flags.DEFINE_integer("k8s_cpus", 4, "CPUs per pod.", lower_bound=1)
+MEMORY = flags.DEFINE_string("k8s_memory", "16Gi", "Memory per pod.")
+
+
+@exit_cleanly
+def main(argv: list[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}; every option has a name, see --help.")
+    if not ROOT.value:
+        raise UserError("--root is missing: the folder where the sweep's trials live.")
+    root = Path(ROOT.value)
+    if WATCH.value:
+        return _watch(root)
+    if not SWEEP.value:
+        raise UserError("--sweep is missing: the sweep file.")
+    sweep = sweeps.load(SWEEP.value, sweeps.parse_assignments(SET.value))
+    if INDEX.value is not None and INDEX.value >= len(sweep):
+        raise UserError(f"--index {INDEX.value}: {SWEEP.value} has trials 0 to {len(sweep) - 1}.")
+    if DRY_RUN.value:
+        print(board.plan(sweep, root, WORKERS.value))
+        return 0
+    if BACKEND.value == "k8s":
+        return _kubernetes(sweep)
+    record = trials.open_root(root, sweep)
+    if BACKEND.value == "slurm":
+        return _slurm(sweep, root)
+    study = None
+    if sweep.search:
+        name = f"{Path(sweep.file).stem}-{record['id']}"
+        study = Study(sweep.search, STORAGE.value or str(root / "optuna.journal"), name, sweep.common)
+    runner = local.Runner(
+        sweep,
+        root,
+        shlex.split(PROGRAM.value) or [sys.executable, "-m", "bert4rec_jax.main"],
+        study,
+        GRACE.value,
+    )
+    _listen(runner)
+    return _one(runner, root, INDEX.value) if INDEX.value is not None else _local(runner, sweep, root)
+
+
+def _local(runner: local.Runner, sweep: sweeps.Sweep, root: Path) -> int:
+    slots = local.divide(WORKERS.value, local.visible_cpus(), local.visible_gpus())
+    threads = runner.drain(range(len(sweep)), slots)
+    board.follow(root, _metric(sweep.config), lambda: any(thread.is_alive() for thread in threads))
+    print(board.summary(root))
+    states = {p.state for p in trials.all_progress(root)}
+    if runner.stop.is_set() or not states <= {*trials.DONE, trials.FAILED}:
+        print("not all trials are done; the same command goes on with them")
+        return clusters.UNFINISHED
+    return 1 if trials.FAILED in states else 0
+
+
+def _one(runner: local.Runner, root: Path, index: int) -> int:
+    while (state := runner.run(index, local.Slot())) == trials.RUNNING and not runner.stop.is_set():
+        time.sleep(5)  # after a requeue the last holder's claim may have to run out first
+    now = trials.progress(root, index, None)
+    print(f"trial {index} {state} ({board.describe(now.overrides)})", *now.failure, sep="\n    ")
+    return {trials.FINISHED: 0, trials.PRUNED: 0, trials.FAILED: 1}.get(state, clusters.UNFINISHED)
+
+
+def _slurm(sweep: sweeps.Sweep, root: Path) -> int:
+    left = [
+        i
+        for i in range(len(sweep))
+        if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)
+    ]
+    if not left:
+        print(board.summary(root))
+        return 0
+    logs = root / "slurm"
+    logs.mkdir(exist_ok=True)
+    script = logs / "array.sh"
+    name = clusters.job_name(Path(sweep.file).stem)
+    script.write_text(
+        clusters.slurm_script(
+            _task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd()
+        )
+    )
+    print(f"wrote {script}: {len(left)} trials, {WORKERS.value} at a time")
+    if SUBMIT.value:
+        print(clusters.submit(script))
+        print(f"watch it with: python -m experiments.launch --root {root} --watch")
+    return 0
+
+
+def _kubernetes(sweep: sweeps.Sweep) -> int:
+    if not IMAGE.value or not CLAIM.value:
+        raise UserError("--backend k8s needs --k8s_image and --k8s_volume_claim.")
+    if not Path(ROOT.value).is_relative_to(MOUNT.value):
+        raise UserError(
+            f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume."
+        )
+    manifest = clusters.job_manifest(
+        _task_command("python"),
+        len(sweep),
+        WORKERS.value,
+        clusters.job_name(Path(sweep.file).stem),
+        IMAGE.value,
+        CLAIM.value,
+        MOUNT.value,
+        GPUS.value,
+        CPUS.value,
+        MEMORY.value,
+    )
+    print(yaml.safe_dump(manifest, sort_keys=False), end="")
+    return 0
+
+
+def _task_command(python: str) -> list[str]:
+    command = [
+        python,
+        "-m",
+        "experiments.launch",
+        "--sweep",
+        SWEEP.value,
+        "--root",
+        ROOT.value,
+        f"--grace_seconds={GRACE.value:g}",
+    ]
+    command += [f"--set={assignment}" for assignment in SET.value]
+    command += [f"--{flag.name}={flag.value}" for flag in (PROGRAM, STORAGE) if flag.value]
+    return command
+
+
+def _watch(root: Path) -> int:
+    record = trials.read_root(root)
+    ended = {*trials.DONE, trials.FAILED}
+    with contextlib.suppress(KeyboardInterrupt):
+        board.follow(
+            root,
+            _metric(record["config"]),
+            lambda: any(p.state not in ended for p in trials.all_progress(root)),
+        )
+    print(board.summary(root))
+    return 0
+
+
+def _metric(config: str) -> str:
+    return sweeps.apply(sweeps.base_values(config), {}).eval.metric
+
+
+def _listen(runner: local.Runner) -> None:
+    def stop(number, frame):
+        if (
+            number == signal.SIGINT and runner.stop.is_set()
+        ):  # only people press twice; schedulers repeat themselves
+            runner.kill.set()
+        runner.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, stop)
+
+
+if __name__ == "__main__":
+    app.run(main)

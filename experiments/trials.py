@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trials of a sweep on disk: `ROOT/sweep.json` and one run directory per trial, `ROOT/007`.
+
+Everything that a launcher knows is in these files, so any machine that sees the folder can go on.
+Beside the run's own files a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
+`status.json` (how the last attempt ended) and, while somebody works on it, `claim.json`.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert4rec_jax.errors import UserError
+from experiments.sweep import Overrides, Sweep
+
+HEARTBEAT_SECONDS = 10
+STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died
+
+WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
+    "waiting",
+    "running",
+    "interrupted",
+    "finished",
+    "pruned",
+    "failed",
+)
+DONE = (FINISHED, PRUNED)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the files of one trial say.
+
+    Attributes:
+      index: number of the trial.
+      state: waiting, running, interrupted, finished, pruned or failed.
+      overrides: what it changes; empty where a search has not decided yet.
+      step: last step in metrics.jsonl.
+      valid: last validation metrics.
+      seconds: training wall seconds so far.
+      results: results.json of a finished trial.
+      failure: last lines of the log of a failed one.
+    """
+
+    index: int
+    state: str
+    overrides: Overrides
+    step: int
+    valid: dict[str, float]
+    seconds: float
+    results: dict
+    failure: tuple[str, ...]
+
+
+def directory(root: Path, index: int) -> Path:
+    """Returns the run directory of a trial."""
+    return root / f"{index:03d}"
+
+
+def read_json(path: Path) -> dict:
+    """Returns a JSON file's object, or {} where it is absent or half written."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def write_json(path: Path, values: dict) -> None:
+    """Writes a JSON file so that no reader ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def open_root(root: Path, sweep: Sweep) -> dict:
+    """Makes `root` the folder of `sweep`, or checks that it already is; returns the content of sweep.json.
+
+    A sweep file may grow between starts; what was started must stay as it was.
+
+    Raises:
+      UserError: `root` holds trials of another sweep.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    known = read_json(root / "sweep.json")
+    for index in range(len(sweep)):
+        started = read_json(directory(root, index) / "trial.json")
+        expected = sweep.overrides(index)
+        if started and expected is not None and started["overrides"] != expected:
+            raise UserError(
+                f"{directory(root, index)} holds {started['overrides']}, but trial {index} of {sweep.file} "
+                f"is {expected}; choose another --root, or delete that folder."
+            )
+    if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
+        raise UserError(
+            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
+        )
+    record = {
+        "sweep": sweep.file,
+        "config": sweep.config,
+        "adaptive": sweep.search is not None,
+        "count": len(sweep),
+        "trials": [sweep.overrides(i) for i in range(len(sweep))],
+        "id": known.get("id", uuid.uuid4().hex[:12]),
+    }
+    if known != record:
+        write_json(root / "sweep.json", record)
+    return record
+
+
+def read_root(root: Path) -> dict:
+    """Returns sweep.json of a sweep started here or elsewhere.
+
+    Raises:
+      UserError: there is none.
+    """
+    record = read_json(root / "sweep.json")
+    if not record:
+        raise UserError(f"{root} holds no sweep: sweep.json is missing.")
+    return record
+
+
+def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
+    """Reads one trial's state from its files."""
+    folder = directory(root, index)
+    trial, status, results = (
+        read_json(folder / name) for name in ("trial.json", "status.json", "results.json")
+    )
+    if results:
+        state = FINISHED
+    elif _claim_is_live(folder):
+        state = RUNNING
+    else:
+        state = status.get("state", INTERRUPTED if trial else WAITING)
+    step, valid, seconds = _last_metrics(folder / "metrics.jsonl")
+    return Progress(
+        index,
+        state,
+        trial.get("overrides", overrides or {}),
+        step,
+        valid,
+        seconds,
+        results,
+        tuple(status.get("log", ())) if state == FAILED else (),
+    )
+
+
+def all_progress(root: Path) -> list[Progress]:
+    """Reads every trial of the sweep in `root`."""
+    record = read_root(root)
+    return [progress(root, index, record["trials"][index]) for index in range(record["count"])]
+
+
+class Claim:
+    """The right to work on a trial, held by one launcher at a time."""
+
+    def __init__(self, path: Path, token: str):
+        self._path, self._token = path, token
+        self._beat = time.monotonic()
+
+    @classmethod
+    def take(cls, folder: Path) -> "Claim | None":
+        """Claims the trial in `folder`, also from a holder that died."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "claim.json"
+        if _claim_is_live(folder):
+            return None
+        _remove_stale(path)
+        claim = cls(path, uuid.uuid4().hex)
+        try:
+            with open(path, "x") as file:
+                json.dump({"token": claim._token, "host": socket.gethostname(), "pids": [os.getpid()]}, file)
+        except FileExistsError:
+            return None
+        return claim
+
+    def add_process(self, pid: int) -> None:
+        """Notes the training process: should the launcher die alone, the trial is still being worked on."""
+        write_json(
+            self._path, {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]}
+        )
+
+    def heartbeat(self) -> None:
+        """Shows that the holder lives; cheap to call often."""
+        if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+            self._beat = time.monotonic()
+            os.utime(self._path)
+
+    def release(self) -> None:
+        """Gives the trial back."""
+        self._path.unlink(missing_ok=True)
+
+
+def _claim_is_live(folder: Path) -> bool:
+    path = folder / "claim.json"
+    try:
+        age = time.time() - path.stat().st_mtime
+    except OSError:
+        return False
+    holder = read_json(path)
+    if holder.get("host") == socket.gethostname():  # here we can ask, and need not wait for a silence
+        return any(_lives(pid, folder) for pid in holder["pids"])
+    return age < STALE_SECONDS
+
+
+def _lives(pid: int, folder: Path) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    if pid == os.getpid():
+        return True
+    try:  # process numbers are used again: is it a launcher or a run at all?
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state != "Z" and (str(folder) in words or "launch" in words)
+
+
+def _remove_stale(path: Path) -> None:
+    judged = read_json(path).get("token")
+    aside = path.with_name(f".claim.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if read_json(aside).get("token") != judged:  # somebody else took it over between our two looks
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink()
+
+
+def _last_metrics(path: Path, tail: int = 65536) -> tuple[int, dict, float]:
+    step, valid, seconds = 0, {}, 0.0
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - tail))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return step, valid, seconds
+    for line in lines:
+        try:
+            values = json.loads(line)
+        except ValueError:  # cut by the tail, or still being written
+            continue
+        if values.get("split") == "test":
+            continue
+        step, seconds = values.get("step", step), values.get("seconds", seconds)
+        if values.get("split") == "valid":
+            valid = values
+    return step, valid, seconds

@@ -234,8 +234,19 @@ def _from_recbole(folder: str) -> str:
             "config.data.path to a folder with u.data and u.item."
         )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        options = "--quiet --no-deps --disable-pip-version-check --only-binary :all: --retries 1".split()
-        command = [sys.executable, "-m", "pip", "download", *options, "--dest", scratch, _RECBOLE]
+        options = ["--quiet", "--no-deps", "--disable-pip-version-check", "--retries", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            *options,
+            "--only-binary",
+            ":all:",
+            "--dest",
+            scratch,
+            _RECBOLE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = [entry for entry in os.listdir(scratch) if entry.endswith(".whl")]
         if done.returncode or not wheels:

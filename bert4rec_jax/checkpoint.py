@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: asynchronous Orbax saves of which the latest and the best are kept, verified when they are read."""
+
+import json
+import os
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+
+from bert4rec_jax.errors import UserError
+
+_LATEST = 2  # a damaged newest one leaves another to fall back to
+
+
+def fingerprint(tree: Any) -> jax.Array:
+    """Returns uint32[leaves], a digest of every leaf's bits; independent of how the leaf is spread over devices.
+
+    Sums, modulo 2^32, of the bits times a hash of their position: a changed, swapped or missing value shows.
+    """
+    def leaf_digest(x):
+        if x.dtype.itemsize != 4:
+            x = x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
+        place = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) | jnp.uint32(1)
+        return jnp.sum((bits ^ (bits >> 15)) * place, dtype=jnp.uint32)
+
+    return jnp.stack([leaf_digest(x) for x in jax.tree.leaves(tree)])
+
+
+class _KeepLatestAndBest:
+    """Orbax's preservation policy: the newest `_LATEST` and the best."""
+
+    def __init__(self):
+        self.best_step: int | None = None
+
+    def should_preserve(self, checkpoints, *, context):
+        newest = sorted(c.step for c in checkpoints)[-_LATEST:]
+        return [c.step in newest or c.step == self.best_step for c in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; use as a context manager, so that saves are finished on leaving."""
+
+    def __init__(self, folder: str, read_only: bool = False):
+        """Opens (or makes) `folder`."""
+        self._folder = os.path.abspath(folder)
+        self._read_only = read_only
+        self._policy = _KeepLatestAndBest()
+        self._digest = jax.jit(fingerprint)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy, read_only=self._read_only, create=not self._read_only,
+            cleanup_tmp_directories=not self._read_only))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Returns the steps of complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, progress: dict, best_step: int | None) -> None:
+        """Starts saving in the background; waits for the save before it.
+
+        Args:
+          step: updates done.
+          state: a tree of arrays.
+          progress: JSON values that go with it.
+          best_step: the step whose checkpoint is to outlive newer ones.
+
+        Raises:
+          UserError: the disk is full or not writable; complete checkpoints stay as they are.
+        """
+        if step in self._manager.all_steps():
+            return
+        self._policy.best_step = best_step
+        digest = [int(x) for x in self._digest(state)]
+        try:
+            self._manager.save(step, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                progress=ocp.args.JsonSave({**progress, "digest": digest})))
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          UserError: as `save`.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._failed("the last step", error) from error
+
+    def _failed(self, step, error: Exception) -> UserError:
+        free = shutil.disk_usage(self._folder).free / 2**20
+        return UserError(
+            f"saving the checkpoint of step {step} in {self._folder} failed ({type(error).__name__}; "
+            f"{free:.0f} MiB are free there); earlier checkpoints are intact: make room and start again to go on.")
+
+    def restore_latest(self, template: Any) -> tuple[Any, dict] | None:
+        """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
+
+        A damaged checkpoint is reported, set aside as `<step>.damaged` and the one before it is tried.
+
+        Args:
+          template: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
+
+        Raises:
+          UserError: there are checkpoints and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, template)
+            except _Damaged as error:
+                logging.warning("checkpoint %d is damaged (%s); going back to the one before it", step, error)
+                if not self._read_only:
+                    self._set_aside(step)
+        if steps:
+            raise UserError(f"none of the checkpoints in {self._folder} can be read; move that folder away to start "
+                            "again from step 0.")
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            path = os.path.join(self._folder, str(step))
+            aside = os.path.join(os.path.dirname(self._folder), f"checkpoint-{step}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+        self._manager.reload()
+
+    def restore(self, step: int, template: Any) -> tuple[Any, dict]:
+        """Returns (state, progress) of one checkpoint.
+
+        Raises:
+          _Damaged: it cannot be read, or reads back different from what was saved.
+        """
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore()))
+            progress = dict(restored["progress"])
+            saved = progress.pop("digest")
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
+            raise _Damaged(f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}") from error
+        if [int(x) for x in self._digest(restored["state"])] != saved:
+            raise _Damaged("its contents differ from what was saved")
+        return restored["state"], progress
+
+    def restore_params(self, step: int, template: Any) -> Any:
+        """Returns `state.params` of the checkpoint of `step`, or of the nearest older one that can be read."""
+        for candidate in [s for s in reversed(self.steps()) if s <= step] or [step]:
+            try:
+                return self.restore(candidate, template)[0].params
+            except _Damaged as error:
+                logging.warning("checkpoint %d is damaged (%s)", candidate, error)
+        raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read.")
+
+
+class _Damaged(Exception):
+    pass
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes JSON so that `path` is either the old file or the whole new one."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

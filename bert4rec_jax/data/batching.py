@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Histories packed into rows, and batches that are a pure function of (seed, step).
+
+Nothing here has state to save: a checkpoint needs the step alone, a resumed run sees the same batches, and a host
+may ask for any part of any batch.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.data.splits import Split
+from bert4rec_jax.masking import Packed
+
+
+class Packing(NamedTuple):
+    """Where histories of given lengths go.
+
+    Attributes:
+      row: int32[n], row of each history, in the order that `order` lists them.
+      start: int32[n], first column.
+      order: int64[n], histories from long to short.
+      num_rows: how many rows there are.
+    """
+
+    row: np.ndarray
+    start: np.ndarray
+    order: np.ndarray
+    num_rows: int
+
+
+def pack(lengths: np.ndarray, row_length: int) -> Packing:
+    """Best-fit-decreasing packing, by counts: O(row_length^2) array operations whatever the number of histories.
+
+    Args:
+      lengths: int[n], each in [1, row_length].
+      row_length: columns of a row.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    counts = np.bincount(lengths, minlength=row_length + 1)
+    rows_by_room = [np.empty(0, np.int32) for _ in range(row_length + 1)]  # open rows by free columns
+    row, start = np.empty(len(lengths), np.int32), np.empty(len(lengths), np.int32)
+    done = num_rows = 0
+    for length in np.flatnonzero(counts)[::-1].tolist():
+        left = int(counts[length])
+        while left:
+            room = next((r for r in range(length, row_length) if len(rows_by_room[r])), None)
+            if room is None:
+                # A new row takes as many of this length as fit, unless fewer are left.
+                fresh = max(left // (row_length // length), 1)
+                rows_by_room[row_length] = np.arange(num_rows, num_rows + fresh, dtype=np.int32)
+                num_rows += fresh
+                room = row_length
+            taken = rows_by_room[room][:left]
+            rows_by_room[room] = rows_by_room[room][len(taken):]
+            row[done:done + len(taken)] = taken
+            start[done:done + len(taken)] = row_length - room
+            rows_by_room[room - length] = np.concatenate([rows_by_room[room - length], taken])
+            done += len(taken)
+            left -= len(taken)
+    return Packing(row, start, order, num_rows)
+
+
+def _ragged_arange(counts: np.ndarray) -> np.ndarray:
+    """Returns 0..counts[0]-1, 0..counts[1]-1, ... in one array."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+class _Placed(NamedTuple):
+    """Histories placed in the rows of a batch: row, column, position in the log and length of each."""
+
+    row: np.ndarray
+    start: np.ndarray
+    first: np.ndarray
+    length: np.ndarray
+
+
+def _fill(items: np.ndarray, placed: _Placed, num_rows: int, row_length: int) -> Packed:
+    """Builds the arrays of a batch; histories are numbered by column inside their row."""
+    by_column = np.lexsort((placed.start, placed.row))
+    row, start, first, length = (x[by_column] for x in placed)
+    new_row = np.r_[True, row[1:] != row[:-1]] if len(row) else np.empty(0, bool)
+    number = np.arange(len(row)) - np.maximum.accumulate(np.where(new_row, np.arange(len(row)), 0)) + 1
+    inside = _ragged_arange(length)
+    flat = np.repeat(row.astype(np.int64) * row_length + start, length) + inside
+    arrays = [np.zeros(num_rows * row_length, np.int32) for _ in range(4)]
+    arrays[0][flat] = items[np.repeat(first, length) + inside]
+    arrays[1][flat] = np.repeat(number, length)
+    arrays[2][flat] = inside
+    arrays[3][flat] = np.repeat(length, length) - inside - 1
+    return Packed(*(x.reshape(num_rows, row_length) for x in arrays))
+
+
+class TrainingBatches:
+    """Batches of packed training histories.
+
+    An epoch visits every user with at least two training items once; longer histories than `row_length` contribute
+    their newest part, or a random window. Lengths and thus the shape of the packing are the same in every epoch;
+    which user sits where and the order of rows are drawn anew. Batches run on from one epoch into the next.
+
+    Attributes:
+      rows_per_epoch: rows that an epoch fills.
+      tokens_per_epoch: items in them.
+    """
+
+    def __init__(self, dataset: Dataset, split: Split, row_length: int, batch_rows: int, windows: str, seed: int):
+        """Plans the packing; arguments as in the configuration."""
+        starts, stops = dataset.offsets[:-1], split.train_stop
+        full = stops - starts
+        self._users = np.flatnonzero(full >= 2)
+        self._items, self._starts, self._stops = dataset.items, starts[self._users], stops[self._users]
+        self._lengths = np.minimum(full[self._users], row_length).astype(np.int64)
+        self._row_length, self._batch_rows, self._windows, self._seed = row_length, batch_rows, windows, seed
+        self._packing = pack(self._lengths, row_length)
+        self.rows_per_epoch = self._packing.num_rows
+        self.tokens_per_epoch = int(self._lengths.sum())
+        self._epoch = functools.lru_cache(maxsize=3)(self._draw_epoch)
+
+    def steps_per_epoch(self) -> float:
+        """Returns how many steps visit every user once."""
+        return self.rows_per_epoch / self._batch_rows
+
+    def most_in_a_row(self, per_length: np.ndarray) -> int:
+        """Returns the largest sum over a row of per_length[length of each history in it]."""
+        sorted_lengths = self._lengths[self._packing.order]
+        return int(np.bincount(self._packing.row, weights=per_length[sorted_lengths]).max())
+
+    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns user of each place, first event of each place, and new row number of each packed row."""
+        generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
+        shuffled = generator.permutation(len(self._users))
+        users = shuffled[np.argsort(-self._lengths[shuffled], kind="stable")]
+        room = self._stops[users] - self._starts[users] - self._lengths[users]
+        first = self._starts[users] + room
+        if self._windows == "random":
+            first = self._starts[users] + generator.integers(0, room + 1)
+        return users, first, generator.permutation(self.rows_per_epoch)[self._packing.row]
+
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> Packed:
+        """Returns rows of batch `step` (0, 1, ...); with `parts` > 1 only the part-th of as many equal parts."""
+        size = self._batch_rows // parts
+        begin = step * self._batch_rows + part * size
+        placed, filled = [], 0
+        while filled < size:
+            epoch, row = divmod(begin + filled, self.rows_per_epoch)
+            count = min(size - filled, self.rows_per_epoch - row)
+            users, first, rows = self._epoch(epoch)
+            chosen = np.flatnonzero((rows >= row) & (rows < row + count))
+            placed.append(_Placed(rows[chosen] - row + filled, self._packing.start[chosen], first[chosen],
+                                  self._lengths[users[chosen]]))
+            filled += count
+        return _fill(self._items, _Placed(*(np.concatenate(x) for x in zip(*placed))), size, self._row_length)
+
+
+class RankingBatch(NamedTuple):
+    """Histories to continue, packed.
+
+    Attributes:
+      packed: the rows; for the masked objective each history ends in a [MASK].
+      slots: int32[B, K], last column of each history (0 where unused).
+      cases: int32[B, K], number of the case, -1 where unused.
+    """
+
+    packed: Packed
+    slots: np.ndarray
+    cases: np.ndarray
+
+
+def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, row_length: int, batch_rows: int,
+                    mask: int | None) -> list[RankingBatch]:
+    """Packs histories items[starts[n]:targets[n]] for ranking, every case once; the last batch has empty rows.
+
+    Args:
+      items: int32, the log.
+      starts: int64[n], first event of each history.
+      targets: int64[n], the event after its last.
+      row_length: columns; of longer histories the newest part is kept.
+      batch_rows: rows a batch.
+      mask: token to append to every history, or None.
+    """
+    spare = int(mask is not None)
+    lengths = np.minimum(targets - starts, row_length - spare) + spare
+    packing = pack(lengths, row_length)
+    cases = packing.order
+    num_batches = -(-packing.num_rows // batch_rows)
+    num_slots = int(np.bincount(packing.row).max())
+    batches = []
+    by_row = np.argsort(packing.row, kind="stable")
+    bounds = np.searchsorted(packing.row[by_row], np.arange(num_batches + 1) * batch_rows)
+    for number in range(num_batches):
+        places = by_row[bounds[number]:bounds[number + 1]]
+        rows, case = packing.row[places] - number * batch_rows, cases[places]
+        placed = _Placed(rows, packing.start[places], targets[case] - lengths[case] + spare, lengths[case])
+        # The column of [MASK] is first filled from the target's own place in the log, then overwritten.
+        packed = _fill(items, placed, batch_rows, row_length)
+        last = placed.start + lengths[case] - 1
+        if mask is not None:
+            packed.tokens[rows, last] = mask
+        slot = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        slots = np.zeros((batch_rows, num_slots), np.int32)
+        numbers = np.full((batch_rows, num_slots), -1, np.int32)
+        slots[rows, slot], numbers[rows, slot] = last, case
+        batches.append(RankingBatch(packed, slots, numbers))
+    return batches

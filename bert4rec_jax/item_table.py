@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The item table: one array that is input embedding and output layer, whole or split by rows over devices.
+
+`params["items"]` holds `embedding` float32[V, D] and `bias` float32[V]. Row 0 is padding, rows 1..num_items are
+items, row num_items + 1 is [MASK]; the rest fills up to a multiple of `ROW_MULTIPLE`, so that tables split evenly
+and a checkpoint does not depend on the number of devices.
+
+Where the table is split, these functions run inside `shard_map` or `pmap` with the name of the mesh axis; the
+batch is split over that axis too. Tokens and activations travel, the table never does.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+PADDING = 0
+ROW_MULTIPLE = 64
+
+
+def mask_token(num_items: int) -> int:
+    """Returns the id of [MASK]."""
+    return num_items + 1
+
+
+def table_rows(num_items: int) -> int:
+    """Returns V: padding, items and [MASK], rounded up to `ROW_MULTIPLE`."""
+    return math.ceil((num_items + 2) / ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+def first_row(rows: int, axis: str | None) -> jax.Array | int:
+    """Returns the global id of row 0 of this device's shard of `rows` rows."""
+    return 0 if axis is None else jax.lax.axis_index(axis) * rows
+
+
+def all_rows(x: jax.Array, axis: str | None) -> jax.Array:
+    """Concatenates `x` along its first dimension over the devices of `axis`."""
+    return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
+
+
+def own_rows(x: jax.Array, axis: str | None) -> jax.Array:
+    """Sums partial results over `axis` and returns this device's part of the first dimension."""
+    return x if axis is None else jax.lax.psum_scatter(x, axis, tiled=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def lookup(embedding_VD: jax.Array, ids: jax.Array, axis: str | None = None) -> jax.Array:
+    """Returns the embeddings of `ids` (int32[...], global ids): float32[..., D].
+
+    Args:
+      embedding_VD: this device's shard of the table.
+      ids: this device's ids; other devices of `axis` may hold others.
+      axis: mesh axis over which the table is split, or None.
+    """
+    ids_N = all_rows(ids.reshape(-1), axis) - first_row(embedding_VD.shape[0], axis)
+    # Rows of other shards read as zero; the sum over devices then holds each row once.
+    x_ND = embedding_VD.at[ids_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    return own_rows(x_ND, axis).reshape(*ids.shape, -1)
+
+
+def _lookup_forward(embedding_VD, ids, axis):
+    return lookup(embedding_VD, ids, axis), (ids, embedding_VD.shape[0])
+
+
+def _lookup_backward(axis, residuals, gradient):
+    ids, rows = residuals
+    gradient_ND = all_rows(gradient.reshape(-1, gradient.shape[-1]), axis)
+    ids_N = all_rows(ids.reshape(-1), axis) - first_row(rows, axis)
+    return add_rows(jnp.zeros((rows, gradient.shape[-1]), gradient.dtype), ids_N, gradient_ND), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Array:
+    """Adds x_ND[n] to row ids_N[n]; ids outside the shard are left out."""
+    return table_VD.at[ids_N].add(x_ND, mode="drop", wrap_negative_indices=False)
+
+
+def candidate_bias(bias_V: jax.Array, num_items: int, axis: str | None) -> jax.Array:
+    """Returns the bias with rows that are no items pushed to -1e9: they are never a candidate."""
+    ids_V = first_row(bias_V.shape[0], axis) + jnp.arange(bias_V.shape[0])
+    return jnp.where((ids_V >= 1) & (ids_V <= num_items), bias_V, -1e9)
+

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
+
+Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
+changes speed and nothing else. Only the slots that are asked for leave the last layer, so its queries, its
+feed-forward network and everything after it are computed for those alone.
+
+The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
+devices, so it is a plain array (`item_table.py`) that the step looks up and the loss multiplies with.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.item_table import table_rows
+
+class Inputs(NamedTuple):
+    """What the encoder reads.
+
+    Attributes:
+      tokens: int32[B, L], item ids, `PADDING` or [MASK].
+      segments: int32[B, L], 1.. for the histories in a row, 0 on padding.
+      positions: int32[B, L], position of a token in its history, in [0, L).
+      slots: int32[B, K], columns whose hidden state is wanted.
+    """
+
+    tokens: jax.Array
+    segments: jax.Array
+    positions: jax.Array
+    slots: jax.Array
+
+
+def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
+    """Returns fresh parameters: `items` (embedding float32[V, D], bias float32[V]) and `encoder`."""
+    table_key, encoder_key = jax.random.split(key)
+    rows, width = table_rows(num_items), config.width
+    embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    encoder = Encoder(config).init(
+        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
+    return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
+
+
+def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
+           dropout_key: jax.Array | None) -> jax.Array:
+    """Runs the Transformer on looked-up embeddings.
+
+    Args:
+      config: the model's configuration.
+      encoder_params: `params["encoder"]`.
+      x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
+      inputs: see `Inputs`.
+      dropout_key: a PRNG key in training, None in evaluation.
+
+    Returns:
+      float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
+    """
+    return Encoder(config).apply({"params": encoder_params}, x_BLD, inputs, dropout_key)
+
+
+class Encoder(nn.Module):
+    """Embedding sum, blocks and prediction head; see `encode`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, inputs: Inputs, dropout_key):
+        c = self.config
+        table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
+        keys = _key_stream(dropout_key)
+        # A one-hot product: its gradient is a product too, where a gather's would be a slow scatter.
+        x_BLD = x_BLD + _pick(table[None], inputs.positions)
+        x_BLD = x_BLD.astype(c.dtype)
+        if c.norm == "post":
+            x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
+        x_BLD = dropout(x_BLD, c.dropout, next(keys))
+        block = nn.remat(Block, static_argnums=()) if c.remat else Block
+        for layer in range(c.layers):
+            last = layer == c.layers - 1
+            x_BLD = block(c, name=f"block_{layer}")(
+                x_BLD, inputs.segments, inputs.slots if last else None, next(keys))
+        if c.norm == "pre":
+            x_BLD = _layer_norm(c, "final_norm")(x_BLD)
+        if c.head == "transform":
+            x_BLD = nn.gelu(_dense(c, c.width, "head_dense")(x_BLD), approximate=c.dtype == "bfloat16")
+            x_BLD = _layer_norm(c, "head_norm")(x_BLD)
+        return x_BLD
+
+
+class Block(nn.Module):
+    """Attention and feed-forward sub-layers with residuals, normalised before (`pre`) or after (`post`)."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, segments_BL, slots_BK, dropout_key):
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` are wanted."""
+        c = self.config
+        keys = _key_stream(dropout_key)
+        pre = c.norm == "pre"
+        normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
+        attended = Attention(c, name="attention")(normed_BLD, segments_BL, slots_BK, next(keys))
+        x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
+        x = x + dropout(attended, c.dropout, next(keys))
+        if not pre:
+            x = _layer_norm(c, "attention_norm")(x)
+        y = _layer_norm(c, "ffn_norm")(x) if pre else x
+        y = nn.gelu(_dense(c, c.ffn_width, "ffn_in")(y), approximate=c.dtype == "bfloat16")
+        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(keys))
+        return x + y if pre else _layer_norm(c, "ffn_norm")(x + y)
+
+
+class Attention(nn.Module):
+    """Multi-head attention inside each segment; causal for the objective `next`."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BLD, segments_BL, slots_BK, dropout_key):
+        c = self.config
+        B, L, D = x_BLD.shape
+        heads = (c.heads, D // c.heads)
+        columns_L = jnp.arange(L)
+        if slots_BK is None:
+            query_BQD, query_segments_BQ, query_columns_BQ = x_BLD, segments_BL, columns_L[None]
+        else:
+            query_BQD, query_columns_BQ = _pick(x_BLD, slots_BK), slots_BK
+            query_segments_BQ = jnp.take_along_axis(segments_BL, slots_BK, axis=1)
+        q_BHQE = _dense(c, D, "query")(query_BQD).reshape(B, -1, *heads).transpose(0, 2, 1, 3)
+        k_BHLE = _dense(c, D, "key")(x_BLD).reshape(B, L, *heads).transpose(0, 2, 1, 3)
+        v_BHLE = _dense(c, D, "value")(x_BLD).reshape(B, L, *heads).transpose(0, 2, 1, 3)
+        # Padding is a segment of its own, so no row of scores is ever empty.
+        allowed_BQL = query_segments_BQ[:, :, None] == segments_BL[:, None, :]
+        if c.objective == "next":
+            allowed_BQL &= query_columns_BQ[:, :, None] >= columns_L
+        scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
+        scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
+        scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
+        weights_BHQL = jnp.exp(scores_BHQL)
+        # Normalising after the product spares one pass over [B, H, Q, L].
+        total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
+        weights_BHQL = dropout(weights_BHQL.astype(x_BLD.dtype), c.attention_dropout, dropout_key)
+        y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(x_BLD.dtype)
+        return _dense(c, D, "out")(y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D))
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of `x` (any shape) and scales up the rest; the identity without a key.
+
+    Eight random bits an element are a quarter of the cost of a float draw; the rate is rounded to 1/256 and the
+    scale follows the rounded rate, so the expectation is exact.
+    """
+    threshold = round(rate * 256)
+    if key is None or threshold == 0:
+        return x
+    kept = jax.random.bits(key, x.shape, jnp.uint8) >= threshold
+    return jnp.where(kept, x * (256 / (256 - threshold)), 0).astype(x.dtype)
+
+
+def _pick(x_BLD, slots_BK):
+    """Returns x_BLD[b, slots_BK[b]] as a product with a one-hot matrix: [B, K, D]."""
+    one_hot_BKL = jax.nn.one_hot(slots_BK, x_BLD.shape[1], dtype=x_BLD.dtype)
+    return one_hot_BKL @ x_BLD
+
+
+def _key_stream(key):
+    """Yields independent keys, or None for ever where there is no key."""
+    number = 0
+    while True:
+        yield None if key is None else jax.random.fold_in(key, number)
+        number += 1
+
+
+def _initializer(config):
+    return nn.initializers.truncated_normal(config.init_scale)
+
+
+def _dense(config, features, name):
+    return nn.Dense(features, dtype=config.dtype, kernel_init=_initializer(config), name=name)
+
+
+def _layer_norm(config, name):
+    return functools.partial(nn.LayerNorm, epsilon=1e-12 if config.dtype == "float32" else 1e-6,
+                             dtype=config.dtype)(name=name)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
+
+A step or a ranking is written for one device's part of the batch, with an `Axes` that says over which mesh axes
+sums go. `Layout.map` turns it into a function of global arrays. Rows of a batch are split over all devices, the
+item table (and its optimizer moments) over the devices of the catalogue axis; everything else is replicated.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert4rec_jax.config import ParallelConfig
+from bert4rec_jax.errors import UserError
+
+DATA, CATALOGUE = "data", "catalogue"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Names of the mesh axes a function runs under; None where there is no such axis."""
+
+    data: str | None = None
+    catalogue: str | None = None
+
+    def sum(self, tree: Any, over_catalogue: bool = True) -> Any:
+        """Sums every leaf over the devices of the data axis and, unless told otherwise, of the catalogue axis."""
+        names = tuple(n for n in (self.data, self.catalogue if over_catalogue else None) if n)
+        return jax.lax.psum(tree, names) if names else tree
+
+    def index(self) -> jax.Array | int:
+        """Returns this device's place in the order in which rows of a batch are dealt out."""
+        names = tuple(n for n in (self.data, self.catalogue) if n)
+        return jax.lax.axis_index(names) if names else 0
+
+
+class Layout:
+    """The devices of a run and how arrays lie on them.
+
+    Attributes:
+      axes: what mapped functions are given as `axes`.
+      num_devices: devices over which rows are split.
+      process: this process's number among `processes`, each of which feeds an equal share of the rows.
+      processes: number of processes.
+    """
+
+    def __init__(self, config: ParallelConfig):
+        """Makes the mesh.
+
+        Raises:
+          UserError: the devices there are do not fit the configuration.
+        """
+        devices = jax.devices()
+        data = config.data or max(len(devices) // config.catalogue, 1)
+        wanted = data * config.catalogue
+        if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
+            raise UserError(
+                f"config.parallel asks for {data} x {config.catalogue} devices and there are {len(devices)}; "
+                "set config.parallel.data and config.parallel.catalogue to match.")
+        self.num_devices, self.processes, self.process = wanted, jax.process_count(), jax.process_index()
+        self._pmap = config.mode == "pmap"
+        self._devices = devices[:wanted]
+        self._mesh = jax.make_mesh((data, config.catalogue), (DATA, CATALOGUE), devices=self._devices,
+                                   axis_types=(AxisType.Auto,) * 2)
+        one = wanted == 1 and not self._pmap
+        self.axes = Axes(None if one else DATA, CATALOGUE if config.catalogue > 1 else None)
+        self._rows = P((DATA, CATALOGUE))
+
+    def check_rows(self, rows: int, name: str) -> None:
+        """Raises a UserError unless `rows`, the value of the field `name`, can be dealt out evenly."""
+        if rows % self.num_devices:
+            raise UserError(f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use.")
+
+    def shardings(self, state: Any) -> Any:
+        """Returns the sharding of every leaf of a state or of parameters (arrays or shapes)."""
+        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), self._specs(state),
+                            is_leaf=lambda x: isinstance(x, P))
+
+    def _specs(self, state: Any) -> Any:
+        def spec(path, _):
+            split = self.axes.catalogue and any(getattr(key, "key", None) == "items" for key in path)
+            return P(CATALOGUE) if split else P()
+        return jax.tree_util.tree_map_with_path(spec, state)
+
+    def map(self, function: Callable, state: Any, donate: bool = False) -> Callable:
+        """Compiles function(state, batch, key, axes=axes) -> (state-like or per-row arrays, sums).
+
+        Args:
+          function: for one device; returns (new state, replicated tree) when `donate`, else a tree of arrays whose
+            first dimension runs over rows or cases of the device's part.
+          state: the first argument or its shapes, for the shardings.
+          donate: whether the first argument is consumed and its successor returned.
+        """
+        function = functools.partial(function, axes=self.axes)
+        donated = (0,) if donate else ()
+        if self._pmap:
+            mapped = jax.pmap(function, axis_name=DATA, in_axes=(None, 0, None), devices=self._devices,
+                              out_axes=(None, None) if donate else 0, donate_argnums=donated)
+            if donate:
+                return mapped
+            return lambda *arguments: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mapped(*arguments))
+        if self.axes.data is None:
+            return jax.jit(function, donate_argnums=donated)
+        specs = self._specs(state)
+        return jax.jit(
+            jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
+                          out_specs=(specs, P()) if donate else self._rows, check_vma=False),
+            donate_argnums=donated)
+
+    def put_state(self, state: Any) -> Any:
+        """Places a host or device state on the devices."""
+        return jax.tree.map(jax.device_put, state, self.shardings(state))
+
+    def put_batch(self, batch: Any) -> Any:
+        """Places this process's part of a batch: NumPy arrays whose first dimension is split over devices."""
+        if self._pmap:
+            local = len([d for d in self._devices if d.process_index == self.process])
+            return jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
+        if self.axes.data is None:
+            return jax.device_put(batch, self._devices[0])
+        sharding = NamedSharding(self._mesh, self._rows)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def to_host(self, tree: Any) -> Any:
+        """Fetches the results of a mapped function as NumPy arrays, whole on every process."""
+        if self.processes > 1:
+            from jax.experimental import multihost_utils
+            return multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(np.asarray, tree)

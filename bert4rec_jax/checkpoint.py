@@ -157,13 +157,17 @@ class Checkpoints:
             raise _Damaged("its contents differ from what was saved")
         return restored["state"], progress
 
-    def restore_params(self, step: int, template: Any) -> Any:
-        """Returns `state.params` of the checkpoint of `step`, or of the nearest older one that can be read."""
-        for candidate in [s for s in reversed(self.steps()) if s <= step] or [step]:
+    def restore_params(self, step: int, template: Any) -> tuple[int, Any]:
+        """Returns the step and `state.params` of the checkpoint of `step`, or of the nearest older one that reads back.
+
+        Raises:
+          UserError: there is none.
+        """
+        for candidate in [s for s in reversed(self.steps()) if s <= step]:
             try:
-                return self.restore(candidate, template)[0].params
+                return candidate, self.restore(candidate, template)[0].params
             except _Damaged as error:
-                logging.warning("checkpoint %d is damaged (%s)", candidate, error)
+                logging.warning("checkpoint %d is damaged (%s); going back to an older one", candidate, error)
         raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read.")
 
 

@@ -6,6 +6,7 @@ A config file is Python with `get_config()`; it starts from `base()` and changes
 """
 
 import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -275,5 +276,7 @@ def _check(c: Config) -> None:
     require(0 <= c.loss.gbce_t <= 1, "loss.gbce_t", "between 0 and 1")
     require(c.train.batch_rows % c.train.accumulate == 0, "train.accumulate",
             f"a divisor of config.train.batch_rows = {c.train.batch_rows}")
+    require(re.fullmatch(r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr", c.eval.metric) is not None, "eval.metric",
+            "mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10")
     require(c.parallel.mode == "jit" or c.parallel.catalogue == 1, "parallel.catalogue",
             "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table")

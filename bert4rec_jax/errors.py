@@ -13,15 +13,15 @@ class UserError(Exception):
     """
 
 
-def exit_cleanly(command: Callable[..., int | None]) -> Callable[..., int]:
+def exit_cleanly(command: Callable) -> Callable:
     """Decorates a command so that a `UserError` becomes one line on stderr and exit code 2."""
 
     @functools.wraps(command)
-    def wrapped(*args, **kwargs) -> int:
+    def wrapped(*args, **kwargs):
         try:
-            return command(*args, **kwargs) or 0
+            return command(*args, **kwargs)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
+            sys.exit(2)
 
     return wrapped

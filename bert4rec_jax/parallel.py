@@ -7,6 +7,7 @@ item table (and its optimizer moments) over the devices of the catalogue axis; e
 """
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -133,3 +134,24 @@ class Layout:
             from jax.experimental import multihost_utils
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
+
+
+def join_cluster() -> None:
+    """Connects this process with the others of its job; call it before anything touches a device.
+
+    SLURM, Open MPI, Kubernetes and TPU pods are recognised; elsewhere the environment variables
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say how.
+
+    Raises:
+      UserError: the others were not found.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    explicit = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    try:
+        jax.distributed.initialize(
+            coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
+            **{name: int(value) for name, value in explicit.items() if value is not None},
+            heartbeat_timeout_seconds=30, initialization_timeout=300)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes "
+                        "or with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.") from None

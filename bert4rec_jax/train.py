@@ -26,7 +26,7 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.evaluate import Cases, Ranker
 from bert4rec_jax.item_table import lookup
 from bert4rec_jax.masking import Packed, mask_items, masks_per_history, next_items
-from bert4rec_jax.metric_writers import MetricWriter
+from bert4rec_jax.metric_writers import MetricWriter, write_test_line
 from bert4rec_jax.metrics import beyond_accuracy, from_ranks
 from bert4rec_jax.optimizer import make_optimizer
 from bert4rec_jax.parallel import Axes, Layout
@@ -194,6 +194,7 @@ class Experiment:
         self.num_slots = c.model.max_length
         if c.model.objective == "masked":
             self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
+        self.tokens_per_step = self.batches.tokens_per_epoch / self.batches.steps_per_epoch()
         self.popularity = baselines.training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
         self.template = jax.eval_shape(functools.partial(init_state, c, self.num_items))
@@ -265,36 +266,135 @@ def _train(experiment: Experiment, run: RunDirectory, checkpoints: Checkpoints, 
     state, progress = (restored[0], Progress(**restored[1])) if restored else (
         experiment.initial_state(), Progress(losses=[]))
     step = int(state.step)
-    writer = MetricWriter(run, c, step, experiment)
-    validator = None
     finished = lambda: step >= c.steps or (c.patience and progress.waited >= c.patience)  # noqa: E731
-    pending = []  # device scalars of steps under way
-    begin = time.perf_counter()
-    with writer, prefetch(experiment.batch, step, c.steps) as batches:
+    validator = None
+    under_way = []  # (step, device scalars) of steps that may still be running
+    with MetricWriter(run, c, step, progress.seconds) as writer, prefetch(experiment.batch, step, c.steps) as batches:
+        begin = time.perf_counter()
         while not finished():
             state, metrics = experiment.step(state, next(batches), experiment.root)
             step += 1
-            pending.append((step, metrics))
+            under_way.append((step, metrics))
             stopping = stop.requested(step)
-            due = step % c.eval_every == 0 or step == c.steps
-            saving = due or stopping or step % c.checkpoint_every == 0
+            validating = (step % c.eval_every == 0 or step == c.steps) and not stopping
+            saving = stopping or validating or step % c.checkpoint_every == 0
             logging_now = step % c.log_every == 0 or step == c.steps
-            # One step stays under way while the one before it is looked at.
-            while pending and (len(pending) > 1 or saving or logging_now):
-                done, values = pending.pop(0)
-                progress.losses.append(_checked_loss(done, values, c.on_nan, checkpoints))
-            writer.tick(step, progress)
+            # The device works on this step while the host looks at the one before it.
+            while len(under_way) > (0 if saving or logging_now else 1):
+                progress.losses.append(_checked_loss(*under_way.pop(0), c.on_nan, checkpoints))
             progress.seconds += time.perf_counter() - begin
             if logging_now:
-                writer.train(step, progress, values)
-            if due and not stopping:
+                writer.write(step, "train", progress.seconds, {
+                    "loss": float(np.nanmean(progress.losses)), "grad_norm": float(metrics["grad_norm"]),
+                    "targets": float(metrics["targets"]), "skipped": int(state.skipped)})
+                progress.losses = []
+            writer.show_progress(step, c.steps, experiment.tokens_per_step)
+            if validating:
                 validator = validator or experiment.ranker("valid")
                 stopping = not _validate(experiment, validator, state.params, step, progress, writer, stop)
             if saving:
                 checkpoints.save(step, state, vars(progress), progress.best_step)
-            begin = time.perf_counter()
             if stopping:
                 checkpoints.wait()
                 return None
+            begin = time.perf_counter()
     checkpoints.wait()
     return progress
+
+
+def _checked_loss(step: int, metrics: dict, on_nan: str, checkpoints: Checkpoints) -> float:
+    """Waits for a step and returns its loss; a loss that is not finite ends the run unless it is to be skipped."""
+    loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    if on_nan == "stop" and not np.isfinite(loss + norm):
+        checkpoints.wait()
+        last = max(checkpoints.steps(), default=None)
+        where = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
+        raise UserError(f"step {step}: the loss is {loss} and the gradient's norm {norm}; {where}. Lower "
+                        "config.optimizer.learning_rate, set config.optimizer.clip_norm, or leave such steps out with "
+                        "config.train.on_nan=skip.")
+    return loss
+
+
+def _validate(experiment: Experiment, validator: Ranker, params: Any, step: int, progress: Progress,
+              writer: MetricWriter, stop: StopSignal) -> bool:
+    """Ranks the validation users and notes whether this is the best step; False when a signal came in between."""
+    ranking = validator.rank(params, should_stop=lambda: stop.requested(0))
+    if ranking is None:
+        return False
+    e = experiment.config.eval
+    metrics = from_ranks(ranking.ranks(e.ties))
+    writer.write(step, "valid", progress.seconds, metrics)
+    if metrics[e.metric] > progress.best_value:
+        progress.best_step, progress.best_value, progress.waited = step, metrics[e.metric], 0
+    else:
+        progress.waited += 1
+    return True
+
+
+def _test(experiment: Experiment, run: RunDirectory, checkpoints: Checkpoints, progress: Progress,
+          stop: StopSignal) -> dict | None:
+    """Ranks validation and test users with the best checkpoint and writes results.json and ranks_test.npz."""
+    config, dataset = experiment.config, experiment.dataset
+    best_step, params = checkpoints.restore_params(progress.best_step, experiment.template)
+    begin = time.perf_counter()
+    rankings = {}
+    for part in ("valid", "test"):
+        rankings[part] = experiment.ranker(part).rank(params, part == "test", lambda: stop.requested(0))
+        if rankings[part] is None:
+            return None
+    eval_seconds = time.perf_counter() - begin
+    cases = experiment.cases("test")
+    metrics = {part: from_ranks(ranking.ranks(config.eval.ties)) for part, ranking in rankings.items()}
+    metrics["test"] |= beyond_accuracy(rankings["test"].top, experiment.popularity)
+    simple = baselines.rank_all(config, dataset, experiment.split, cases)
+    results = {
+        **metrics, "best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
+        "eval_seconds": eval_seconds,
+        "users_per_second": (len(cases.users) + len(experiment.cases("valid").users)) / eval_seconds,
+        "protocol": experiment.protocol(), "dataset": dataset.statistics(), "seed": config.seed,
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "model": {"masked": "BERT4Rec", "next": "SASRec"}[config.model.objective],
+        "baselines": {name: {"test": from_ranks(r.ranks(config.eval.ties))} for name, r in simple.items()},
+    }
+    targets = np.asarray(dataset.items[cases.targets])
+    ranking = rankings["test"]
+    run.write_results(results, {
+        "user": cases.users, "item": targets, "rank": ranking.ranks(config.eval.ties),
+        "candidates": ranking.candidates, "history_length": (cases.targets - cases.starts).astype(np.int32),
+        "item_popularity": experiment.popularity[targets],
+        **{f"{name}_rank": r.ranks(config.eval.ties) for name, r in simple.items()}})
+    if run.writes:
+        write_test_line(run.path("metrics.jsonl"), best_step, progress.seconds, results["test"])
+    return results
+
+
+def summary(results: dict) -> str:
+    """Returns the test metrics beside the baselines, with their protocol, as text."""
+    names = ("ndcg@10", "hr@10", "mrr", "ndcg@100", "hr@100")
+    rows = [(results["model"], results["test"])] + [(k, v["test"]) for k, v in results["baselines"].items()]
+    lines = ["", f"{'test':16s}" + "".join(f"{name:>10s}" for name in names)]
+    lines += [f"{model:16s}" + "".join(f"{metrics[name]:10.4f}" for name in names) for model, metrics in rows]
+    data = results["dataset"]
+    return "\n".join(lines + [
+        "", f"data:     {data['name']}, {data['users']:,} users, {data['items']:,} items, "
+        f"{data['interactions']:,} interactions, fingerprint {data['fingerprint']}",
+        f"protocol: {results['protocol']}",
+        f"run:      best step {results['best_step']} of {results['steps']} by validation, seed {results['seed']}, "
+        f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
+        f"{results['users_per_second']:,.0f} users ranked a second"])
+
+
+def evaluate(config: Config, workdir: str) -> dict | None:
+    """Ranks again with the best checkpoint of a run that has been trained.
+
+    Raises:
+      UserError: there is no checkpoint in `workdir`.
+    """
+    with RunDirectory(workdir, config) as run, StopSignal() as stop:
+        experiment = Experiment(config)
+        run.claim(experiment.dataset)
+        with Checkpoints(run.path("checkpoints")) as checkpoints:
+            restored = checkpoints.restore_latest(experiment.template)
+            if restored is None or restored[1]["best_step"] is None:
+                raise UserError(f"{workdir} holds no checkpoint that has been validated; train first (--mode train).")
+            return _test(experiment, run, checkpoints, Progress(**restored[1]), stop)

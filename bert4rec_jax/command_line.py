@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running a command: flags in, one line for people when something is wrong with them."""
+
+import os
+from collections.abc import Callable
+
+from absl import app, flags
+
+from bert4rec_jax.errors import UserError, exit_cleanly
+
+
+def run_command(main: Callable[[list[str]], int]) -> None:
+    """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(x) for x in error.args)) from None
+    except (OSError, ImportError, SyntaxError) as error:
+        raise UserError(f"the config file cannot be read: {error}.") from None

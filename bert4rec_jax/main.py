@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Trains or evaluates BERT4Rec.
+
+  python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/ml_1m
+  python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/wide --config.model.width=128
+
+Training goes on where it was when the workdir holds a checkpoint. `--mode evaluate` ranks again from the best one.
+"""
+
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from bert4rec_jax import config as config_lib
+from bert4rec_jax.command_line import run_command
+from bert4rec_jax.errors import UserError
+
+config_flags.DEFINE_config_file(
+    "config", None, "Config file; a field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
+flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "train: train, then rank the test users. evaluate: rank only.")
+flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
+FLAGS = flags.FLAGS
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the configured experiment; returns the exit code."""
+    if len(arguments) > 1:
+        raise UserError(f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE.")
+    if FLAGS.config is None:
+        raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
+    config = config_lib.resolve(FLAGS.config)
+    # Only now: a wrong flag is answered before JAX has started.
+    from bert4rec_jax import curves, recommend, train
+    from bert4rec_jax.parallel import join_cluster
+    from bert4rec_jax.run_directory import RunDirectory
+
+    if FLAGS.distributed:
+        join_cluster()
+    run = train.train_and_evaluate if FLAGS.mode == "train" else train.evaluate
+    results = run(config, FLAGS.workdir)
+    directory = RunDirectory(FLAGS.workdir, config)
+    if results is None:
+        print("stopped by a signal; everything is saved, and the same command goes on from here.", file=sys.stderr)
+    elif directory.writes:
+        curves.draw(directory, config.eval.metric)
+        print(train.summary(results))
+        print(recommend.example(FLAGS.workdir, config))
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

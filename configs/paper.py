@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT4Rec as published for MovieLens-1M (Sun et al. 2019): sections 3 and 4.2 and the authors' settings.
+
+Width 64, 2 layers, 2 heads, FFN 256, 200 positions, post-LN, GELU, transform before the tied output with bias, a
+fifth masked by [MASK] alone, at most 40 masks, one history in eleven masked at its last item only; AdamW 1e-4 with
+weight decay 0.01, clipped at 5, 100 steps of warm-up, then linear decay. The paper ranks against 100 negatives drawn
+by popularity; `--config.eval.protocol=full` ranks against the whole catalogue. Not run to the end here.
+
+  python -m bert4rec_jax.main --config configs/paper.py --workdir runs/paper
+"""
+
+from bert4rec_jax import config as config_lib
+
+
+def get_config():
+    """Returns the configuration."""
+    config = config_lib.base()
+    config.data.update(source="ml-1m", user_core=5, item_core=5)
+    config.model.update(width=64, layers=2, heads=2, ffn_width=256, max_length=200, norm="post", positions="left",
+                        head="transform", dropout=0.2, attention_dropout=0.2)
+    config.masking.update(probability=0.2, max_masks=40, last_item_only=1 / 11)
+    config.optimizer.update(name="adamw", learning_rate=1e-4, weight_decay=0.01, clip_norm=5.0, warmup_steps=100,
+                            schedule="linear")
+    # Rows hold 1.8 histories: as many a step as the 256 of the paper.
+    config.train.update(steps=400_000, batch_rows=140, windows="random", eval_every=5000, checkpoint_every=1000)
+    config.eval.update(protocol="pop100")
+    return config

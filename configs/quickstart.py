@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BERT4Rec on MovieLens-100K in about two minutes on two CPU cores: the first run of `make quickstart`."""
+
+from bert4rec_jax import config as config_lib
+
+
+def get_config():
+    """Returns the configuration."""
+    config = config_lib.base()
+    config.data.source = "ml-100k"
+    config.model.update(norm="pre", positions="right", head="tied", max_length=100, dropout=0.2, attention_dropout=0.0)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, schedule="cosine", final_fraction=0.01, beta2=0.98)
+    config.train.update(steps=1500, batch_rows=32, windows="random", eval_every=250, checkpoint_every=250)
+    return config

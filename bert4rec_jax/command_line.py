@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a command: flags in, one line for people when something is wrong with them."""
 
+import logging
 import os
 from collections.abc import Callable
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 from bert4rec_jax.errors import UserError, exit_cleanly
 
@@ -12,7 +14,16 @@ from bert4rec_jax.errors import UserError, exit_cleanly
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    handler = absl_logging.get_absl_handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_ours_or_serious)
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+
+def _ours_or_serious(record: logging.LogRecord) -> bool:
+    """Lets through what this program says, and errors of the libraries below it."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    return record.levelno >= logging.ERROR or record.pathname.startswith(here)
 
 
 def _parse(arguments: list[str]) -> list[str]:

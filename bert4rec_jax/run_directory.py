@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert4rec_jax import __version__
 from bert4rec_jax.checkpoint import write_json
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
@@ -23,7 +24,7 @@ from bert4rec_jax.errors import UserError
 # Fields that may change between two starts of one run: they do not change what is computed.
 _FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
          "model.remat", "eval.batch_rows")
-_PACKAGES = ("bert4rec_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
 
 
 class RunDirectory:
@@ -134,7 +135,7 @@ def _environment(dataset: Dataset) -> dict:
     commit = subprocess.run(["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"],
                             capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "versions": {"python": platform.python_version(),
+        "versions": {"bert4rec_jax": __version__, "python": platform.python_version(),
                      **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "devices": [str(device) for device in jax.devices()],
         "device_count": jax.device_count(),

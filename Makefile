@@ -1,0 +1,29 @@
+# The two commands: `make quickstart` (train, compare, recommend) and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: quickstart test test-slow lint bench clean
+
+quickstart: $(INSTALLED)
+	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
+
+test: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest
+
+test-slow: $(INSTALLED)
+	$(RUN) -m pytest -m slow
+
+bench: $(INSTALLED)
+	$(RUN) -m benchmarks.speed
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

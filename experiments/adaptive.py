@@ -79,9 +79,7 @@ class Study:
 
     def _open(self, index: int):
         search = self._search
-        with (
-            warnings.catch_warnings()
-        ):  # multivariate and constant_liar count as experimental in some releases
+        with warnings.catch_warnings():  # multivariate and constant_liar count as experimental in some releases
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
                 seed=search.seed * 1_000_003 + index,
@@ -89,9 +87,7 @@ class Study:
                 multivariate=True,
                 constant_liar=True,
             )
-        pruner = optuna.pruners.MedianPruner(
-            n_startup_trials=search.startup, n_warmup_steps=search.prune_after
-        )
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=search.prune_after)
         return optuna.create_study(
             storage=self._storage,
             study_name=self._name,

@@ -123,9 +123,7 @@ def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
         configs = {p.index: configs.get(p.index, typical) for p in progress}
     costs = {index: sweeps.work(config, items) for index, config in configs.items()}
     paces = [
-        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1]
-        for p in progress
-        if p.results
+        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1] for p in progress if p.results
     ]
     pace = statistics.median(paces) if paces else 0.0
     cells = [("trial", "state", "tokens", "time", "overrides")]
@@ -155,9 +153,7 @@ def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
             f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} worker(s)"
         )
     else:
-        lines.append(
-            "no trial has finished yet, so the time is unknown; after the first one it is estimated here"
-        )
+        lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
     return "\n".join(lines)
 
 

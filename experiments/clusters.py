@@ -63,9 +63,7 @@ def slurm_script(
         "--signal=B:USR1@120",
         *options,
     ]
-    body = _SLURM_BODY.format(
-        directory=shlex.quote(str(directory)), command=shlex.join(command), unfinished=UNFINISHED
-    )
+    body = _SLURM_BODY.format(directory=shlex.quote(str(directory)), command=shlex.join(command), unfinished=UNFINISHED)
     return "#!/bin/bash\n" + "".join(f"#SBATCH {option}\n" for option in header) + body
 
 
@@ -76,9 +74,7 @@ def submit(script: Path) -> str:
       UserError: there is no sbatch, or it refuses.
     """
     if shutil.which("sbatch") is None:
-        raise UserError(
-            f"there is no sbatch on this machine; the script is in {script}, submit it where there is one."
-        )
+        raise UserError(f"there is no sbatch on this machine; the script is in {script}, submit it where there is one.")
     answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True)
     if answer.returncode != 0:
         raise UserError(f"sbatch refused {script}: {answer.stderr.strip() or answer.stdout.strip()}")

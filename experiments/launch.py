@@ -28,9 +28,7 @@ from experiments import sweep as sweeps
 from experiments.adaptive import Study
 
 SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
-ROOT = flags.DEFINE_string(
-    "root", "", "Folder of the sweep; with several machines, on a disk that they share."
-)
+ROOT = flags.DEFINE_string("root", "", "Folder of the sweep; with several machines, on a disk that they share.")
 BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm", "k8s"], "Who runs the trials.")
 WORKERS = flags.DEFINE_integer("workers", 1, "Trials at the same time.", lower_bound=1)
 INDEX = flags.DEFINE_integer(
@@ -38,21 +36,15 @@ INDEX = flags.DEFINE_integer(
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the trials and what they will cost, and do nothing.")
 WATCH = flags.DEFINE_bool("watch", False, "Show the sweep in --root until it is done; it may run elsewhere.")
-SET = flags.DEFINE_multi_string(
-    "set", [], "field=value for every trial, such as data.path=FOLDER; repeatable."
-)
-PROGRAM = flags.DEFINE_string(
-    "program", "", "Training command before its flags; default: python -m bert4rec_jax.main."
-)
+SET = flags.DEFINE_multi_string("set", [], "field=value for every trial, such as data.path=FOLDER; repeatable.")
+PROGRAM = flags.DEFINE_string("program", "", "Training command before its flags; default: python -m bert4rec_jax.main.")
 STORAGE = flags.DEFINE_string(
     "storage",
     "",
     "Of an adaptive search: a file on a shared disk or a database URL such as "
     "postgresql://HOST/DB; default: ROOT/optuna.journal.",
 )
-GRACE = flags.DEFINE_float(
-    "grace_seconds", 240, "Time that a stopped run has for saving before it is killed."
-)
+GRACE = flags.DEFINE_float("grace_seconds", 240, "Time that a stopped run has for saving before it is killed.")
 SLURM = flags.DEFINE_multi_string(
     "slurm_option", [], "A line for sbatch, such as --slurm_option=--partition=gpu; repeatable."
 )
@@ -124,11 +116,7 @@ def _one(runner: local.Runner, root: Path, index: int) -> int:
 
 
 def _slurm(sweep: sweeps.Sweep, root: Path) -> int:
-    left = [
-        i
-        for i in range(len(sweep))
-        if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)
-    ]
+    left = [i for i in range(len(sweep)) if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)]
     if not left:
         print(board.summary(root))
         return 0
@@ -137,9 +125,7 @@ def _slurm(sweep: sweeps.Sweep, root: Path) -> int:
     script = logs / "array.sh"
     name = clusters.job_name(Path(sweep.file).stem)
     script.write_text(
-        clusters.slurm_script(
-            _task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd()
-        )
+        clusters.slurm_script(_task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd())
     )
     print(f"wrote {script}: {len(left)} trials, {WORKERS.value} at a time")
     if SUBMIT.value:
@@ -152,9 +138,7 @@ def _kubernetes(sweep: sweeps.Sweep) -> int:
     if not IMAGE.value or not CLAIM.value:
         raise UserError("--backend k8s needs --k8s_image and --k8s_volume_claim.")
     if not Path(ROOT.value).is_relative_to(MOUNT.value):
-        raise UserError(
-            f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume."
-        )
+        raise UserError(f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume.")
     manifest = clusters.job_manifest(
         _task_command("python"),
         len(sweep),
@@ -206,9 +190,7 @@ def _metric(config: str) -> str:
 
 def _listen(runner: local.Runner) -> None:
     def stop(number, frame):
-        if (
-            number == signal.SIGINT and runner.stop.is_set()
-        ):  # only people press twice; schedulers repeat themselves
+        if number == signal.SIGINT and runner.stop.is_set():  # only people press twice; schedulers repeat themselves
             runner.kill.set()
         runner.stop.set()
 

@@ -71,9 +71,7 @@ def visible_gpus() -> list[str]:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [
-        str(i) for i, _ in enumerate(line for line in listing.stdout.splitlines() if line.startswith("GPU"))
-    ]
+    return [str(i) for i, _ in enumerate(line for line in listing.stdout.splitlines() if line.startswith("GPU"))]
 
 
 class Runner:
@@ -84,9 +82,7 @@ class Runner:
       kill: set to end them at once.
     """
 
-    def __init__(
-        self, sweep: sweeps.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float
-    ):
+    def __init__(self, sweep: sweeps.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float):
         """Prepares a runner; starts nothing.
 
         Args:

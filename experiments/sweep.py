@@ -38,9 +38,7 @@ class Uniform:
 
     def __post_init__(self):
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise UserError(
-                f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale."
-            )
+            raise UserError(f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale.")
 
     def sample(self, u: float) -> int | float:
         """Maps `u`, uniform in [0, 1), to a value."""
@@ -164,9 +162,7 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command.")
     search, trials = getattr(module, "SEARCH", None), ()
     if (search is None) == (not hasattr(module, "sweep")):
-        raise UserError(
-            f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...)."
-        )
+        raise UserError(f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...).")
     if search is None:
         trials = tuple(dict(trial) for trial in module.sweep())
         _refuse_repeats(file, trials)

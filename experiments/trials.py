@@ -96,9 +96,7 @@ def open_root(root: Path, sweep: Sweep) -> dict:
                 f"is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
-        raise UserError(
-            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
-        )
+        raise UserError(f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root.")
     record = {
         "sweep": sweep.file,
         "config": sweep.config,
@@ -127,9 +125,7 @@ def read_root(root: Path) -> dict:
 def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
     """Reads one trial's state from its files."""
     folder = directory(root, index)
-    trial, status, results = (
-        read_json(folder / name) for name in ("trial.json", "status.json", "results.json")
-    )
+    trial, status, results = (read_json(folder / name) for name in ("trial.json", "status.json", "results.json"))
     if results:
         state = FINISHED
     elif _claim_is_live(folder):
@@ -180,9 +176,7 @@ class Claim:
 
     def add_process(self, pid: int) -> None:
         """Notes the training process: should the launcher die alone, the trial is still being worked on."""
-        write_json(
-            self._path, {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]}
-        )
+        write_json(self._path, {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]})
 
     def heartbeat(self) -> None:
         """Shows that the holder lives; cheap to call often."""

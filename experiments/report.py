@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes tables and figures for a paper from run directories alone.
+
+  python -m experiments.report sweeps/example --baseline popular                     # Markdown on the screen
+  python -m experiments.report sweeps/example --baseline popular --out report        # all formats and figures
+  python -m experiments.report sweeps/example --records experiments/results/example  # records to commit
+  python -m experiments.report --check experiments/results/example/table.md           # are its numbers true?
+
+A folder is a run directory or holds some, such as the --root of a sweep. Runs that differ in their seed alone
+become one row.
+
+Exit code: 0, 1 when --check finds a number that does not follow from the records, 2 wrong usage.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from bert4rec_jax.errors import UserError, exit_cleanly
+from experiments import records, rendering, tables
+
+FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
+
+FORMAT = flags.DEFINE_list("format", None, "Of markdown, latex, csv, html; default: markdown, with --out all.")
+OUT = flags.DEFINE_string("out", "", "Folder for the tables and figures; without it one table goes to the screen.")
+METRICS = flags.DEFINE_list(
+    "metrics", ["ndcg@10", "hr@10", "mrr"], "Columns; the first accuracy metric is that of the figures."
+)
+SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "Which users' metrics.")
+BASELINE = flags.DEFINE_string("baseline", "", "Row that all others are compared with, on the ranks of every user.")
+SPREAD = flags.DEFINE_enum("spread", "sd", ["sd", "se"], "Behind the mean over seeds: standard deviation or error.")
+ALPHA = flags.DEFINE_float("alpha", 0.05, "Level of significance.", lower_bound=0, upper_bound=1)
+RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Of the bootstrap.", lower_bound=100)
+DIGITS = flags.DEFINE_integer("digits", 4, "After the point.", lower_bound=1, upper_bound=8)
+FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures, as PDF and PNG.")
+CHECK = flags.DEFINE_string(
+    "check",
+    "",
+    "Markdown table to derive again from its records; folders of records may "
+    "follow, default are those that the table names.",
+)
+RECORDS = flags.DEFINE_string("records", "", "Copy the runs' records here, without checkpoints, data and host names.")
+
+
+@exit_cleanly
+def main(argv: list[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    paths = argv[1:]
+    if CHECK.value:
+        return _check(Path(CHECK.value), paths)
+    if not paths:
+        raise UserError("name at least one run directory, or a folder that holds some; see --help.")
+    runs, unfinished = records.find(paths)
+    for folder in unfinished:
+        print(f"left out, not finished: {folder}", file=sys.stderr)
+    if RECORDS.value:
+        made = records.export(runs, Path(RECORDS.value))
+        print(f"copied the records of {len(made)} runs to {RECORDS.value}")
+        return 0
+    formats = FORMAT.value or (list(FORMATS) if OUT.value else ["markdown"])
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"--format {name!r} must be of {', '.join(FORMATS)}.")
+    options = tables.Options(
+        tuple(METRICS.value),
+        SPLIT.value,
+        BASELINE.value,
+        SPREAD.value,
+        ALPHA.value,
+        RESAMPLES.value,
+        DIGITS.value,
+    )
+    groups = records.by_dataset(runs)
+    built = {name: tables.build(name, group, options) for name, group in groups.items()}
+    if OUT.value:
+        return _write(Path(OUT.value), formats, groups, built)
+    if len(formats) > 1 or formats == ["html"]:
+        raise UserError("several formats, or html, need --out.")
+    for name, table in built.items():
+        print(_render(formats[0], table, groups[name], Path()))
+    return 0
+
+
+def _render(kind: str, table: tables.Table, runs: list[records.Run], folder: Path) -> str:
+    if kind == "markdown":
+        return rendering.markdown(table, runs, folder)
+    return {"latex": rendering.latex, "csv": rendering.comma_separated}[kind](table)
+
+
+def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tables.Table]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    written, parts = [], []
+    for name, table in built.items():
+        prefix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        for kind in formats:
+            if kind != "html":
+                path = folder / f"{prefix}.{FORMATS[kind]}"
+                path.write_text(_render(kind, table, groups[name], folder))
+                written.append(path)
+        drawn = {}
+        if FIGURES.value:
+            from experiments import figures  # matplotlib takes a second to start; tables alone need not wait
+
+            drawn = figures.draw_all(table.rows, _figure_metric(), BASELINE.value)
+            written += figures.save(drawn, folder, prefix)
+        parts.append((table, drawn))
+    if "html" in formats:
+        from experiments import page
+
+        path = folder / "report.html"
+        path.write_text(page.page(f"Report on {', '.join(built)}", parts))
+        written.append(path)
+    print(*written, sep="\n")
+    return 0
+
+
+def _figure_metric() -> str:
+    """Returns the first metric that every single user has; the figures by group need one."""
+    return next((name for name in METRICS.value if tables.PER_USER.fullmatch(name)), "ndcg@10")
+
+
+def _check(file: Path, paths: list[str]) -> int:
+    problems = rendering.check(file, paths)
+    for problem in problems:
+        print(f"{file}: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{file}: every number follows from the records")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -67,7 +67,7 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
       first_row: number of row 0 in the whole batch. Every row draws from a key of its own, so that masks do not
         depend on how a batch is dealt out to devices.
     """
-    tokens_BL, segments_BL, from_left_BL, from_right_BL = packed
+    tokens_BL, segments_BL, from_left_BL, from_right_BL = map(jnp.asarray, packed)
     B, L = tokens_BL.shape
 
     def draw(kind, *shape):
@@ -108,7 +108,7 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
 
 def next_items(packed: Packed) -> Task:
     """Asks for the next item at every column but the last of a history (Kang and McAuley 2018)."""
-    tokens_BL, segments_BL, _, from_right_BL = packed
+    tokens_BL, segments_BL, _, from_right_BL = map(jnp.asarray, packed)
     columns_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
     weights_BL = ((from_right_BL > 0) & (segments_BL > 0)).astype(jnp.float32)
     return Task(tokens_BL, jnp.broadcast_to(columns_L, tokens_BL.shape), jnp.roll(tokens_BL, -1, axis=1), weights_BL)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def main(*arguments):
+    return subprocess.run([sys.executable, "-m", "bert4rec_jax.main", *arguments], cwd=ROOT,
+                          capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments, named", [
+    (["--config", "configs/synthetic.py", "--config.model.dropout=1.5"], "model.dropout"),
+    (["--config", "configs/synthetic.py", "--config.model.widht=8"], "widht"),
+    (["--config", "configs/nothing.py"], "nothing.py"),
+    (["--config", "configs/synthetic.py", "stray"], "stray"),
+    ([], "--config is missing"),
+    (["--config", "configs/synthetic.py", "--config.data.source=lines", "--config.data.path=/no/such/file"],
+     "/no/such/file"),
+    (["--config", "configs/synthetic.py", "--no_such_flag"], "no_such_flag"),
+])
+def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
+    result = main("--workdir", str(tmp_path / "run"), *arguments)
+    assert result.returncode == 2, result.stderr
+    assert named in result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_workdir_of_another_model_or_other_data_is_refused(tmp_path):
+    small = ["--config", "configs/synthetic.py", "--workdir", str(tmp_path / "run"),
+             f"--config.data.cache_dir={tmp_path}", "--config.data.synthetic.users=60", "--config.train.steps=60",
+             "--config.model.width=8", "--config.train.eval_every=60"]
+    first = main(*small)
+    assert first.returncode == 0, first.stderr
+    assert "protocol:" in first.stdout and "recommended next" in first.stdout
+    for change, named in (("--config.model.width=16", "model.width"), ("--config.data.synthetic.seed=1", "synthetic.seed")):
+        other = main(*small, change)
+        assert other.returncode == 2
+        assert named in other.stderr and other.stderr.count("\n") == 1

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+
+from bert4rec_jax import model
+from bert4rec_jax.data import load_dataset, split_dataset
+from bert4rec_jax.data.batching import TrainingBatches
+from bert4rec_jax.item_table import lookup
+from bert4rec_jax.masking import mask_items
+from bert4rec_jax.parallel import Axes
+from bert4rec_jax.train import batch_loss
+
+
+def naive_encoder(c, params, x_LD, causal):
+    """One unpadded history, [L, D] -> [L, D], written from the papers with NumPy in float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    dense = lambda x, q: x @ q["kernel"] + q["bias"]  # noqa: E731
+
+    def norm(x, q):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * q["scale"] + q["bias"]
+
+    def gelu(x):
+        from scipy.special import erf
+        return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+
+    def attention(x, q):
+        heads = []
+        size = c.width // c.heads
+        for head in range(c.heads):
+            part = slice(head * size, (head + 1) * size)
+            query, key, value = (dense(x, q[name])[:, part] for name in ("query", "key", "value"))
+            scores = query @ key.T / np.sqrt(size)
+            if causal:
+                scores[np.triu_indices(len(x), 1)] = -np.inf
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            heads.append(weights / weights.sum(-1, keepdims=True) @ value)
+        return dense(np.concatenate(heads, -1), q["out"])
+
+    def feed_forward(x, q):
+        return dense(gelu(dense(x, q["ffn_in"])), q["ffn_out"])
+
+    places = np.arange(len(x_LD)) if c.positions == "left" else np.arange(len(x_LD))[::-1]
+    x = np.asarray(x_LD, np.float64) + p["position_embedding"][places]
+    if c.norm == "post":
+        x = norm(x, p["embedding_norm"])
+    for layer in range(c.layers):
+        q = p[f"block_{layer}"]
+        if c.norm == "post":
+            x = norm(x + attention(x, q["attention"]), q["attention_norm"])
+            x = norm(x + feed_forward(x, q), q["ffn_norm"])
+        else:
+            x = x + attention(norm(x, q["attention_norm"]), q["attention"])
+            x = x + feed_forward(norm(x, q["ffn_norm"]), q)
+    if c.norm == "pre":
+        x = norm(x, p["final_norm"])
+    return norm(gelu(dense(x, p["head_dense"])), p["head_norm"]) if c.head == "transform" else x
+
+
+CHOICES = [
+    {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
+    {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
+    {"model.objective": "next", "model.norm": "pre", "model.head": "tied"},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice):
+    config = small_config(cache, **choice, **{"model.init_scale": 0.3})
+    dataset = load_dataset(config.data)
+    split = split_dataset(dataset, config.data)
+    packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(2)
+    assert packed.segments.max() >= 2
+    n = dataset.num_items
+    params = model.init_params(config.model, n, jax.random.key(1))
+    params["items"]["bias"] = jax.random.normal(jax.random.key(2), params["items"]["bias"].shape)
+    total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
+
+    table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
+    causal = config.model.objective == "next"
+    if causal:
+        tokens = packed.tokens
+    else:
+        from bert4rec_jax.train import stream_key
+        task = mask_items(config.masking, packed, 16, n, stream_key(jax.random.key(0), "masking", 0))
+        tokens = np.asarray(task.tokens)
+    expected, count = 0.0, 0
+    for row in range(8):
+        for number in range(1, packed.segments[row].max() + 1):
+            inside = packed.segments[row] == number
+            seen, true = tokens[row, inside], packed.tokens[row, inside]
+            h = naive_encoder(config.model, params["encoder"], table[seen], causal)
+            pairs = [(i, true[i + 1]) for i in range(len(true) - 1)] if causal else [
+                (i, true[i]) for i in np.flatnonzero(seen != true)]
+            for column, label in pairs:
+                logits = h[column] @ table[1:n + 1].T + bias[1:n + 1]
+                expected += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label - 1]
+                count += 1
+    assert int(targets) == count > 20
+    np.testing.assert_allclose(float(total), expected, rtol=2e-5)
+
+
+def test_padding_and_other_histories_never_matter(cache):
+    config = small_config(cache)
+    params = model.init_params(config.model, 60, jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(1, 61, (1, 16)).astype(np.int32)
+    segments = np.array([[1] * 6 + [2] * 7 + [0] * 3], np.int32)
+    positions = np.array([[*range(6), *range(7), 0, 0, 0]], np.int32)
+    slots = np.arange(6, dtype=np.int32)[None]
+
+    def hidden(tokens):
+        x = lookup(params["items"]["embedding"], tokens)
+        return np.asarray(model.encode(config.model, params["encoder"], x,
+                                       model.Inputs(tokens, segments, positions, slots), None))
+
+    changed = tokens.copy()
+    changed[0, 6:] = np.random.default_rng(1).integers(1, 61, 10)
+    np.testing.assert_array_equal(hidden(tokens), hidden(changed))
+    changed = tokens.copy()
+    changed[0, 0] += 1
+    assert np.abs(hidden(tokens) - hidden(changed))[0, 1:].max() > 1e-6
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_the_expectation(rate):
+    x = jnp.ones((400, 400))
+    y = model.dropout(x, rate, jax.random.key(0))
+    assert abs(float((y == 0).mean()) - rate) < 0.005
+    assert abs(float(y.mean()) - 1) < 0.01
+    assert model.dropout(x, rate, None) is x
+
+
+def test_lower_precision_and_recomputation_give_the_same_model(cache):
+    config = small_config(cache)
+    dataset = load_dataset(config.data)
+    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
+    params = model.init_params(config.model, 60, jax.random.key(0))
+
+    def gradient(**changes):
+        changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+        loss = lambda p: batch_loss(changed, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
+        return jax.value_and_grad(loss)(params)
+
+    full, remat, half = gradient(), gradient(remat=True), gradient(dtype="bfloat16")
+    np.testing.assert_allclose(full[0], remat[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), full[1], remat[1])
+    np.testing.assert_allclose(full[0], half[0], rtol=0.02)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half[1]))

@@ -56,9 +56,7 @@ class TextFile:
                     reader = csv.reader(file, delimiter=self.separator)
                     numbered = ((reader.line_num, row) for row in reader)
                 else:
-                    numbered = (
-                        (n, line.rstrip("\r\n").split(self.separator)) for n, line in enumerate(file, 1)
-                    )
+                    numbered = ((n, line.rstrip("\r\n").split(self.separator)) for n, line in enumerate(file, 1))
                 for index, (number, row) in enumerate(numbered):
                     if row and row != [""] and not (self.header and index == 0):
                         yield number, row
@@ -67,9 +65,7 @@ class TextFile:
                 f"{self.path} is not {self.encoding.upper()} text; convert it, for example with iconv."
             ) from None
         except csv.Error as error:
-            raise UserError(
-                f"{self.path} cannot be read as delimited text ({error}); is it the right file?"
-            ) from None
+            raise UserError(f"{self.path} cannot be read as delimited text ({error}); is it the right file?") from None
 
 
 @dataclass(frozen=True)
@@ -100,9 +96,7 @@ def check_text(path: str) -> None:
     if not head.strip():
         raise UserError(f"{path} is empty; it should hold interactions or items.")
     if b"\0" in head or head.startswith((b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
-        raise UserError(
-            f"{path} is not plain text (binary or compressed); unpack it, or give a .parquet file."
-        )
+        raise UserError(f"{path} is not plain text (binary or compressed); unpack it, or give a .parquet file.")
 
 
 def first_line(path: str) -> str:
@@ -193,7 +187,7 @@ def read_interactions(file: TextFile, roles: Roles) -> pa.Table:
             raise UserError(f"{file.path} has a header but no rows; it should hold interactions.")
         table = table.rename_columns({name: role for role, name in named.items()}).unify_dictionaries()
         if _has_gaps(table):
-            reason = "an id or a rating is missing"
+            reason = "an id or a number is missing"
             break
         return table
     raise_fault(file, roles, reason)
@@ -236,11 +230,13 @@ def _read(file: TextFile, kinds: dict[str, pa.DataType], every_column: bool = Fa
 
 
 def _has_gaps(table: pa.Table) -> bool:
-    blank = any(
-        "" in pc.utf8_trim_whitespace(table[role].chunk(0).dictionary).to_pylist()
-        for role in ("user", "item")
-    )
-    return blank or ("rating" in table.column_names and table["rating"].null_count > 0)
+    """Whether a row lacks an id or a rating, or has a number that is none (nan, inf)."""
+    for role in ("user", "item"):
+        if "" in pc.utf8_trim_whitespace(table[role].chunk(0).dictionary).to_pylist():
+            return True
+    numbers = [table[name] for name in ("time", "rating") if name in table.column_names]
+    finite = all(pc.all(pc.is_finite(n)).as_py() for n in numbers if pa.types.is_floating(n.type))
+    return not finite or ("rating" in table.column_names and table["rating"].null_count > 0)
 
 
 def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:
@@ -317,12 +313,8 @@ class _Faults:
             # The first time decides whether the column holds numbers or dates.
             self.is_time = self.is_time or (is_date if is_date(time) and not is_seconds(time) else is_seconds)
             if not self.is_time(time):
-                kind = (
-                    "an ISO date like the lines before" if self.is_time is is_date else "a number of seconds"
-                )
-                return f"timestamp {time!r} is not {kind}" + (
-                    "" if self.is_time is is_date else " or an ISO date"
-                )
+                kind = "an ISO date like the lines before" if self.is_time is is_date else "a number of seconds"
+                return f"timestamp {time!r} is not {kind}" + ("" if self.is_time is is_date else " or an ISO date")
         if "rating" in values and not is_seconds(values["rating"]):
             return f"rating {values['rating']!r} is not a number"
         return None

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input ends in one line that names the problem and the remedy, and leaves nothing half-written."""
+
+import os
+
+import pandas as pd
+import pytest
+
+from bert4rec_jax.config import DataConfig
+from bert4rec_jax.data import load_dataset
+from bert4rec_jax.errors import UserError
+
+HEAD = "user,item,timestamp,rating\n"
+GOOD = "".join(f"{i % 3},{i},{i},3.5\n" for i in range(40))
+
+
+def refused(tmp_path, message, **options):
+    """Asserts that loading raises a one-line `UserError` that matches, and that nothing was prepared."""
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError, match=message) as caught:
+        load_dataset(DataConfig(cache_dir=str(cache), **options))
+    assert "\n" not in str(caught.value)
+    assert not (cache / "prepared").exists() or not os.listdir(cache / "prepared")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "log.csv is empty"),
+        (HEAD, "has a header but no rows"),
+        ("person,item,timestamp,rating\n1,2,3,4\n", r"no column 'user'; its columns are: person, item.*user_column"),
+        ("user,item,when,rating\n1,2,3,4\n", r"no column 'timestamp'.*time_column"),
+        (HEAD + GOOD + "1,2,3\n", "line 42 has 3 fields where 4 are expected"),
+        (HEAD + GOOD + "1,2,3,4,5\n" + GOOD, "line 42 has 5 fields where 4 are expected"),
+        (HEAD + GOOD + "1,2,soon,4\n" + GOOD, "line 42: timestamp 'soon' is not a number of seconds"),
+        (HEAD + "1,2,soon,4\n" + GOOD, "line 2: timestamp 'soon' is not a number of seconds"),
+        (HEAD + GOOD + "1,2,inf,4\n", "line 42: timestamp 'inf' is not a number of seconds"),
+        (HEAD + "1,2,2020-01-01,4\n1,3,2020-13-01,4\n", "line 3: timestamp '2020-13-01' is not an ISO date"),
+        (HEAD + GOOD + "1,2,3,good\n" + GOOD, "line 42: rating 'good' is not a number"),
+        (HEAD + GOOD + "1,2,3,\n" + GOOD, "line 42: rating '' is not a number"),
+        (HEAD + GOOD + ",2,3,4\n" + GOOD, "line 42: the user is empty"),
+        (HEAD + GOOD + "1, ,3,4\n" + GOOD, "line 42: the item is empty"),
+        (HEAD + '1,"a\nb",3,4\n' + "1,2,3\n", "line 4 has 3 fields"),
+        (HEAD + "caf\xe9,2,3,4\n", "is not UTF-8 text"),
+        ("\x89PNG\x00\x01\x02", "is not plain text"),
+        ("\x1f\x8b\x08\x00zipped", "is not plain text"),
+    ],
+)
+def test_faulty_text(tmp_path, text, message):
+    (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
+    refused(tmp_path, message, source="table", path=str(tmp_path / "log.csv"), rating_column="rating")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="item"), r"no column 'item'; its columns are: user, timestamp"),
+        (lambda f: f.assign(user=[None, *f.user[1:]]), "row 1: the user is missing"),
+        (lambda f: f.assign(item=[*f.item[:-1].astype(str), "  "]), "empty item"),
+        (lambda f: f.assign(timestamp="soon"), "column 'timestamp' is of type .*string.*ISO dates"),
+        (lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]), "row 1 is not finite"),
+        (lambda f: f.head(0), "has no rows"),
+    ],
+)
+def test_faulty_parquet(tmp_path, change, message):
+    frame = pd.DataFrame({"user": [1, 1, 2], "item": [5, 6, 7], "timestamp": [1, 2, 3]})
+    change(frame).to_parquet(tmp_path / "log.parquet")
+    refused(tmp_path, message, source="table", path=str(tmp_path / "log.parquet"))
+
+
+def test_truncated_parquet(tmp_path):
+    path = tmp_path / "log.parquet"
+    pd.DataFrame({"user": range(999), "item": 1, "timestamp": 1}).to_parquet(path)
+    os.truncate(path, path.stat().st_size // 2)
+    refused(tmp_path, "not a whole Parquet file", source="table", path=str(path))
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "message"),
+    [
+        ("lines", "1 2\n1 3\n1\n", "line 3 has 1 fields where 2 are expected"),
+        ("sequences", "1 2 3\n2\n", "line 2 has a user but no items"),
+    ],
+)
+def test_faulty_lines(tmp_path, source, text, message):
+    (tmp_path / "log.txt").write_text(text)
+    refused(tmp_path, message, source=source, path=str(tmp_path / "log.txt"))
+
+
+def test_faulty_movielens(tmp_path):
+    refused(tmp_path, r"ml-1m needs .*ratings.dat and movies.dat", source="ml-1m", path=str(tmp_path))
+    (tmp_path / "movies.dat").write_text("1::One (1990)::War\n2::Two (1990)\n")
+    (tmp_path / "ratings.dat").write_text("1::1::5::10\n1::2::5\n")
+    refused(tmp_path, "ratings.dat line 2 has 3 fields where 4", source="ml-1m", path=str(tmp_path))
+    (tmp_path / "ratings.dat").write_text("1::1::5::10\n")
+    refused(tmp_path, "movies.dat line 2 has 2 fields where 3", source="ml-1m", path=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.path"),
+        ({"items_path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.items_path"),
+        ({"path": ""}, "no interactions.parquet"),
+        ({"user_core": 99}, r"leave no interactions \(read: 40 by 3 users; user_core 99, item_core 0: 0 by 0 users"),
+        ({"min_rating": 5.0, "rating_column": "rating"}, r"min_rating 5: 0 by 0 users"),
+        ({"min_rating": 3.0}, r"min_rating = 3.0 needs ratings.*rating_column"),
+        ({"user_column": "1"}, "all names, or all positions"),
+        ({"items_path": "log.csv", "title_column": "name"}, r"no column 'name'.*title_column"),
+        ({"items_path": "years.csv"}, "does not hold years"),
+        ({"items_path": "no_key.csv"}, r"no column 'item'; its columns are: title"),
+        ({"items_path": "short.csv"}, "short.csv line 3 has 1 fields where 2"),
+    ],
+)
+def test_options_that_do_not_fit_the_data(tmp_path, options, message):
+    (tmp_path / "log.csv").write_text(HEAD + GOOD)
+    (tmp_path / "years.csv").write_text("item,year\n1,last\n")
+    (tmp_path / "no_key.csv").write_text("title,year\nOne,1990\n")
+    (tmp_path / "short.csv").write_text("item,title\n1,One\n2\n")
+    paths = {k: str(tmp_path / v) for k, v in options.items() if k.endswith("path")}
+    refused(tmp_path, message, **{"source": "table", "path": str(tmp_path / "log.csv")} | options | paths)
+
+
+def test_options_that_the_source_cannot_use(tmp_path):
+    refused(tmp_path, "path is not used", source="synthetic", path=str(tmp_path))
+    refused(tmp_path, "items_path is not used", source="ml-1m", path=str(tmp_path), items_path="x.csv")
+    refused(tmp_path, "min_rating = 4.0 needs ratings", source="synthetic", min_rating=4.0)

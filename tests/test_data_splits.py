@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splits against their definition, user by user."""
+
+import numpy as np
+import pytest
+
+from bert4rec_jax.config import DataConfig
+from bert4rec_jax.data import load_dataset, split_dataset
+from bert4rec_jax.errors import UserError
+
+
+def dataset_of(tmp_path, rows, header="user,item,timestamp"):
+    (tmp_path / "log.csv").write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]))
+    time = "timestamp" if "timestamp" in header else ""
+    path = str(tmp_path / "log.csv")
+    return load_dataset(DataConfig(source="table", path=path, time_column=time, cache_dir=str(tmp_path / "cache")))
+
+
+def test_leave_one_out(tmp_path):
+    lengths = {1: 5, 2: 2, 3: 3, 4: 1}
+    data = dataset_of(tmp_path, [(u, i, i) for u, n in lengths.items() for i in range(n)])
+    split = split_dataset(data, DataConfig())
+    assert split.train_stop.tolist() == [3, 7, 8, 11]  # 5 - 2 | all of 2 | 3 - 2 | all of 1
+    assert split.valid_users.tolist() == split.test_users.tolist() == [0, 2]
+    assert split.valid_targets.tolist() == [3, 8] and split.test_targets.tolist() == [4, 9]
+    assert "2 users with fewer than 3 events" in split.description
+
+
+def test_temporal(tmp_path):
+    random = np.random.default_rng(0)
+    rows = [(u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)]
+    rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 4, 59)]  # only new, only old, one new event
+    data = dataset_of(tmp_path, rows)
+    split = split_dataset(data, DataConfig(split="temporal", test_share=0.1, valid_share=0.2))
+    newest = sorted(data.timestamps, reverse=True)
+    test_cut, valid_cut = newest[round(0.1 * len(rows)) - 1], newest[round(0.3 * len(rows)) - 1]
+    expected = {"valid": {}, "test": {}}
+    for u in range(data.num_users):
+        a, b = data.offsets[u : u + 2]
+        assert split.train_stop[u] == a + sum(t < valid_cut for t in data.timestamps[a:b])
+        for part, start, stop in (("valid", valid_cut, test_cut), ("test", test_cut, 61)):
+            inside = [i for i in range(a, b) if start <= data.timestamps[i] < stop]
+            if inside and inside[0] > a:
+                expected[part][u] = inside[0]
+    assert dict(zip(split.valid_users.tolist(), split.valid_targets.tolist())) == expected["valid"]
+    assert dict(zip(split.test_users.tolist(), split.test_targets.tolist())) == expected["test"]
+    assert len(expected["valid"]) > 10 and len(expected["test"]) > 10
+
+
+def test_splits_that_cannot_be_made(tmp_path):
+    temporal = DataConfig(split="temporal")
+    untimed = dataset_of(tmp_path, [(u, i) for u in range(3) for i in range(5)], "user,item")
+    with pytest.raises(UserError, match="needs timestamps, and log has none"):
+        split_dataset(untimed, temporal)
+    same = dataset_of(tmp_path, [(u, i, 7) for u in range(3) for i in range(5)])
+    with pytest.raises(UserError, match="no training events"):
+        split_dataset(same, temporal)
+    short = dataset_of(tmp_path, [(u, i, 7) for u in range(3) for i in range(2)])
+    with pytest.raises(UserError, match="no validation targets"):
+        split_dataset(short, DataConfig())

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -61,14 +62,16 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
-        self._manager.close()
+    def __exit__(self, kind, *_) -> None:
+        # Closing waits for the other processes, which after an error may wait for ever.
+        if kind is None or jax.process_count() == 1:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Returns the steps of complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, progress: dict, best_step: int | None) -> None:
+    def save(self, step: int, state: Any, progress: dict, best_step: int | None, replace: bool = False) -> None:
         """Starts saving in the background; waits for the save before it.
 
         Args:
@@ -76,14 +79,17 @@ class Checkpoints:
           state: a tree of arrays.
           progress: JSON values that go with it.
           best_step: the step whose checkpoint is to outlive newer ones.
+          replace: whether to put it in the place of a checkpoint of the same step, rather than keep that one.
 
         Raises:
           UserError: the disk is full or not writable; complete checkpoints stay as they are.
         """
         if step in self._manager.all_steps():
-            return
+            if not replace:
+                return
+            self._manager.delete(step)
         self._policy.best_step = best_step
-        digest = [int(x) for x in self._digest(state)]
+        digest = np.asarray(self._digest(state)).tolist()
         try:
             self._manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
@@ -153,7 +159,7 @@ class Checkpoints:
             saved = progress.pop("digest")
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
             raise _Damaged(f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}") from error
-        if [int(x) for x in self._digest(restored["state"])] != saved:
+        if np.asarray(self._digest(restored["state"])).tolist() != saved:
             raise _Damaged("its contents differ from what was saved")
         return restored["state"], progress
 

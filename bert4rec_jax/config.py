@@ -24,7 +24,7 @@ class SyntheticConfig:
     """Size of the generated log (`data.source = "synthetic"`); see `data/synthetic.py` for its structure."""
 
     users: int = 2000
-    items: int = 500
+    num_items: int = 500  # not `items`, which a ConfigDict has for a method
     genres: int = 10
     mean_length: int = 40
     seed: int = 0
@@ -257,7 +257,7 @@ def _check(c: Config) -> None:
     require(c.data.source not in ("table", "lines", "sequences") or c.data.path != "", "data.path",
             f"given when config.data.source is {c.data.source!r}")
     require(c.data.synthetic.mean_length >= 5, "data.synthetic.mean_length", "at least 5")
-    require(c.data.synthetic.items >= 2 * c.data.synthetic.genres, "data.synthetic.items",
+    require(c.data.synthetic.num_items >= 2 * c.data.synthetic.genres, "data.synthetic.num_items",
             "at least twice config.data.synthetic.genres")
     require(0 < c.data.test_share < 1, "data.test_share", "between 0 and 1")
     require(0 < c.data.valid_share < 1 - c.data.test_share, "data.valid_share",

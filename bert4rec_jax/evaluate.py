@@ -13,6 +13,7 @@ from bert4rec_jax import model
 from bert4rec_jax.config import Config
 from bert4rec_jax.data.batching import ranking_batches
 from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.errors import UserError
 from bert4rec_jax.item_table import all_rows, candidate_bias, first_row, lookup, mask_token
 from bert4rec_jax.parallel import Axes, Layout
 
@@ -104,6 +105,9 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict, batc
         count = lambda condition: total(condition.sum(axis=1, dtype=jnp.int32))  # noqa: E731
         result = {"greater": count(scores_NV > target_N[:, None]),
                   "ties": count(scores_NV == target_N[:, None]) - 1, "candidates": count(scores_NV > -1e8)}
+    # Of scores that are no numbers none is greater than the target's, which would then rank first.
+    table_sum = total(items["embedding"].sum() + items["bias"].sum())
+    result["finite"] = (jnp.isfinite(target_N) & jnp.isfinite(table_sum)).astype(jnp.int32)
     if with_top:
         top_scores, top_items = jax.lax.top_k(scores_NV, min(TOP, rows))
         top_items += offset
@@ -214,6 +218,11 @@ class Ranker:
                         numbers = self._batches[batch].cases.reshape(-1)
                         cases = numbers[numbers >= 0]
                         into[cases] = part[:len(cases)]
+        broken = int(n - result.pop("finite").sum())
+        if broken:
+            raise UserError(f"the scores of {broken} of {n} users are not finite: the parameters have diverged; lower "
+                            "config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again in "
+                            "another --workdir.")
         return Ranking(**result)
 
 
@@ -235,6 +244,9 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
     result = np.empty((len(users), count), np.int32)
     for row, user in enumerate(users):
         met = np.unique(dataset.items[dataset.offsets[user]:dataset.offsets[user + 1]])
+        if len(weights) - 1 - len(met) < count:
+            raise UserError(f"user number {user} has met {len(met)} of {len(weights) - 1} items, which leaves fewer than "
+                            f"the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
         chosen = np.empty(0, np.int32)
         while len(chosen) < count:
             draws = 1 + np.searchsorted(cumulative, generator.random(3 * count) * cumulative[-1], side="right")

@@ -2,6 +2,7 @@
 """Where numbers go while a run is under way: metrics.jsonl always, a progress bar, trackers that were asked for."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -23,7 +24,7 @@ class MetricWriter:
     metrics.jsonl has neither gaps nor repeats.
     """
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, step: int, seconds: float):
+    def __init__(self, run: RunDirectory, config: TrainConfig, step: int, seconds: float, validation_due: bool = False):
         """Opens the writers.
 
         Args:
@@ -31,6 +32,7 @@ class MetricWriter:
           config: names the trackers and the length of the run.
           step: updates done.
           seconds: training time so far.
+          validation_due: whether `step` is to be validated again.
         """
         self._writes = run.writes
         self._start, self._shown, self._last_line = step, {}, time.monotonic()
@@ -39,7 +41,7 @@ class MetricWriter:
         if not self._writes:
             return
         path = run.path("metrics.jsonl")
-        _cut(path, step)
+        _cut(path, step, validation_due)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = [_tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()]
         if sys.stderr.isatty():
@@ -62,8 +64,11 @@ class MetricWriter:
         """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values."""
         if not self._writes:
             return
+        # JSON knows no NaN.
+        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values}) + "\n")
         self._file.flush()
+        values = {name: value for name, value in values.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})
         prefix = "" if split == "train" else f"{split} "
@@ -90,10 +95,14 @@ def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
     _rewrite(path, lambda entry: entry["split"] != "test", line)
 
 
-def _cut(path: str, step: int) -> None:
+def _cut(path: str, step: int, validation_due: bool) -> None:
     """Drops lines of later steps, test lines, and a last line that was not written whole."""
+    def keep(entry: dict) -> bool:
+        repeated = validation_due and entry["step"] == step and entry["split"] == "valid"
+        return entry["step"] <= step and entry["split"] != "test" and not repeated
+
     if os.path.exists(path):
-        _rewrite(path, lambda entry: entry["step"] <= step and entry["split"] != "test", "")
+        _rewrite(path, keep, "")
 
 
 def _rewrite(path: str, keep, end: str) -> None:

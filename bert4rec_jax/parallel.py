@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
@@ -57,7 +57,9 @@ class Layout:
         Raises:
           UserError: the devices there are do not fit the configuration.
         """
-        devices = jax.devices()
+        # A process feeds the rows after those of the process before it, so its devices must lie together in the mesh;
+        # TPUs number theirs by place in the machine.
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
         data = config.data or max(len(devices) // config.catalogue, 1)
         wanted = data * config.catalogue
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
@@ -67,11 +69,13 @@ class Layout:
         self.num_devices, self.processes, self.process = wanted, jax.process_count(), jax.process_index()
         self._pmap = config.mode == "pmap"
         self._devices = devices[:wanted]
-        self._mesh = jax.make_mesh((data, config.catalogue), (DATA, CATALOGUE), devices=self._devices,
-                                   axis_types=(AxisType.Auto,) * 2)
+        # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
+        names = (DATA,) if self._pmap else (DATA, CATALOGUE)
+        grid = np.array(self._devices).reshape((data, config.catalogue)[:len(names)])
+        self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
         one = wanted == 1 and not self._pmap
         self.axes = Axes(None if one else DATA, CATALOGUE if config.catalogue > 1 else None)
-        self._rows = P((DATA, CATALOGUE))
+        self._rows = P(names)
 
     def check_rows(self, rows: int, name: str) -> None:
         """Raises a UserError unless `rows`, the value of the field `name`, can be dealt out evenly."""
@@ -105,7 +109,7 @@ class Layout:
                               out_axes=(None, None) if donate else 0, donate_argnums=donated)
             if donate:
                 return mapped
-            return lambda *arguments: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), mapped(*arguments))
+            return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
         if self.axes.data is None:
             return jax.jit(function, donate_argnums=donated)
         specs = self._specs(state)
@@ -122,7 +126,7 @@ class Layout:
         """Places this process's part of a batch: NumPy arrays whose first dimension is split over devices."""
         if self._pmap:
             local = len([d for d in self._devices if d.process_index == self.process])
-            return jax.tree.map(lambda x: x.reshape(local, -1, *x.shape[1:]), batch)
+            return jax.tree.map(lambda x: x.reshape(local, len(x) // local, *x.shape[1:]), batch)
         if self.axes.data is None:
             return jax.device_put(batch, self._devices[0])
         sharding = NamedSharding(self._mesh, self._rows)
@@ -134,6 +138,10 @@ class Layout:
             from jax.experimental import multihost_utils
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
+
+
+def _merge_two_dimensions(x):
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def join_cluster() -> None:

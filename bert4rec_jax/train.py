@@ -22,6 +22,7 @@ from bert4rec_jax.data import Dataset, load_dataset, split_dataset
 from bert4rec_jax.data.batching import TrainingBatches
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.splits import Split
+from bert4rec_jax.device_errors import explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.evaluate import Cases, Ranker
 from bert4rec_jax.item_table import lookup
@@ -165,6 +166,7 @@ class Progress:
       best_value: its metric.
       waited: validations since.
       losses: of the steps since the last line of metrics.jsonl.
+      validation_due: a signal came between this step and its validation.
     """
 
     seconds: float = 0.0
@@ -172,6 +174,7 @@ class Progress:
     best_value: float = float("-inf")
     waited: int = 0
     losses: list[float] | None = None
+    validation_due: bool = False
 
 
 class Experiment:
@@ -252,7 +255,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
         run.claim(experiment.dataset)
-        with Checkpoints(run.path("checkpoints")) as checkpoints:
+        with Checkpoints(run.path("checkpoints")) as checkpoints, explained(experiment):
             progress = _train(experiment, run, checkpoints, stop)
             if progress is None:
                 return None
@@ -269,14 +272,21 @@ def _train(experiment: Experiment, run: RunDirectory, checkpoints: Checkpoints, 
     finished = lambda: step >= c.steps or (c.patience and progress.waited >= c.patience)  # noqa: E731
     validator = None
     under_way = []  # (step, device scalars) of steps that may still be running
-    with MetricWriter(run, c, step, progress.seconds) as writer, prefetch(experiment.batch, step, c.steps) as batches:
+    with (MetricWriter(run, c, step, progress.seconds, progress.validation_due) as writer,
+          prefetch(experiment.batch, step, c.steps) as batches):
+        if progress.validation_due:
+            validator = experiment.ranker("valid")
+            if not _validate(experiment, validator, state.params, step, progress, writer, stop):
+                return None
+            checkpoints.save(step, state, vars(progress), progress.best_step, replace=True)
         begin = time.perf_counter()
         while not finished():
             state, metrics = experiment.step(state, next(batches), experiment.root)
             step += 1
             under_way.append((step, metrics))
             stopping = stop.requested(step)
-            validating = (step % c.eval_every == 0 or step == c.steps) and not stopping
+            progress.validation_due = step % c.eval_every == 0 or step == c.steps
+            validating = progress.validation_due and not stopping
             saving = stopping or validating or step % c.checkpoint_every == 0
             logging_now = step % c.log_every == 0 or step == c.steps
             # The device works on this step while the host looks at the one before it.
@@ -285,7 +295,7 @@ def _train(experiment: Experiment, run: RunDirectory, checkpoints: Checkpoints, 
             progress.seconds += time.perf_counter() - begin
             if logging_now:
                 writer.write(step, "train", progress.seconds, {
-                    "loss": float(np.nanmean(progress.losses)), "grad_norm": float(metrics["grad_norm"]),
+                    "loss": _finite_mean(progress.losses), "grad_norm": float(metrics["grad_norm"]),
                     "targets": float(metrics["targets"]), "skipped": int(state.skipped)})
                 progress.losses = []
             writer.show_progress(step, c.steps, experiment.tokens_per_step)
@@ -300,6 +310,12 @@ def _train(experiment: Experiment, run: RunDirectory, checkpoints: Checkpoints, 
             begin = time.perf_counter()
     checkpoints.wait()
     return progress
+
+
+def _finite_mean(losses: list[float]) -> float:
+    """Returns the mean of those that are finite, NaN where none is."""
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    return sum(finite) / len(finite) if finite else float("nan")
 
 
 def _checked_loss(step: int, metrics: dict, on_nan: str, checkpoints: Checkpoints) -> float:
@@ -324,6 +340,7 @@ def _validate(experiment: Experiment, validator: Ranker, params: Any, step: int,
     e = experiment.config.eval
     metrics = from_ranks(ranking.ranks(e.ties))
     writer.write(step, "valid", progress.seconds, metrics)
+    progress.validation_due = False
     if metrics[e.metric] > progress.best_value:
         progress.best_step, progress.best_value, progress.waited = step, metrics[e.metric], 0
     else:
@@ -393,7 +410,7 @@ def evaluate(config: Config, workdir: str) -> dict | None:
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
         run.claim(experiment.dataset)
-        with Checkpoints(run.path("checkpoints")) as checkpoints:
+        with Checkpoints(run.path("checkpoints")) as checkpoints, explained(experiment):
             restored = checkpoints.restore_latest(experiment.template)
             if restored is None or restored[1]["best_step"] is None:
                 raise UserError(f"{workdir} holds no checkpoint that has been validated; train first (--mode train).")

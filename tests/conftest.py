@@ -10,7 +10,7 @@ def small_config(tmp_path, **overrides):
     """Returns a resolved configuration of a tiny model on synthetic data; overrides as `model.width=8`."""
     config = config_lib.base()
     config.data.update(source="synthetic", cache_dir=str(tmp_path))
-    config.data.synthetic.update(users=120, items=60, genres=4, mean_length=12)
+    config.data.synthetic.update(users=120, num_items=60, genres=4, mean_length=12)
     config.model.update(width=16, layers=2, heads=2, ffn_width=32, max_length=16, dropout=0.0, attention_dropout=0.0)
     config.train.update(steps=6, batch_rows=8, eval_every=3, checkpoint_every=3, log_every=2)
     config.eval.update(batch_rows=8)

@@ -30,7 +30,7 @@ def history_scores(experiment, params, case, cases):
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter_seen):
     config = small_config(cache, **{"eval.protocol": protocol, "eval.filter_seen": filter_seen,
-                                    "data.synthetic.items": 160, "model.init_scale": 0.3})
+                                    "data.synthetic.num_items": 160, "model.init_scale": 0.3})
     experiment = Experiment(config)
     params = model.init_params(config.model, experiment.num_items, jax.random.key(5))
     # Groups of five items with the very same embedding and bias tie exactly.
@@ -98,7 +98,7 @@ def test_random_scores_give_the_expectation_of_chance(cache):
 
 
 def test_negatives_were_never_met_and_do_not_repeat(cache):
-    config = small_config(cache, **{"data.synthetic.items": 160})
+    config = small_config(cache, **{"data.synthetic.num_items": 160})
     experiment = Experiment(config)
     users = experiment.cases("test").users
     drawn = sample_negatives(experiment.dataset, users, experiment.popularity, 100, 7)

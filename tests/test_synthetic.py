@@ -9,7 +9,7 @@ import pytest
 from bert4rec_jax.config import DataConfig, SyntheticConfig
 from bert4rec_jax.data import load_dataset, split_dataset, synthetic
 
-CONFIG = SyntheticConfig(users=3000, items=60, genres=4, mean_length=14, seed=3)
+CONFIG = SyntheticConfig(users=3000, num_items=60, genres=4, mean_length=14, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_the_log_follows_the_probabilities(cache):
 
 
 def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
-    data = load(cache, items=300)
+    data = load(cache, num_items=300)
     split = split_dataset(data, DataConfig())
     targets = data.items[split.test_targets]
     optimal = synthetic.bayes_optimal_ranks(data, split.test_users, split.test_targets)

@@ -28,7 +28,7 @@ def load(path):
 def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path):
     config = load(path)
     config.data.update(source="synthetic", cache_dir=str(cache), path="", items_path="")
-    config.data.synthetic.update(users=120, items=160, genres=4, mean_length=12)
+    config.data.synthetic.update(users=120, num_items=160, genres=4, mean_length=12)
     config.model.update(width=16, layers=2, heads=2, ffn_width=32, max_length=12)
     config.train.update(steps=4, batch_rows=8, eval_every=2, checkpoint_every=2, log_every=2)
     config.eval.update(batch_rows=8)
@@ -48,7 +48,7 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
 
 def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
     config = small_config(cache, **{
-        "data.synthetic.users": 1500, "data.synthetic.items": 80, "data.synthetic.genres": 8,
+        "data.synthetic.users": 1500, "data.synthetic.num_items": 80, "data.synthetic.genres": 8,
         "data.synthetic.mean_length": 16, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
         "model.head": "tied", "model.positions": "right", "optimizer.learning_rate": 4e-3, "train.steps": 700,
         "train.batch_rows": 32, "train.eval_every": 350, "train.checkpoint_every": 350, "train.log_every": 350,

@@ -49,7 +49,7 @@ class Structure:
 
 def structure(config: SyntheticConfig) -> Structure:
     """Returns the process of a config; its first genre is as likely as every other."""
-    items, genres = np.arange(config.items), config.genres
+    items, genres = np.arange(config.num_items), config.genres
     popularity = 1.0 / (items // genres + 1)
     eye = np.eye(genres)
     transitions = STAY * eye + MOVE_ON * np.roll(eye, 1, axis=1) + (1 - STAY - MOVE_ON) / genres
@@ -62,7 +62,7 @@ def generate(config: SyntheticConfig) -> Log:
     Only `Generator.random` is drawn from, so that the same config gives the same log under every NumPy.
     """
     process = structure(config)
-    block = max(1, _BLOCK_BYTES // config.items)
+    block = max(1, _BLOCK_BYTES // config.num_items)
     seeds = np.random.SeedSequence(config.seed).spawn(-(-config.users // block))
     parts = [
         _users(
@@ -77,7 +77,7 @@ def generate(config: SyntheticConfig) -> Log:
     users = np.repeat(np.arange(config.users, dtype=np.int32), lengths)
     items = np.concatenate([part[1] for part in parts])
     used, codes = np.unique(items, return_inverse=True)
-    places = np.arange(config.items)
+    places = np.arange(config.num_items)
     table = pa.table(
         {
             "item": pa.array(places + 1).cast(pa.string()),
@@ -97,14 +97,14 @@ def generate(config: SyntheticConfig) -> Log:
 
 def _users(process: Structure, config: SyntheticConfig, count: int, random: np.random.Generator):
     """Returns lengths [count], and items and times of all events, user by user."""
-    longest = max(2, config.items // 2)
+    longest = max(2, config.num_items // 2)
     extra = np.floor(-np.log1p(-random.random(count)) * (config.mean_length - _MIN_LENGTH + 0.5))
     lengths = np.minimum(_MIN_LENGTH + extra.astype(np.int64), longest)
     # The longest users first, so that those still active are always the first ones.
     order = np.argsort(-lengths, kind="stable")
     active = np.searchsorted(-lengths[order], -np.arange(lengths.max()), side="left")
     chosen = np.zeros((count, lengths.max()), np.int32)
-    seen = np.zeros((count, config.items), bool)
+    seen = np.zeros((count, config.num_items), bool)
     cumulative = np.cumsum(process.transitions, axis=1)
     taste = np.minimum((random.random(count) * config.genres).astype(np.int64), config.genres - 1)
     sampler = _Sampler(process)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the program as a user does, in a process of its own, on a log and a model so small that it takes seconds."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SMALL = {
+    "data.synthetic.users": 150, "data.synthetic.num_items": 60, "data.synthetic.genres": 5,
+    "data.synthetic.mean_length": 12, "model.width": 16, "model.ffn_width": 32, "model.layers": 1,
+    "model.max_length": 16, "optimizer.warmup_steps": 5, "train.steps": 60, "train.batch_rows": 8,
+    "train.eval_every": 20, "train.checkpoint_every": 10, "train.log_every": 5, "eval.batch_rows": 8,
+}
+
+
+def environment(folder, devices: int = 1, **more: str) -> dict[str, str]:
+    """Returns the environment of a process that keeps data and compiled programs in `folder`."""
+    # Unoptimised code compiles in half the time; a compiled program is shared by the processes of a test.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return os.environ | {
+        "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "BERT4REC_DATA": str(folder / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"} | more
+
+
+def train_command(workdir, changes: dict | None = None, *flags: str) -> list[str]:
+    """Returns the command of the small run with changed fields."""
+    fields = SMALL | (changes or {})
+    return [sys.executable, "-m", "bert4rec_jax.main", "--config", "configs/synthetic.py", "--workdir", str(workdir),
+            *(f"--config.{name}={value}" for name, value in fields.items()), *flags]
+
+
+def start(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.Popen:
+    """Starts a command; its output is text in pipes."""
+    return subprocess.Popen(command, cwd=ROOT, env=environment(folder, devices, **more), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def run(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
+    """Runs a command to its end."""
+    return subprocess.run(command, cwd=ROOT, env=environment(folder, devices, **more), text=True, capture_output=True,
+                          timeout=900, check=False)
+
+
+def succeed(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
+    """Runs a command that must succeed."""
+    done = run(command, folder, devices, **more)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def user_error(command: list[str], folder, **more: str) -> str:
+    """Runs a command that must end in one line on stderr and exit code 2; returns the line."""
+    done = run(command, folder, **more)
+    assert done.returncode == 2, (done.returncode, done.stderr[-3000:])
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and done.stderr.rstrip().endswith(lines[0]), done.stderr
+    return lines[0]
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    """Waits until condition() holds while the process runs."""
+    begin = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() - begin < seconds
+        time.sleep(0.01)
+
+
+def metric_lines(workdir) -> list[dict]:
+    """Returns the lines of metrics.jsonl without the times."""
+    path = pathlib.Path(workdir) / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+def outcome(workdir) -> dict:
+    """Returns all that two runs of the same experiment must agree on: results, ranks and metrics without times."""
+    workdir = pathlib.Path(workdir)
+    results = json.loads((workdir / "results.json").read_text())
+    for name in ("train_seconds", "eval_seconds", "users_per_second"):
+        del results[name]
+    with np.load(workdir / "ranks_test.npz") as file:
+        ranks = {name: file[name].tolist() for name in file.files}
+    return {"results": results, "ranks": ranks, "metrics": metric_lines(workdir)}

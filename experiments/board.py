@@ -32,6 +32,7 @@ HEADER = ("trial", "state", "step", "valid", "test", "time", "overrides")
 def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
     """Returns the cells of the table, one row per trial, in the order of `HEADER`."""
     table = []
+    shared = _shared(progress)
     for p in progress:
         valid = p.results.get("valid", p.valid).get(metric)
         test = p.results.get("test", {}).get(metric)
@@ -43,15 +44,16 @@ def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
                 _number(valid),
                 _number(test),
                 duration(p.results.get("train_seconds", p.seconds)),
-                describe(p.overrides),
+                describe(p.overrides, shared),
             )
         )
     return table
 
 
-def describe(overrides: sweeps.Overrides) -> str:
-    """Returns overrides as `model.width=64 seed=1`."""
-    return " ".join(f"{name}={value}" for name, value in overrides.items()) or "-"
+def describe(overrides: sweeps.Overrides, shared: sweeps.Overrides | None = None) -> str:
+    """Returns overrides as `model.width=64 seed=1`, those in `shared` left out."""
+    parts = [f"{name}={value}" for name, value in overrides.items() if name not in (shared or {})]
+    return " ".join(parts) or "-"
 
 
 def duration(seconds: float) -> str:
@@ -90,13 +92,6 @@ def follow(root: Path, metric: str, goes_on: Callable[[], bool], refresh: float 
         time.sleep(refresh)
 
 
-def plain_table(progress: list[trials.Progress], metric: str) -> str:
-    """Returns the whole table as text."""
-    cells = [_header(metric), *rows(progress, metric)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEADER))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells)
-
-
 def summary(root: Path) -> str:
     """Returns how many trials are in which state, and for each failed one the last lines of its log."""
     progress = trials.all_progress(root)
@@ -126,6 +121,7 @@ def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
         (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1] for p in progress if p.results
     ]
     pace = statistics.median(paces) if paces else 0.0
+    shared = _shared(progress)
     cells = [("trial", "state", "tokens", "time", "overrides")]
     for p in progress:
         tokens, operations = costs[p.index]
@@ -135,11 +131,13 @@ def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
                 p.state,
                 f"{tokens / 1e6:.1f} M",
                 duration(pace * operations),
-                describe(p.overrides) if p.overrides else "(proposed when it starts)",
+                describe(p.overrides, shared) if p.overrides else "(proposed when it starts)",
             )
         )
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+    if shared:
+        lines.append(f"all trials: {describe(shared)}")
     left = [p.index for p in progress if p.state not in trials.DONE]
     tokens, operations = (sum(costs[i][part] for i in left) for part in (0, 1))
     lines.append(
@@ -155,6 +153,14 @@ def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
     else:
         lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
     return "\n".join(lines)
+
+
+def _shared(progress: list[trials.Progress]) -> sweeps.Overrides:
+    """Returns the overrides that all known trials have in common; nothing where there is one trial only."""
+    known = [p.overrides for p in progress if p.overrides]
+    if len(known) < 2:
+        return {}
+    return {n: v for n, v in known[0].items() if all(n in other and other[n] == v for other in known)}
 
 
 def _number(value: float | None) -> str:
@@ -176,4 +182,6 @@ def _rich_table(progress: list[trials.Progress], metric: str, height: int | None
         table.add_row(*cells, style=COLORS[p.state])
     counts = Counter(p.state for p in progress)
     table.caption = ", ".join(f"{counts[state]} {state}" for state in COLORS if counts[state])
+    if shared := _shared(progress):
+        table.caption += f"; all trials: {describe(shared)}"
     return table

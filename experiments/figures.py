@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import statistics
-from experiments.records import Row, Run
+from experiments.records import Row, Run, describe
 
 GROUPS = 5  # of users or items, about equally large
 MOST_LINES = 8  # more cannot be told apart
+MOST_TICKS = 6
 matplotlib.use("Agg")
 plt.rcParams.update(
     {
@@ -96,9 +97,10 @@ def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figure
     for axis in axes.flat[len(swept) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, swept):
-        position, labels = _positions(rows, name)
-        for family in _families(rows, name):
-            family = sorted(family, key=lambda row: position(row))
+        position = _place(axis, rows, name)
+        families = _families(rows, name)
+        for label, family in families.items():
+            family = sorted(family, key=position)
             values = [row.values(metric, "test") for row in family]
             axis.errorbar(
                 [position(row) for row in family],
@@ -109,13 +111,11 @@ def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figure
                 capsize=2,
                 linewidth=1 if len(family) > 1 else 0,
                 elinewidth=1,
+                label=label,
             )
         axis.set_xlabel(name)
-        if labels is None:
-            if _is_logarithmic([position(row) for row in rows]):
-                axis.set_xscale("log")
-        else:
-            axis.set_xticks(range(len(labels)), labels)
+        if 1 < len(families) <= MOST_LINES:
+            axis.legend(fontsize=5, frameon=False)
     for line in axes:
         line[0].set_ylabel(f"test {metric}")
     return figure
@@ -169,7 +169,7 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
     for color, row in zip(_colors(len(rows)), rows):
         case = row.per_case(metric)
         parts = [case[group == g] for g in present]
-        offset = (rows.index(row) - (len(rows) - 1) / 2) * 0.6 / len(rows)
+        offset = (rows.index(row) - (len(rows) - 1) / 2) * 0.3 / len(rows)
         axis.errorbar(
             np.arange(len(present)) + offset,
             [part.mean() for part in parts],
@@ -181,7 +181,7 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
             linewidth=1,
             label=row.name,
         )
-    ticks = [f"{key[group == g].min():g}-{key[group == g].max():g}\n{(group == g).sum():,} users" for g in present]
+    ticks = [f"{key[group == g].min():g}-{key[group == g].max():g}\n{(group == g).sum():,} cases" for g in present]
     axis.set_xticks(range(len(present)), ticks)
     axis.set(xlabel=label, ylabel=f"test {metric}")
     _legend(figure, axis)
@@ -211,28 +211,34 @@ def _model(row: Row) -> str:
     return row.runs[0].results["model"]
 
 
-def _families(rows: Sequence[Row], name: str) -> list[list[Row]]:
-    """Groups rows that differ in the field `name` alone; only groups with several, unless there are none."""
+def _families(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
+    """Groups rows that differ in the field `name` alone; only groups with several, unless there are none.
+
+    Returns:
+      What a group has in common and other groups have not -> its rows.
+    """
+    swept = [field for field in dict.fromkeys(f for row in rows for f in row.changes) if field != name]
     families: dict[str, list[Row]] = {}
-    swept = {field for row in rows for field in row.changes}
     for row in rows:
-        others = {field: row.runs[0].fields[field] for field in swept if field != name}
-        families.setdefault(_model(row) + repr(sorted(others.items())), []).append(row)
-    several = [family for family in families.values() if len(family) > 1]
-    return several or list(families.values())
+        others = describe({field: row.runs[0].fields[field] for field in swept}, swept)
+        families.setdefault(", ".join([_model(row), *others]), []).append(row)
+    return {label: family for label, family in families.items() if len(family) > 1} or families
 
 
-def _positions(rows: Sequence[Row], name: str) -> tuple[Callable[[Row], float], list[str] | None]:
-    """Returns where a row stands on the axis of a field, and the names of places where it is no number."""
+def _place(axis, rows: Sequence[Row], name: str) -> Callable[[Row], float]:
+    """Sets the ticks of a field's axis; returns where a row stands on it."""
     values = {row.runs[0].fields[name] for row in rows}
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
-        return lambda row: row.runs[0].fields[name], None
+        if min(values) > 0 and max(values) / min(values) >= 8:
+            axis.set_xscale("log")
+        if len(values) <= MOST_TICKS:
+            axis.set_xticks(sorted(values), [f"{value:g}" for value in sorted(values)])
+            axis.set_xticks([], minor=True)
+        return lambda row: row.runs[0].fields[name]
     ordered = sorted(map(str, values))
-    return lambda row: ordered.index(str(row.runs[0].fields[name])), ordered
-
-
-def _is_logarithmic(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) >= 8
+    axis.set_xticks(range(len(ordered)), ordered)
+    axis.margins(x=0.3)
+    return lambda row: ordered.index(str(row.runs[0].fields[name]))
 
 
 def _top(rows: Sequence[Row], metric: str, count: int) -> list[Row]:

@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 
 import yaml
-from absl import app, flags
+from absl import flags
 
-from bert4rec_jax.errors import UserError, exit_cleanly
+from bert4rec_jax.command_line import run_command
+from bert4rec_jax.errors import UserError
 from experiments import board, clusters, local, trials
 from experiments import sweep as sweeps
 from experiments.adaptive import Study
@@ -57,7 +58,6 @@ CPUS = flags.DEFINE_integer("k8s_cpus", 4, "CPUs per pod.", lower_bound=1)
 MEMORY = flags.DEFINE_string("k8s_memory", "16Gi", "Memory per pod.")
 
 
-@exit_cleanly
 def main(argv: list[str]) -> int:
     """Does what the flags say; returns the exit code."""
     if len(argv) > 1:
@@ -199,4 +199,4 @@ def _listen(runner: local.Runner) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

@@ -18,17 +18,19 @@ from bert4rec_jax.metrics import per_user
 FILES = ("config.json", "environment.json", "metrics.jsonl", "results.json", "ranks_test.npz")
 BASELINES = ("popular", "popular_recent")
 
-# Fields that name places or decide what is printed; runs that differ only here are the same experiment.
-_INCIDENTAL = frozenset(
-    {
-        "seed",
-        "data.path",
-        "data.items_path",
-        "data.cache_dir",
-        "train.writers",
-        "train.log_every",
-        "train.checkpoint_every",
-    }
+# Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
+# computed; runs that differ only here are the same experiment.
+_INCIDENTAL = (
+    "seed",
+    "data.path",
+    "data.items_path",
+    "data.cache_dir",
+    "train.writers",
+    "train.log_every",
+    "train.checkpoint_every",
+    "parallel.",
+    "model.remat",
+    "eval.batch_rows",
 )
 
 
@@ -118,22 +120,18 @@ class Row:
     changes: dict
 
     def values(self, metric: str, split: str) -> np.ndarray:
-        """Returns float64[runs], one metric of each seed.
+        """Returns float64[runs], one metric of each seed; nan where a baseline does not have it.
 
         Raises:
           UserError: a run has no such metric.
         """
-        values = []
+        if self.baseline:
+            parts = [run.results["baselines"][self.baseline].get(split, {}) for run in self.runs]
+            return np.array([part.get(metric, np.nan) for part in parts], np.float64)
         for run in self.runs:
-            results = run.results["baselines"][self.baseline] if self.baseline else run.results
-            if metric not in results.get(split, {}):
-                raise UserError(
-                    f"{run.path} has no {split} {metric}"
-                    + (f" of the baseline {self.baseline}" if self.baseline else "")
-                    + f"; it has {', '.join(results.get(split, {})) or 'nothing'}."
-                )
-            values.append(results[split][metric])
-        return np.array(values, np.float64)
+            if metric not in (known := run.results[split]):
+                raise UserError(f"{run.path} has no {split} {metric}; it has {', '.join(known)}.")
+        return np.array([run.results[split][metric] for run in self.runs], np.float64)
 
     def ranks(self, run: Run) -> np.ndarray:
         """Returns [cases], the ranks of this row's model in one of its runs."""
@@ -194,7 +192,7 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
-        setting = {k: v for k, v in run.fields.items() if k not in _INCIDENTAL}
+        setting = {k: v for k, v in run.fields.items() if not k.startswith(_INCIDENTAL)}
         groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(run)
     found, commons = _baseline_rows(runs), {}
     for model in dict.fromkeys(key[0] for key in groups):
@@ -202,7 +200,7 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
         varying = [
             name
             for name in own[0][0].fields
-            if name not in _INCIDENTAL and len({repr(group[0].fields.get(name)) for group in own}) > 1
+            if not name.startswith(_INCIDENTAL) and len({repr(group[0].fields.get(name)) for group in own}) > 1
         ]
         common = {}
         if len(varying) > 2:

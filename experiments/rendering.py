@@ -34,6 +34,8 @@ _LATEX = {
     "|": r"$|$",
 }
 
+_LATEX_NAMES = r"p{0.25\linewidth}"  # names are long, and may break
+
 
 def markdown(table: Table, runs: Sequence[Run], folder: Path) -> str:
     """Returns the table as Markdown, with what `check` needs in a comment.
@@ -48,7 +50,7 @@ def markdown(table: Table, runs: Sequence[Run], folder: Path) -> str:
     if table.comparisons:
         lines += [
             "",
-            f"Differences from {table.options.baseline}:",
+            f"Differences from {table.options.baseline}, p-values after Holm's correction:",
             "",
             *_markdown_grid(*_comparison_grid(table)),
         ]
@@ -76,7 +78,7 @@ def latex(table: Table) -> str:
     lines += _latex_float(
         [_escape(cell) for cell in header],
         rows,
-        "lr" + "l" * len(table.options.metrics),
+        _LATEX_NAMES + "r" + "l" * len(table.options.metrics),
         caption,
         f"tab:{label}",
     )
@@ -88,7 +90,7 @@ def latex(table: Table) -> str:
             *_latex_float(
                 [_escape(cell) for cell in header],
                 [[_escape(c) for c in row] for row in body],
-                "llrlrr",
+                _LATEX_NAMES + "lrlrr",
                 caption,
                 f"tab:{label}-differences",
             ),
@@ -139,8 +141,7 @@ def comma_separated(table: Table) -> str:
                     table.options.split,
                     row.name,
                     metric,
-                    cell.mean,
-                    *("" if math.isnan(x) else x for x in (cell.sd, cell.se)),
+                    *("" if math.isnan(x) else x for x in (cell.mean, cell.sd, cell.se)),
                     " ".join(str(run.seed) for run in row.runs),
                     cell.place or "",
                     *against,
@@ -267,7 +268,7 @@ def _comparison_grid(table: Table) -> tuple[list[str], list[list[str]]]:
         ]
 
     return (
-        ["model", "metric", "difference", "95 % interval", "p (t-test, Holm)", "p (bootstrap, Holm)"],
+        ["model", "metric", "difference", "95 % interval", "p t-test", "p bootstrap"],
         [line(c) for c in table.comparisons],
     )
 
@@ -280,9 +281,12 @@ def _parts(cell: Cell, table: Table) -> tuple[str, str, str]:
     """Returns (mean, spread, mark) as plain text."""
     deviation = getattr(cell, table.options.spread)
     digits = table.options.digits
+    if math.isnan(cell.mean):
+        return "-", "", ""
     return (
         f"{cell.mean:.{digits}f}",
-        "" if math.isnan(deviation) else f" ± {deviation:.{digits}f}",
+        # Popularity does not depend on a seed, and a spread of zero would look like a result.
+        "" if math.isnan(deviation) or deviation == 0 else f" ± {deviation:.{digits}f}",
         " †" if cell.significant else "",
     )
 
@@ -321,9 +325,9 @@ def _latex_float(header: list[str], body: list[list[str]], columns: str, caption
         r"\centering",
         r"\caption{" + caption + "}",
         r"\label{" + label + "}",
-        # Wide tables must not run over the margin, and resizing them would need another package.
-        r"\small",
-        r"\setlength{\tabcolsep}{4pt}",
+        # So that three metrics fit into the text width of an article; resizing would need another package.
+        r"\footnotesize",
+        r"\setlength{\tabcolsep}{3pt}",
         r"\begin{tabular}{" + columns + "}",
         r"\toprule",
         " & ".join(header) + r" \\",

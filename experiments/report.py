@@ -16,9 +16,10 @@ import re
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from bert4rec_jax.errors import UserError, exit_cleanly
+from bert4rec_jax.command_line import run_command
+from bert4rec_jax.errors import UserError
 from experiments import records, rendering, tables
 
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
@@ -44,7 +45,6 @@ CHECK = flags.DEFINE_string(
 RECORDS = flags.DEFINE_string("records", "", "Copy the runs' records here, without checkpoints, data and host names.")
 
 
-@exit_cleanly
 def main(argv: list[str]) -> int:
     """Does what the flags say; returns the exit code."""
     paths = argv[1:]
@@ -131,4 +131,4 @@ def _check(file: Path, paths: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_command(main)

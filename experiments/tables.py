@@ -4,7 +4,9 @@
 What is built here is independent of the format; `rendering` writes it as Markdown, LaTeX, CSV and HTML.
 """
 
+import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,7 +51,7 @@ class Cell:
     """One number of the table.
 
     Attributes:
-      mean: over seeds.
+      mean: over seeds; nan where a baseline does not have the metric.
       sd: standard deviation over seeds; nan with one seed.
       se: standard error of the mean; nan with one seed.
       place: 1 for the best in its column, 2 for the second, else 0.
@@ -116,6 +118,9 @@ def build(name: str, runs: Sequence[Run], options: Options) -> Table:
       UserError: a metric is missing, or the comparison asked for is impossible.
     """
     found, commons = rows(runs)
+    found = [row for row in found if not np.isnan([row.values(m, options.split) for m in options.metrics]).all()]
+    if options.baseline:  # from here on by its full name
+        options = dataclasses.replace(options, baseline=find_row(found, options.baseline).name)
     comparisons = _compare(found, options) if options.baseline else []
     significant = {(c.row, c.metric) for c in comparisons if max(c.p_t, c.p_bootstrap) < options.alpha}
     columns = [_column(found, metric, significant, options) for metric in options.metrics]
@@ -154,7 +159,8 @@ def _column(found: Sequence[Row], metric: str, significant: set, options: Option
     means = [float(v.mean()) for v in values]
     # Numbers that print alike share a place.
     shown = [round(mean, options.digits) for mean in means]
-    ladder = [] if metric.split("@")[0] in _UNDIRECTED or len(found) < 2 else sorted(set(shown), reverse=True)[:2]
+    known = {mean for mean in shown if not math.isnan(mean)}
+    ladder = [] if metric.split("@")[0] in _UNDIRECTED or len(known) < 2 else sorted(known, reverse=True)[:2]
     return [
         Cell(
             mean,

@@ -303,4 +303,5 @@ def test_latex_compiles_in_a_minimal_article(sweep, tmp_path):
             text=True,
         )
         assert process.returncode == 0, process.stdout[-2000:]
-    assert "undefined" not in process.stdout and (tmp_path / "paper.pdf").stat().st_size > 10_000
+    assert "undefined" not in process.stdout and "Overfull" not in process.stdout
+    assert (tmp_path / "paper.pdf").stat().st_size > 10_000

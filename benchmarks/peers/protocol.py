@@ -110,9 +110,7 @@ def parse_arguments(description: str, extra: Callable[[argparse.ArgumentParser],
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=True, help="an .npz file with items, offsets and num_items")
     parser.add_argument("--config", required=True, help="a JSON file with the configuration")
-    parser.add_argument(
-        "--seconds", type=float, default=4.0, help="length of a training window with --rounds"
-    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a training window with --rounds")
     parser.add_argument("--rounds", type=int, default=0, help="ask for this many windows itself and end")
     parser.add_argument("--eval_users", type=int, default=512, help="users to rank with --rounds")
     parser.add_argument("--seed", type=int, default=0)

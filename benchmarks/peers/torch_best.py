@@ -93,9 +93,7 @@ class AddDropped(torch.autograd.Function):
     """residual + dropout(branch), one byte of the graph's memory a unit."""
 
     @staticmethod
-    def forward(
-        ctx, branch: Tensor, residual: Tensor, chance: Tensor, threshold: int, scale: float
-    ) -> Tensor:
+    def forward(ctx, branch: Tensor, residual: Tensor, chance: Tensor, threshold: int, scale: float) -> Tensor:
         """Add the units of `branch` that stay."""
         keep = chance.ge(threshold)
         ctx.save_for_backward(keep)
@@ -214,9 +212,7 @@ class Model(nn.Module):
         self.items = nn.Parameter(torch.empty(num_items + 2, config.width))
         self.positions = nn.Parameter(torch.empty(config.max_length, config.width))
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
-        self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, config.ffn_width) for _ in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.ffn_width) for _ in range(config.layers))
         self.head = nn.Linear(config.width, config.width)
         self.head_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
@@ -232,9 +228,7 @@ class Model(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def encode(
-        self, h: Tensor, mask: Tensor | None, asked: Tensor, kept: Tensor, dropout, trim: bool
-    ) -> Tensor:
+    def encode(self, h: Tensor, mask: Tensor | None, asked: Tensor, kept: Tensor, dropout, trim: bool) -> Tensor:
         """Return the last hidden state at the slots asked for.
 
         Args:
@@ -417,9 +411,7 @@ class Trainer:
                 targets = torch.from_numpy(data.items[end[some]].astype(np.int64) - 1)
                 own = scores.gather(1, targets[:, None])
                 counts = end[some] - begin[some]
-                which = np.repeat(begin[some] - np.r_[0, np.cumsum(counts)[:-1]], counts) + np.arange(
-                    counts.sum()
-                )
+                which = np.repeat(begin[some] - np.r_[0, np.cumsum(counts)[:-1]], counts) + np.arange(counts.sum())
                 seen = np.repeat(np.arange(len(some)), counts) * data.num_items + data.items[which] - 1
                 scores.view(-1).index_fill_(0, torch.from_numpy(seen), -torch.inf)
                 # The target is above or level with itself, and ties count against it.
@@ -440,12 +432,9 @@ def reference_backward(model: Model, ids: np.ndarray, chosen: np.ndarray) -> Ten
     forbidden = (x == PAD)[:, None, None, :].float() * -1e9
     for block in model.blocks:
         q, k, v = (
-            part.reshape(rows, L, config.heads, -1).permute(0, 2, 1, 3)
-            for part in block.qkv(h).chunk(3, dim=-1)
+            part.reshape(rows, L, config.heads, -1).permute(0, 2, 1, 3) for part in block.qkv(h).chunk(3, dim=-1)
         )
-        weights = torch.softmax(
-            q @ k.transpose(-1, -2) / (config.width // config.heads) ** 0.5 + forbidden, -1
-        )
+        weights = torch.softmax(q @ k.transpose(-1, -2) / (config.width // config.heads) ** 0.5 + forbidden, -1)
         h = block.norm1(h + block.out((weights @ v).permute(0, 2, 1, 3).reshape(rows, L, -1)))
         h = block.norm2(h + block.down(F.gelu(block.up(h))))
     h = model.head_norm(F.gelu(model.head(h)))
@@ -472,8 +461,7 @@ def self_check(trainer: Trainer) -> None:
             values.append(way().item())
             gradients.append({k: p.grad.clone() for k, p in trainer.model.named_parameters()})
         worst = max(
-            float((gradients[0][k] - g).abs().max() / g.abs().max().clamp_min(1e-3))
-            for k, g in gradients[1].items()
+            float((gradients[0][k] - g).abs().max() / g.abs().max().clamp_min(1e-3)) for k, g in gradients[1].items()
         )
         print(
             f"loss {values[0]:.7f}, reference {values[1]:.7f}, largest gradient error {worst:.1e}",

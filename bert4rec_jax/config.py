@@ -43,7 +43,8 @@ class DataConfig:
     items_path: str = ""  # optional item table for `table`, `lines` and `sequences`
     # Downloads and prepared arrays live here; empty: $BERT4REC_DATA, else ~/.cache/bert4rec_jax.
     cache_dir: str = ""
-    # `table` only. An empty separator is found from the extension and the header.
+    # `table` only. An empty separator is found from the extension and the header. Columns that are all numbers are
+    # positions, counted from 1, in a file without a header.
     separator: str = ""
     user_column: str = "user"
     item_column: str = "item"

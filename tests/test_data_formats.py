@@ -147,3 +147,13 @@ def test_ids_are_kept_as_written(tmp_path):
     (tmp_path / "log.csv").write_text('user,item,timestamp\nü,0001, 1\nü,"1",2\nü,B00A,3\nü, B00A ,4\n')
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
     assert sequences(dataset) == {"ü": ["0001", "1", "B00A", "B00A"]}
+
+
+def test_large_files_are_read_in_blocks(tmp_path, monkeypatch):
+    """Ids get the same code in every block, and a line break inside quotes does not end a block."""
+    monkeypatch.setattr("bert4rec_jax.data.delimited._BLOCK_BYTES", 100)
+    rows = [(i % 7, f'"item\n{i % 11}"', i) for i in range(500)]
+    (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows))
+    dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
+    assert (dataset.num_users, dataset.num_items) == (7, 11)
+    assert sequences(dataset)["3"] == [f"item\n{i % 11}" for i in range(3, 500, 7)]

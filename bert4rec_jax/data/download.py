@@ -20,6 +20,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -223,7 +224,7 @@ def extract(archive: str, members: dict[str, str], origin: str) -> None:
                     open(os.path.join(folder, os.path.basename(wanted)), "wb") as target,
                 ):
                     shutil.copyfileobj(source, target, 1 << 20)
-    except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(f"{origin} is a damaged zip ({error}); download it again.") from None
 
 

@@ -41,18 +41,11 @@ def _refuse_unused(config: DataConfig) -> None:
     rated = by_name or (config.source == "table" and config.rating_column)
     if config.min_rating and not rated:
         remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
-        raise UserError(
-            f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}."
-        )
+        raise UserError(f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}.")
     if config.items_path and (by_name or config.source == "synthetic"):
         raise UserError(f"config.data.items_path is not used with source {config.source!r}; set it to ''.")
     if config.path and config.source == "synthetic":
         raise UserError("config.data.path is not used with source 'synthetic'; set it to ''.")
-
-
-def _stat(path: str) -> list:
-    facts = os.stat(path)
-    return [path, facts.st_size, facts.st_mtime_ns]
 
 
 def _movielens(config: DataConfig) -> Source:
@@ -62,20 +55,14 @@ def _movielens(config: DataConfig) -> Source:
         folder, description = download.movielens(config.source, cache_folder(config))
     ratings, movies = movielens.files_in(config.source, folder)
     identity = {"files": [_facts(ratings), _facts(movies)]}
-    return Source(
-        config.source, description, identity, lambda: movielens.read(config.source, ratings, movies)
-    )
+    return Source(config.source, description, identity, lambda: movielens.read(config.source, ratings, movies))
 
 
 def _tables(config: DataConfig) -> Source:
     interactions, items = tables.locate(config)
-    read = {"table": tables.read_table, "lines": tables.read_lines, "sequences": tables.read_sequences}[
-        config.source
-    ]
+    read = {"table": tables.read_table, "lines": tables.read_lines, "sequences": tables.read_sequences}[config.source]
     label = config.path if os.path.isdir(config.path) else os.path.splitext(interactions)[0]
-    columns = {
-        f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("_column")
-    }
+    columns = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("_column")}
     return Source(
         name=re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(label)),
         description=f"{config.source} {interactions}" + (f", items {items}" if items else ""),

@@ -203,7 +203,7 @@ def resolve(values: ml_collections.ConfigDict | dict) -> Config:
 
 def _build(cls, values, prefix: str):
     if not isinstance(values, dict):
-        raise UserError(f"config.{prefix.rstrip('.')} must be a group of fields, not {values!r}.")
+        raise UserError(f"{f'config.{prefix}'.rstrip('.')} must be a group of fields, not {values!r}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:

@@ -80,6 +80,16 @@ def _exponentials(h_MD, embedding_VD, bias_V, chunk):
     return jnp.exp(logits_MC - max_M[:, None]), max_M
 
 
+def _after(x: jax.Array, done: list[jax.Array]) -> jax.Array:
+    """Returns x, but not before `done` is computed: chunks then live one after another, and not all at once.
+
+    XLA drops an `optimization_barrier` before it schedules on CPU, so this is a dependence that it cannot see through:
+    nothing is added, but a compiler has to respect NaN. It also keeps XLA from taking the exponentials of the forward
+    pass for those of the backward pass.
+    """
+    return x + sum((0 * y.reshape(-1)[0] for y in done), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+
 def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_items, axis):
     own_M = labels_M.shape[0]
     hidden, labels = all_rows(h_MD, axis), all_rows(labels_M, axis)
@@ -88,7 +98,8 @@ def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_item
     keep = len(chunks) == 1 or hidden.shape[0] * rows * 4 <= KEEP_BYTES
     kept, maxima, log_sums = [], [], []
     for chunk in chunks:
-        e_MC, max_M = _exponentials(hidden, embedding_VD, bias_V, chunk)
+        operand_MD = hidden if keep else _after(hidden, log_sums[-1:])
+        e_MC, max_M = _exponentials(operand_MD, embedding_VD, bias_V, chunk)
         kept.append(e_MC if keep else None)
         maxima.append(max_M)
         log_sums.append(max_M + jnp.log(e_MC.sum(axis=1)))
@@ -117,9 +128,8 @@ def _softmax_backward(chunk_items, axis, residuals, gradient):
     d_embedding, d_bias = [], []
     for chunk, e_MC, max_M in zip(_chunks(*hidden.shape[:1], embedding_VD.shape[0], chunk_items), kept, maxima):
         if e_MC is None:
-            # The barrier keeps XLA from merging this with the forward pass, which would keep the exponentials.
-            barred_MD, _ = jax.lax.optimization_barrier((hidden, log_sum_M))
-            e_MC, _ = _exponentials(barred_MD, embedding_VD, bias_V, chunk)
+            done = [log_sum_M, d_hidden, *d_embedding[-1:], *d_bias[-1:]]
+            e_MC, _ = _exponentials(_after(hidden, done), embedding_VD, bias_V, chunk)
         scale_to_p_M = scale_M * jnp.exp(max_M - log_sum_M)
         e_MC = e_MC.astype(h_MD.dtype)
         d_hidden += scale_to_p_M[:, None] * jnp.dot(

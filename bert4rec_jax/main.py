@@ -19,7 +19,8 @@ from bert4rec_jax.errors import UserError
 config_flags.DEFINE_config_file(
     "config", None, "Config file; a field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
 flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "train: train, then rank the test users. evaluate: rank only.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate"],
+                  "train: train, then rank the test users. evaluate: rank only.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
 FLAGS = flags.FLAGS
 
@@ -30,23 +31,30 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE.")
     if FLAGS.config is None:
         raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
-    config = config_lib.resolve(FLAGS.config)
+    try:
+        values = FLAGS.config.to_dict()
+    except Exception as error:  # the file is the user's code
+        raise UserError(f"--config cannot be read ({type(error).__name__}): {error}") from None
+    config = config_lib.resolve(values)
     # Only now: a wrong flag is answered before JAX has started.
     from bert4rec_jax import curves, recommend, train
-    from bert4rec_jax.parallel import join_cluster
+    from bert4rec_jax.parallel import join_cluster, leaving_together
     from bert4rec_jax.run_directory import RunDirectory
 
     if FLAGS.distributed:
         join_cluster()
     run = train.train_and_evaluate if FLAGS.mode == "train" else train.evaluate
-    results = run(config, FLAGS.workdir)
+    with leaving_together():
+        results = run(config, FLAGS.workdir)
     directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         print("stopped by a signal; everything is saved, and the same command goes on from here.", file=sys.stderr)
     elif directory.writes:
         curves.draw(directory, config.eval.metric)
         print(train.summary(results))
-        print(recommend.example(FLAGS.workdir, config))
+        # Reading a checkpoint takes all processes, and only one is here.
+        if not FLAGS.distributed:
+            print(recommend.example(FLAGS.workdir, config))
     return 0
 
 

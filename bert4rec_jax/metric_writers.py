@@ -126,7 +126,8 @@ def _tracker(name: str, run: RunDirectory):
     try:
         return kinds[name](run)
     except ImportError:
-        raise UserError(f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'.") from None
+        raise UserError(
+            f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'.") from None
 
 
 class _TensorBoard:

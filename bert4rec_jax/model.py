@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.item_table import table_rows
 
+
 class Inputs(NamedTuple):
     """What the encoder reads.
 
@@ -70,6 +71,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, dropout_key):
+        """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
         table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
         keys = _key_stream(dropout_key)
@@ -122,6 +124,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD, segments_BL, slots_BK, dropout_key):
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
         c = self.config
         B, L, D = x_BLD.shape
         heads = (c.heads, D // c.heads)

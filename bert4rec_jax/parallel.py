@@ -6,9 +6,11 @@ sums go. `Layout.map` turns it into a function of global arrays. Rows of a batch
 item table (and its optimizer moments) over the devices of the catalogue axis; everything else is replicated.
 """
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,12 +113,12 @@ class Layout:
                 return mapped
             return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
         if self.axes.data is None:
-            return jax.jit(function, donate_argnums=donated)
+            return jax.jit(function, donate_argnums=donated, compiler_options=compiler_options())
         specs = self._specs(state)
         return jax.jit(
             jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
                           out_specs=(specs, P()) if donate else self._rows, check_vma=False),
-            donate_argnums=donated)
+            donate_argnums=donated, compiler_options=compiler_options())
 
     def put_state(self, state: Any) -> Any:
         """Places a host or device state on the devices."""
@@ -144,6 +146,15 @@ def _merge_two_dimensions(x):
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
+def compiler_options() -> dict | None:
+    """Returns what XLA is told about this backend: on CPU, to order operations by memory and not by concurrency.
+
+    Its default starts independent operations as early as it can, so that all chunks of a large catalogue would be
+    alive at once.
+    """
+    return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else None
+
+
 def join_cluster() -> None:
     """Connects this process with the others of its job; call it before anything touches a device.
 
@@ -163,3 +174,26 @@ def join_cluster() -> None:
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes "
                         "or with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.") from None
+
+
+@contextlib.contextmanager
+def leaving_together() -> Iterator[None]:
+    """Makes a user error end this process at once when it is one of several.
+
+    The usual way out waits for the others, which wait for this one; they notice its end within a minute.
+    """
+    try:
+        yield
+    except UserError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
+def agreed(ok: bool) -> bool:
+    """Returns whether all processes say `ok`."""
+    if jax.process_count() == 1:
+        return ok
+    from jax.experimental import multihost_utils
+    return bool(multihost_utils.process_allgather(np.array(ok)).all())

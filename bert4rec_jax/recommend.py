@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Recommends what to watch next, from a run directory alone.
 
-  python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history "The Lion King" --k 10
+  python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history "The Lion King"
   python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories experiments/article_histories.json
 """
 
@@ -71,7 +71,8 @@ class Recommender:
         """
         mask = mask_token(self.num_items) if self.config.model.objective == "masked" else None
         items = np.array([*history, 0], np.int32)
-        (batch,) = ranking_batches(items, np.array([0]), np.array([len(history)]), self.config.model.max_length, 1, mask)
+        (batch,) = ranking_batches(
+            items, np.array([0]), np.array([len(history)]), self.config.model.max_length, 1, mask)
         positions = batch.packed.from_left if self.config.model.positions == "left" else batch.packed.from_right
         inputs = model.Inputs(batch.packed.tokens, batch.packed.segments, positions, batch.slots)
         scores = np.array(self._scores(self.params, inputs))[1:self.num_items + 1]
@@ -88,7 +89,8 @@ class Recommender:
         lines = []
         for number, ((item, probability), label) in enumerate(zip(recommended, labels), 1):
             genres = self.catalogue.loc[item].get("genres")
-            lines.append(f"{number:3d}  {label:{width}s}  {100 * probability:5.2f} %  {'' if pd.isna(genres) else genres}")
+            genres = "" if pd.isna(genres) else genres
+            lines.append(f"{number:3d}  {label:{width}s}  {100 * probability:5.2f} %  {genres}")
         return "\n".join(line.rstrip() for line in lines)
 
 
@@ -135,11 +137,11 @@ def _answer(recommender: Recommender, titles: list[str], k: int, skip_unknown: b
 def _as_json(recommender: Recommender, answer: dict) -> dict:
     def describe(item):
         row = recommender.catalogue.loc[item]
-        known = {name: row[name] for name in ("item", "title", "year", "genres") if name in row and not pd.isna(row[name])}
+        known = {name: row[name] for name in ("item", "title", "year", "genres") if not pd.isna(row.get(name))}
         return {name: int(value) if name == "year" else str(value) for name, value in known.items()}
 
     return {"history": [describe(item) for item in answer["history"]], "lacking": answer["lacking"],
-            "recommended": [{**describe(item), "probability": probability} for item, probability in answer["recommended"]]}
+            "recommended": [{**describe(item), "probability": p} for item, p in answer["recommended"]]}
 
 
 def _print(recommender: Recommender, answer: dict) -> None:

@@ -48,13 +48,14 @@ class RunDirectory:
         try:
             os.makedirs(self._workdir, exist_ok=True)
             if self.writes:
-                self._lock = open(self.path(".lock"), "w")  # noqa: SIM115
+                self._lock = open(self.path(".lock"), "w")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is at work in {self._workdir}; wait for it or choose another "
                             "--workdir.") from None
         except OSError as error:
-            raise UserError(f"{self._workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
+            raise UserError(
+                f"{self._workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
         return self
 
     def __exit__(self, *_) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bert4rec_jax import losses
 from bert4rec_jax.config import LossConfig
 from bert4rec_jax.item_table import table_rows
+from bert4rec_jax.parallel import compiler_options
 
 N, M, D = 150, 40, 8
 
@@ -28,7 +29,7 @@ def naive(items, h, labels, weights):
     return jnp.sum(weights * optax.softmax_cross_entropy_with_integer_labels(logits, labels - 1))
 
 
-@pytest.mark.parametrize("chunk", [0, 1000, 64, 7])
+@pytest.mark.parametrize("chunk", [0, 64, 29])
 @pytest.mark.parametrize("keep", [True, False])
 def test_chunked_softmax_equals_the_naive_one_in_value_and_gradient(arrays, chunk, keep, monkeypatch):
     items, h, labels, weights = arrays
@@ -57,12 +58,13 @@ def test_memory_does_not_grow_with_the_catalogue_times_the_slots(monkeypatch):
         items = {"embedding": jnp.zeros((table_rows(n), d)), "bias": jnp.zeros(table_rows(n))}
         loss = lambda items, h: losses.loss_sum(  # noqa: E731
             LossConfig(chunk_items=chunk), items, h, jnp.ones(m, jnp.int32), jnp.ones(m), n, jax.random.key(0))
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(items, jnp.zeros((m, d))).compile()
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=compiler_options()).lower(
+            items, jnp.zeros((m, d))).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     logits = n * m * 4
     assert peak(n + 100) > 0.9 * logits
-    assert peak(0) < 0.3 * logits
+    assert peak(0) < 0.15 * logits
 
 
 def test_sampled_softmax_estimates_the_full_loss(arrays):
@@ -76,6 +78,7 @@ def test_sampled_softmax_estimates_the_full_loss(arrays):
 
 def test_gbce_follows_its_definition(arrays):
     items, h, labels, weights = arrays
+    h = 0.1 * h
     negatives = jnp.array([3, 9, 27, 81])
     value = losses.gbce(h, items["embedding"], items["bias"], labels, weights, negatives, num_items=N, t=0.75)
     rate = 4 / (N - 1)

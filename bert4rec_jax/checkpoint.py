@@ -12,7 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from bert4rec_jax.device_errors import lost_process
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.parallel import agreed
 
 _LATEST = 2  # a damaged newest one leaves another to fall back to
 
@@ -109,6 +111,9 @@ class Checkpoints:
             raise self._failed("the last step", error) from error
 
     def _failed(self, step, error: Exception) -> UserError:
+        if jax.process_count() > 1 and not isinstance(error, OSError):
+            # Saving waits for the other processes in several places, each with an error of its own.
+            return lost_process(f"{type(error).__name__} while saving step {step}")
         free = shutil.disk_usage(self._folder).free / 2**20
         return UserError(
             f"saving the checkpoint of step {step} in {self._folder} failed ({type(error).__name__}; "
@@ -144,21 +149,33 @@ class Checkpoints:
             aside = os.path.join(os.path.dirname(self._folder), f"checkpoint-{step}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
+        agreed(True)  # the others wait until it is gone
         self._manager.reload()
 
     def restore(self, step: int, template: Any) -> tuple[Any, dict]:
         """Returns (state, progress) of one checkpoint.
 
         Raises:
-          _Damaged: it cannot be read, or reads back different from what was saved.
+          _Damaged: it cannot be read, or reads back different from what was saved, by this process or another.
         """
+        restored, damage = None, None
+        try:
+            restored = self._read(step, template)
+        except _Damaged as error:
+            damage = error
+        if not agreed(damage is None):
+            raise damage or _Damaged("another process cannot read it")
+        return restored
+
+    def _read(self, step: int, template: Any) -> tuple[Any, dict]:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore()))
             progress = dict(restored["progress"])
             saved = progress.pop("digest")
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
-            raise _Damaged(f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else ''}") from error
+            reason = " ".join(str(error).split())[:120]
+            raise _Damaged(f"{type(error).__name__}: {reason}") from error
         if np.asarray(self._digest(restored["state"])).tolist() != saved:
             raise _Damaged("its contents differ from what was saved")
         return restored["state"], progress

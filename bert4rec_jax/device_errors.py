@@ -29,10 +29,14 @@ def explained(experiment: Experiment) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in reason or "out of memory" in reason.lower():
             raise UserError(out_of_memory(experiment, reason)) from error
         if jax.process_count() > 1:
-            raise UserError(
-                f"another process of this job has ended or cannot be reached ({reason}); what the last checkpoint "
-                "holds is safe: start all processes again to go on from there.") from error
+            raise lost_process(reason) from error
         raise
+
+
+def lost_process(reason: str) -> UserError:
+    """Returns what to say when work with the other processes of a job failed."""
+    return UserError(f"another process of this job has ended or cannot be reached ({reason}); what the last checkpoint "
+                     "holds is safe: start all processes again to go on from there.")
 
 
 def step_bytes(experiment: Experiment) -> int:

@@ -172,8 +172,9 @@ def join_cluster() -> None:
             **{name: int(value) for name, value in explicit.items() if value is not None},
             heartbeat_timeout_seconds=30, initialization_timeout=300)
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes "
-                        "or with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.") from None
+        raise UserError(
+            f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes or with "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.") from None
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = {
     "data.synthetic.users": 150, "data.synthetic.num_items": 60, "data.synthetic.genres": 5,
     "data.synthetic.mean_length": 12, "model.width": 16, "model.ffn_width": 32, "model.layers": 1,
-    "model.max_length": 16, "optimizer.warmup_steps": 5, "train.steps": 60, "train.batch_rows": 8,
-    "train.eval_every": 20, "train.checkpoint_every": 10, "train.log_every": 5, "eval.batch_rows": 8,
+    "model.max_length": 16, "optimizer.warmup_steps": 5, "optimizer.schedule": "constant", "train.steps": 400,
+    "train.batch_rows": 8, "train.eval_every": 100, "train.checkpoint_every": 50, "train.log_every": 10,
+    "eval.batch_rows": 8,
 }
 
 
@@ -90,3 +91,9 @@ def outcome(workdir) -> dict:
     with np.load(workdir / "ranks_test.npz") as file:
         ranks = {name: file[name].tolist() for name in file.files}
     return {"results": results, "ranks": ranks, "metrics": metric_lines(workdir)}
+
+
+def digest(workdir, step: int) -> list[int]:
+    """Returns the digest of every bit of the state in a checkpoint."""
+    path = pathlib.Path(workdir) / "checkpoints" / str(step) / "progress" / "metadata"
+    return json.loads(path.read_text())["digest"]

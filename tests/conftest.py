@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several tests need: a small synthetic data set and the smallest useful configuration."""
 
+import commands
 import pytest
 
 from bert4rec_jax import config as config_lib
@@ -23,3 +24,11 @@ def small_config(tmp_path, **overrides):
 def cache(tmp_path_factory):
     """A data directory that all tests share, so that the synthetic log is made once."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """The small run of `commands.py`, finished without any disturbance: the folder that it and others share."""
+    folder = tmp_path_factory.mktemp("runs")
+    commands.succeed(commands.train_command(folder / "undisturbed"), folder)
+    return folder

@@ -248,10 +248,12 @@ def _times(column: pa.Array, path: str) -> tuple[np.ndarray | None, np.ndarray |
         return (micros // 1_000_000 if whole else micros / 1e6), missing
     times = column.fill_null(0).to_numpy()
     if times.dtype.kind == "f":
-        if not np.all(np.isfinite(times)):
-            row = int(np.argmin(np.isfinite(times))) + 1
+        sane = np.isfinite(times) & (np.abs(times) < 2.0**62)  # what rounding to whole seconds can hold
+        if not np.all(sane):
+            row = int(np.argmin(sane)) + 1
             raise UserError(
-                f"{path}: timestamp {times[row - 1]} of row {row} is not finite; correct or remove that row."
+                f"{path}: timestamp {times[row - 1]} of row {row} is not finite or far too large; correct or "
+                "remove that row."
             )
         if np.all(times == np.floor(times)) and np.all(np.abs(times) < 2**53):
             times = times.astype(np.int64)

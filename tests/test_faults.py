@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to runs: damaged checkpoints, full disks, a second process, divergence, kills at any moment."""
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import pytest
+from commands import SMALL, digest, metric_lines, outcome, start, succeed, train_command, user_error
+
+STEPS = SMALL["train.steps"]
+
+
+@pytest.fixture()
+def copy(undisturbed, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(undisturbed / "undisturbed", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@contextlib.contextmanager
+def mounted(folder, options: str):
+    """Mounts a memory file system; skips the test where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def remount(folder, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 16):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, copy, damage):
+    damage(largest_file(copy / "checkpoints" / str(STEPS) / "state"))
+    done = succeed(train_command(copy), undisturbed)
+    assert f"checkpoint {STEPS} is damaged" in done.stderr
+    assert f"continuing at step {STEPS - 50}" in done.stderr
+    assert outcome(copy) == outcome(undisturbed / "undisturbed")
+    assert digest(copy, STEPS) == digest(undisturbed / "undisturbed", STEPS)
+    assert (copy / f"checkpoint-{STEPS}.damaged").is_dir()
+
+
+def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
+    for folder in (copy / "checkpoints").iterdir():
+        flip(largest_file(folder / "state"))
+    assert "none of the checkpoints" in user_error(train_command(copy), undisturbed)
+
+
+def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed, tmp_path):
+    wide = {"model.width": 64, "model.ffn_width": 512}
+    straight = tmp_path / "straight"
+    succeed(train_command(straight, wide), undisturbed)
+    with mounted(tmp_path / "disk", "size=3m") as disk:
+        error = user_error(train_command(disk / "run", wide), undisturbed)
+        assert "saving the checkpoint" in error and "MiB are free" in error
+        remount(disk, "size=100m")
+        done = succeed(train_command(disk / "run", wide), undisturbed)
+        assert "continuing at step" in done.stderr and "damaged" not in done.stderr
+        assert outcome(disk / "run") == outcome(straight)
+
+
+def test_a_second_process_in_a_workdir_is_refused(undisturbed, copy):
+    with open(copy / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process" in user_error(train_command(copy), undisturbed)
+
+
+def test_a_read_only_workdir_is_refused(undisturbed, tmp_path):
+    with mounted(tmp_path / "disk", "size=1m,ro") as disk:
+        assert "cannot be written" in user_error(train_command(disk / "run"), undisturbed)
+
+
+def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed, tmp_path):
+    diverging = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0}
+    error = user_error(train_command(tmp_path / "run", diverging), undisturbed)
+    assert "step 2: the loss is" in error and "no checkpoint yet" in error
+    # What is left after skipping every later step has no scores to rank by, and must not rank first.
+    error = user_error(train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed)
+    assert "not finite" in error
+    skipped = [line["skipped"] for line in metric_lines(tmp_path / "skip") if line["split"] == "train"]
+    assert skipped == [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]
+
+
+def test_too_little_memory_is_answered_with_the_size_and_the_knobs(undisturbed, tmp_path):
+    error = user_error(train_command(tmp_path / "run", {"model.ffn_width": 10**11}), undisturbed)
+    for named in ("out of memory", "GiB on each device", "config.train.batch_rows", "config.train.accumulate",
+                  "config.model.remat", "config.loss.chunk_items", "config.loss.name"):
+        assert named in error
+
+
+class Chaos:
+    """Kills a run again and again at random moments; every run that gets through must equal the undisturbed one."""
+
+    PHASES = ("start", "preparation", "steps", "save", "ranking")
+
+    def __init__(self, undisturbed, folder, seed: int):
+        self.expected, self.compiled = outcome(undisturbed / "undisturbed"), undisturbed / "compiled"
+        self.digest = digest(undisturbed / "undisturbed", STEPS)
+        self.folder, self.random = folder, random.Random(seed)
+        self.workdir, self.kills, self.finished = folder / "run", dict.fromkeys(self.PHASES, 0), 0
+
+    def reached(self, phase: str) -> bool:
+        prepared, checkpoints = self.folder / "data" / "prepared", self.workdir / "checkpoints"
+        return {
+            "start": lambda: True,
+            "preparation": lambda: prepared.exists(),
+            "steps": lambda: (self.workdir / "metrics.jsonl").exists(),
+            "save": lambda: checkpoints.exists() and any("tmp" in entry.name for entry in os.scandir(checkpoints)),
+            "ranking": lambda: any(line["step"] == STEPS for line in metric_lines(self.workdir)),
+        }[phase]()
+
+    def attempt(self, phase: str) -> None:
+        """Starts the run and kills it somewhere in a phase, unless it is through before."""
+        process = start(train_command(self.workdir), self.folder, JAX_COMPILATION_CACHE_DIR=str(self.compiled))
+        while process.poll() is None and not self.reached(phase):
+            time.sleep(0.002)
+        longest = {"start": 4.0, "preparation": 0.1, "steps": 3.0, "save": 0.05, "ranking": 1.5}[phase]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self.random.uniform(0, longest))
+        process.kill()
+        _, stderr = process.communicate()
+        if process.returncode == 0:
+            self.check()
+        else:
+            assert process.returncode == -9, stderr[-3000:]
+            self.kills[phase] += 1
+
+    def finish(self) -> None:
+        succeed(train_command(self.workdir), self.folder, JAX_COMPILATION_CACHE_DIR=str(self.compiled))
+        self.check()
+
+    def check(self) -> None:
+        """Compares the finished run and starts over with an empty folder."""
+        assert outcome(self.workdir) == self.expected
+        assert digest(self.workdir, STEPS) == self.digest
+        self.finished += 1
+        shutil.rmtree(self.workdir)
+        shutil.rmtree(self.folder / "data")
+
+
+def test_kills_do_not_change_the_outcome(undisturbed, tmp_path):
+    chaos = Chaos(undisturbed, tmp_path, seed=0)
+    for phase in ("preparation", "steps", "save", "ranking"):
+        chaos.attempt(phase)
+    chaos.finish()
+    assert sum(chaos.kills.values()) >= 2
+
+
+@pytest.mark.slow
+def test_many_kills_do_not_change_the_outcome(undisturbed, tmp_path):
+    chaos = Chaos(undisturbed, tmp_path, seed=1)
+    while sum(chaos.kills.values()) < 40:
+        chaos.attempt(chaos.random.choice(Chaos.PHASES))
+    chaos.finish()
+    print(f"{sum(chaos.kills.values())} kills survived ({chaos.kills}), {chaos.finished} runs finished as undisturbed")

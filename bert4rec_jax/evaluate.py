@@ -245,8 +245,8 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
     for row, user in enumerate(users):
         met = np.unique(dataset.items[dataset.offsets[user]:dataset.offsets[user + 1]])
         if len(weights) - 1 - len(met) < count:
-            raise UserError(f"user number {user} has met {len(met)} of {len(weights) - 1} items, which leaves fewer than "
-                            f"the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
+            raise UserError(f"user number {user} has met {len(met)} of {len(weights) - 1} items, which leaves fewer "
+                            f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
         chosen = np.empty(0, np.int32)
         while len(chosen) < count:
             draws = 1 + np.searchsorted(cumulative, generator.random(3 * count) * cumulative[-1], side="right")

@@ -152,7 +152,8 @@ def compiler_options() -> dict | None:
     Its default starts independent operations as early as it can, so that all chunks of a large catalogue would be
     alive at once.
     """
-    return {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else None
+    on_cpu = jax.default_backend() == "cpu"
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if on_cpu else None
 
 
 def join_cluster() -> None:

@@ -5,25 +5,21 @@ import jax
 import numpy as np
 import pytest
 from conftest import small_config
+from test_model import naive_encoder
 
 from bert4rec_jax import baselines, metrics, model
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.evaluate import sample_negatives
-from bert4rec_jax.item_table import candidate_bias, lookup, mask_token
 from bert4rec_jax.train import Experiment
 
 
 def history_scores(experiment, params, case, cases):
-    """Scores of items 1..n after one history, one history a row."""
+    """Scores of items 1..n after one history, by the plain NumPy model."""
     c, n = experiment.config.model, experiment.num_items
-    history = np.asarray(experiment.dataset.items[cases.starts[case]:cases.targets[case]])[-(c.max_length - 1):]
-    tokens = np.array([[*history, mask_token(n)]], np.int32)
-    length = tokens.shape[1]
-    positions = np.arange(length, dtype=np.int32)[None]
-    inputs = model.Inputs(tokens, np.ones_like(tokens), positions, np.array([[length - 1]], np.int32))
-    h = model.encode(c, params["encoder"], lookup(params["items"]["embedding"], tokens), inputs, None)[0, 0]
-    scores = params["items"]["embedding"] @ h + candidate_bias(params["items"]["bias"], n, None)
-    return np.asarray(scores)[1:n + 1]
+    history = experiment.dataset.items[cases.starts[case]:cases.targets[case]][-(c.max_length - 1):]
+    table = np.asarray(params["items"]["embedding"], np.float64)
+    h = naive_encoder(c, params["encoder"], table[[*history, n + 1]], causal=False)[-1]
+    return table[1:n + 1] @ h + np.asarray(params["items"]["bias"])[1:n + 1]
 
 
 @pytest.mark.parametrize("protocol", ["full", "uni100"])

@@ -41,4 +41,5 @@ def test_a_workdir_of_another_model_or_other_data_is_refused(tmp_path):
     for change, named in (("--config.model.width=16", "model.width"), ("--config.data.synthetic.seed=1", "synthetic.seed")):
         other = main(*small, change)
         assert other.returncode == 2
-        assert named in other.stderr and other.stderr.count("\n") == 1
+        last = other.stderr.splitlines()[-1]
+        assert last.startswith("error: ") and named in last and "Traceback" not in other.stderr

@@ -114,11 +114,15 @@ def gathered(size: float, devices: int) -> float:
 def sent_bytes(hlo: str, devices: int) -> dict[str, float]:
     """Returns bytes sent by a device by kind of operation, from the text of a compiled program.
 
-    Operations in the body of a loop count once, so programs with loops around collectives are counted too low; the
-    training step has none.
+    The body of a loop counts as often as the loop runs.
     """
-    sent = dict.fromkeys(KINDS, 0.0)
+    loops = re.findall(r' while\(.*body=%?([\w.-]+).*"known_trip_count":\{"n":"(\d+)"\}', hlo)
+    repeats = {body: int(times) for body, times in loops}
+    sent, times = dict.fromkeys(KINDS, 0.0), 1
     for line in hlo.splitlines():
+        computation = re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line)
+        if computation:
+            times = repeats.get(computation[1], 1)
         match = _OPERATION.search(line)
         if not match:
             continue
@@ -126,9 +130,10 @@ def sent_bytes(hlo: str, devices: int) -> dict[str, float]:
         arrays = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         size = sum(SIZES[dtype] * _product(dimensions) for dtype, dimensions in arrays)
         group = _group_size(line, devices)
-        sent[kind] += {"all-reduce": lambda: all_reduce(size, group), "all-gather": lambda: gathered(size, group),
-                       # The result is one part of what was reduced.
-                       "reduce-scatter": lambda: gathered(size * group, group)}.get(kind, lambda: size)()
+        sent[kind] += times * {"all-reduce": lambda: all_reduce(size, group),
+                               "all-gather": lambda: gathered(size, group),
+                               # The result is one part of what was reduced.
+                               "reduce-scatter": lambda: gathered(size * group, group)}.get(kind, lambda: size)()
     return sent
 
 

@@ -97,7 +97,7 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state),
                 progress=ocp.args.JsonSave({**progress, "digest": digest})))
         except (OSError, ValueError) as error:
-            raise self._failed(step, error) from error
+            raise self._failed(f"step {step}", error) from error
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -110,14 +110,16 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._failed("the last step", error) from error
 
-    def _failed(self, step, error: Exception) -> UserError:
+    def _failed(self, step: str, error: Exception) -> UserError:
         if jax.process_count() > 1 and not isinstance(error, OSError):
             # Saving waits for the other processes in several places, each with an error of its own.
-            return lost_process(f"{type(error).__name__} while saving step {step}")
+            return lost_process(f"{type(error).__name__} while saving {step}")
         free = shutil.disk_usage(self._folder).free / 2**20
+        full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
+        reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
         return UserError(
-            f"saving the checkpoint of step {step} in {self._folder} failed ({type(error).__name__}; "
-            f"{free:.0f} MiB are free there); earlier checkpoints are intact: make room and start again to go on.")
+            f"saving checkpoints in {self._folder} failed by {step}: {reason} ({free:.0f} MiB are free); earlier "
+            "checkpoints are intact: put that right and start again to go on.")
 
     def restore_latest(self, template: Any) -> tuple[Any, dict] | None:
         """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
@@ -191,7 +193,8 @@ class Checkpoints:
                 return candidate, self.restore(candidate, template)[0].params
             except _Damaged as error:
                 logging.warning("checkpoint %d is damaged (%s); going back to an older one", candidate, error)
-        raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read.")
+        raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read; move that folder away to "
+                        "start again from step 0.")
 
 
 class _Damaged(Exception):

@@ -23,6 +23,9 @@ def run_command(main: Callable[[list[str]], int]) -> None:
 def _ours_or_serious(record: logging.LogRecord) -> bool:
     """Lets through what this program says, and errors of the libraries below it."""
     here = os.path.dirname(os.path.abspath(__file__))
+    # Orbax logs a traceback in each thread that fails, and raises the error as well: one line is enough.
+    if "orbax" in record.pathname:
+        return False
     return record.levelno >= logging.ERROR or record.pathname.startswith(here)
 
 

@@ -117,7 +117,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
         table = delimited.read_all(file, {name: pa.string() for name in texts if name in file.names})
     if config.item_column not in table.column_names:
         delimited.require_columns(path, table.column_names, {"item": config.item_column})
-    columns = {"item": _texts(table[config.item_column])}
+    columns = {"item": _texts(table[config.item_column], f"{path}: column {config.item_column!r}")}
     defaults = DataConfig()
     for role in ("title", "year", "genres"):
         name = getattr(config, f"{role}_column")
@@ -127,7 +127,8 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
                 delimited.require_columns(path, table.column_names, {role: name})
             name = ""
         if name:
-            columns[role] = _years(table[name], path) if role == "year" else _texts(table[name])
+            where = f"{path}: column {name!r}"
+            columns[role] = _years(table[name], where) if role == "year" else _texts(table[name], where)
     used = {config.item_column, config.title_column, config.year_column, config.genres_column}
     for name in table.column_names:
         if name not in used:
@@ -136,22 +137,24 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
     return pa.table(columns)
 
 
-def _texts(column: pa.ChunkedArray) -> pa.Array:
-    """Returns a column as trimmed strings, empty ones missing."""
+def _texts(column: pa.ChunkedArray, where: str) -> pa.Array:
+    """Returns a column as trimmed strings, empty ones missing; `where` is for the message."""
     column = pa.array(column.combine_chunks()) if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_floating(column.type) and pc.all(pc.equal(pc.floor(column), column)).as_py():
         column = column.cast(pa.int64())  # integers that pandas made floats because some were missing
-    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    try:
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(f"{where} is of type {column.type} and does not hold text; correct it.") from None
     return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
-def _years(column: pa.ChunkedArray, path: str) -> pa.Array:
+def _years(column: pa.ChunkedArray, where: str) -> pa.Array:
     try:
-        return _texts(column).cast(pa.float64()).cast(pa.int64())
+        return _texts(column, where).cast(pa.float64()).cast(pa.int64())
     except pa.ArrowInvalid:
         raise UserError(
-            f"{path}: column {column._name if hasattr(column, '_name') else 'year'!r} does not hold years; "
-            "correct it, or set config.data.year_column to ''."
+            f"{where} does not hold years; correct it, or set config.data.year_column to ''."
         ) from None
 
 
@@ -193,8 +196,11 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if role in ("user", "item"):
-        encoded = column.dictionary_encode()
-        return pa.DictionaryArray.from_arrays(encoded.indices, _texts(pa.chunked_array([encoded.dictionary])))
+        try:
+            encoded = column.dictionary_encode()
+        except pa.ArrowNotImplementedError:
+            raise UserError(f"{where} is of type {column.type}, which cannot be an id; correct it.") from None
+        return pa.DictionaryArray.from_arrays(encoded.indices, _texts(pa.chunked_array([encoded.dictionary]), where))
     try:
         if role == "rating":
             return column.cast(pa.float32())

@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart test test-slow lint clean
 
 quickstart: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -15,9 +15,6 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
-
-bench: $(INSTALLED)
-	$(RUN) -m benchmarks.speed
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }

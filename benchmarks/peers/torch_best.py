@@ -454,8 +454,8 @@ def self_check(trainer: Trainer) -> None:
         ids, chosen, lengths = ids[some], chosen[some], lengths[some]
         values, gradients = [], []
         for way in (
-            lambda: trainer.backward(ids, chosen, lengths, no_dropout),  # noqa: B023
-            lambda: reference_backward(trainer.model, ids, chosen),  # noqa: B023
+            lambda: trainer.backward(ids, chosen, lengths, no_dropout),
+            lambda: reference_backward(trainer.model, ids, chosen),
         ):
             trainer.model.zero_grad()
             values.append(way().item())

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: asynchronous Orbax saves of which the latest and the best are kept, verified when they are read."""
 
+import copy
 import json
 import os
 import shutil
+import zlib
 from typing import Any
 
 import jax
@@ -91,11 +93,12 @@ class Checkpoints:
                 return
             self._manager.delete(step)
         self._policy.best_step = best_step
-        digest = np.asarray(self._digest(state)).tolist()
+        # A copy: it is written while training goes on and changes the original.
+        progress = copy.deepcopy(progress) | {"digest": np.asarray(self._digest(state)).tolist()}
         try:
             self._manager.save(step, args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                progress=ocp.args.JsonSave({**progress, "digest": digest})))
+                progress=ocp.args.JsonSave({**progress, "checksum": _checksum(progress)})))
         except (OSError, ValueError) as error:
             raise self._failed(f"step {step}", error) from error
 
@@ -160,26 +163,29 @@ class Checkpoints:
         Raises:
           _Damaged: it cannot be read, or reads back different from what was saved, by this process or another.
         """
-        restored, damage = None, None
+        read, damage = None, None
         try:
-            restored = self._read(step, template)
+            read = self._read(step, template)
         except _Damaged as error:
             damage = error
         if not agreed(damage is None):
             raise damage or _Damaged("another process cannot read it")
-        return restored
+        state, progress = read
+        if np.asarray(self._digest(state)).tolist() != progress.pop("digest"):
+            raise _Damaged("its contents differ from what was saved")
+        return state, progress
 
     def _read(self, step: int, template: Any) -> tuple[Any, dict]:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore()))
             progress = dict(restored["progress"])
-            saved = progress.pop("digest")
+            intact = progress.pop("checksum") == _checksum(progress)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
             reason = " ".join(str(error).split())[:120]
             raise _Damaged(f"{type(error).__name__}: {reason}") from error
-        if np.asarray(self._digest(restored["state"])).tolist() != saved:
-            raise _Damaged("its contents differ from what was saved")
+        if not intact:
+            raise _Damaged("its progress differs from what was saved")
         return restored["state"], progress
 
     def restore_params(self, step: int, template: Any) -> tuple[int, Any]:
@@ -195,6 +201,10 @@ class Checkpoints:
                 logging.warning("checkpoint %d is damaged (%s); going back to an older one", candidate, error)
         raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read; move that folder away to "
                         "start again from step 0.")
+
+
+def _checksum(progress: dict) -> int:
+    return zlib.crc32(json.dumps(progress, sort_keys=True).encode())
 
 
 class _Damaged(Exception):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a command: flags in, one line for people when something is wrong with them."""
 
+import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 from absl import app, flags
@@ -17,16 +19,26 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_ours_or_serious)
+    sys.unraisablehook = _report_unraisable
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
 
 
 def _ours_or_serious(record: logging.LogRecord) -> bool:
     """Lets through what this program says, and errors of the libraries below it."""
     here = os.path.dirname(os.path.abspath(__file__))
-    # Orbax logs a traceback in each thread that fails, and raises the error as well: one line is enough.
-    if "orbax" in record.pathname:
+    # Orbax logs a traceback in each thread and task that fails, and raises the error as well: one line is enough.
+    if "orbax" in record.pathname or record.name == "asyncio":
         return False
     return record.levelno >= logging.ERROR or record.pathname.startswith(here)
+
+
+def _report_unraisable(unraisable) -> None:
+    """Reports what could not be raised, but for what is left of Orbax's event loops after a failed save or read.
+
+    The failure itself is raised and reported.
+    """
+    if not (inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(unraisable.exc_value)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -54,7 +54,7 @@ def test_two_processes_do_what_one_with_two_devices_does(undisturbed, tmp_path):
     assert "step 40/40" in said[0] and "step" not in said[1], "one process reports, the other does not"
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_the_loss_of_a_process_ends_the_other_and_a_restart_goes_on(undisturbed, tmp_path, victim):
     workdir = tmp_path / "run"
     processes = start_two(workdir, undisturbed, ENDLESS)

@@ -74,7 +74,8 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
     assert_same_run(workdir, undisturbed / "undisturbed")
 
 
-@pytest.mark.parametrize("parallel", [{"parallel.catalogue": 2}, {"parallel.mode": "pmap"}])
+@pytest.mark.parametrize("parallel", [
+    {"parallel.catalogue": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)])
 def test_going_on_with_other_devices_is_the_same_up_to_rounding(undisturbed, parallel):
     short = {"train.steps": 40, "train.eval_every": 20, "train.checkpoint_every": 20, "model.dropout": 0.0}
     straight, changed = undisturbed / "short", undisturbed / f"short-{next(iter(parallel))}"

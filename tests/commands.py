@@ -76,9 +76,10 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 def metric_lines(workdir) -> list[dict]:
-    """Returns the lines of metrics.jsonl without the times."""
+    """Returns the lines of metrics.jsonl without the times; the last one may still be on its way."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 

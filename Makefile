@@ -1,10 +1,10 @@
-# The two commands: `make quickstart` (train, compare, recommend) and `make test`.
+# The two commands: `make quickstart` (train, compare, recommend) and `make test`. `make bench` takes about an hour.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow bench clean
 
 quickstart: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -15,6 +15,13 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
+
+# BENCH="--ml_1m FOLDER --beauty FOLDER" measures on the real data sets instead of data made up in their shape.
+bench: $(INSTALLED)
+	$(RUN) benchmarks/speed.py --out runs/bench $(BENCH)
+	$(RUN) benchmarks/step.py --out runs/bench
+	$(RUN) benchmarks/catalogue.py --out runs/bench
+	$(RUN) benchmarks/data_pipeline.py --out runs/bench/ml-25m-shaped
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }

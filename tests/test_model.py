@@ -34,7 +34,8 @@ def naive_encoder(c, params, x_LD, causal):
         size = c.width // c.heads
         for head in range(c.heads):
             part = slice(head * size, (head + 1) * size)
-            query, key, value = (dense(x, q[name])[:, part] for name in ("query", "key", "value"))
+            key, value = np.split(dense(x, q["key_value"]), 2, axis=-1)
+            query, key, value = dense(x, q["query"])[:, part], key[:, part], value[:, part]
             scores = query @ key.T / np.sqrt(size)
             if causal:
                 scores[np.triu_indices(len(x), 1)] = -np.inf
@@ -133,6 +134,21 @@ def test_dropout_keeps_the_expectation(rate):
     assert abs(float((y == 0).mean()) - rate) < 0.005
     assert abs(float(y.mean()) - 1) < 0.01
     assert model.dropout(x, rate, None) is x
+
+
+def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
+    drops = [np.asarray(model.dropout(jnp.ones((1000, 64)), 0.25, jax.random.fold_in(jax.random.key(3), n)) == 0)
+             for n in range(4)]
+    bound = 4.5 / np.sqrt(drops[0].size)  # standard deviations of a correlation of independent draws
+    for number, first in enumerate(drops):
+        assert abs(first.mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / first.size)
+        assert np.abs(first.mean(0) - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / 1000)
+        for lag in (1, 2, 3, 4, 8, 16, 64, 128, 4096, 16384):
+            flat = first.ravel()
+            assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < bound, lag
+        for other in drops[:number]:
+            for shift in (0, 1, 64):
+                assert abs(np.corrcoef(first.ravel(), np.roll(other.ravel(), shift))[0, 1]) < bound
 
 
 def test_lower_precision_and_recomputation_give_the_same_model(cache):

@@ -26,12 +26,17 @@ class Peer:
     """One line of the benchmark's table."""
 
     script: str
-    environment: str
+    environment: str  # of `PYTHONS`; empty: the Python that runs the benchmark
     flags: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
+# What this program asks of glibc (bert4rec_jax/__init__.py), which helps PyTorch as well.
+KEEP_FREED_MEMORY = (("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "2147483647"))
 PEERS = {
-    "torch_best": Peer("torch_best.py", "torch_best"),
+    "ours": Peer("ours.py", ""),
+    "torch_best": Peer("torch_best.py", "torch_best", variables=KEEP_FREED_MEMORY),
+    "torch_best_compile": Peer("torch_best.py", "torch_best", ("--compile",), KEEP_FREED_MEMORY),
     "recbole": Peer("recbole_peer.py", "recbole"),
     "recbole_no_anomaly": Peer("recbole_peer.py", "recbole", ("--no_anomaly",)),
     "rectools": Peer("rectools_peer.py", "rectools"),
@@ -78,13 +83,15 @@ def environment_python(environment: str, folder: str | Path, timeout: float = 18
     """Make an environment, unless it is there, and return its Python.
 
     Args:
-      environment: one of `PYTHONS`.
+      environment: one of `PYTHONS`, or empty.
       folder: where environments go; each is a subfolder, which is replaced if it is not as it should be.
       timeout: seconds that the installation may take.
 
     Raises:
       CannotInstallError: with the reason.
     """
+    if not environment:
+        return Path(sys.executable)
     requirements = HERE / f"requirements-{environment}.txt"
     target = Path(folder).resolve() / environment
     python, stamp = target / "bin" / "python", target / "complete"
@@ -139,7 +146,7 @@ def main() -> None:
             failed = True
             print(f"{name}: {error}", flush=True)
             continue
-        size = megabytes(python.parent.parent)
+        size = megabytes(python.parent.parent) if PEERS[name].environment else 0
         print(f"{name}: {python} ({size:.0f} MB, {time.monotonic() - begin:.0f} s)", flush=True)
     sys.exit(1 if failed else 0)
 

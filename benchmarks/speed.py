@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training and ranking speed beside other implementations of BERT4Rec, all in one run.
+
+    python benchmarks/speed.py --out runs/bench [--ml_1m FOLDER --beauty FOLDER] [--configurations A,C] [--peers ours,recml]
+
+Every peer is installed from the package index into an environment of its own (about 7 GB for all of them), is started
+once for each configuration, and then waits. The peers take turns: each round gives every one of them a window of
+training, so that a busy minute of the machine hits all alike; a window in which other programs used more than an
+eighth of a core is repeated. At the end each ranks users over the whole catalogue. Speed is counted in *real* tokens
+(items, not padding) a second, because peers cut and pad histories differently.
+
+FOLDERs hold interactions.parquet (columns user, item, in time order). Without them, histories with the shape of the
+data set are made up. A peer that cannot be installed or fails is listed with the reason.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from absl import app, flags
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+import data as peer_data
+import install
+from protocol import PeerConfig
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out", "runs/bench", "Folder for data, results and, under environments/, the peers' packages.")
+flags.DEFINE_string("ml_1m", "", "Folder with MovieLens-1M's interactions.parquet.")
+flags.DEFINE_string("beauty", "", "Folder with Amazon Beauty's interactions.parquet.")
+flags.DEFINE_list("configurations", ["A", "B", "C", "D"], "Of A, B, C, D.")
+flags.DEFINE_list("peers", [n for n in install.PEERS if n != "recbole"], f"Of {', '.join(install.PEERS)}.")
+flags.DEFINE_integer("rounds", 3, "Windows of training for each peer.", lower_bound=1)
+flags.DEFINE_float("seconds", 5.0, "Length of a window; a step that takes longer is a window of its own.")
+flags.DEFINE_integer("users", 2000, "Users to rank; peers that rank fewer than 100 a second get a tenth.")
+
+QUIET = 0.12  # cores that other programs may use
+SMALL = {"width": 128, "layers": 2, "heads": 4, "ffn_width": 512}
+CONFIGURATIONS = {
+    "A": ("ml-1m", {"width": 64, "layers": 2, "heads": 2, "ffn_width": 256, "max_length": 200, "batch_users": 128}),
+    "B": ("ml-1m", {**SMALL, "max_length": 50, "batch_users": 256}),
+    "C": ("ml-25m-shaped", {**SMALL, "max_length": 120, "batch_users": 32}),
+    "D": ("beauty", {**SMALL, "max_length": 50, "batch_users": 256}),
+}
+SHAPES = {
+    "ml-1m": {"num_items": 3416, "num_users": 6040, "shortest": 18, "median": 96, "mean": 165.5},
+    "beauty": {"num_items": 12101, "num_users": 22363, "shortest": 5, "median": 6, "mean": 8.88},
+    "ml-25m-shaped": {},
+}
+
+
+def data_file(name: str, folder: Path) -> tuple[Path, str]:
+    """Returns the .npz file of a data set, made if need be, and what it holds."""
+    source = {"ml-1m": FLAGS.ml_1m, "beauty": FLAGS.beauty}.get(name)
+    path = folder / f"{name}{'' if source else '-made-up'}.npz"
+    if not path.exists():
+        if source:
+            table = pq.read_table(Path(source) / "interactions.parquet", columns=["user", "item"])
+            peer_data.npz_from_table(table["user"].to_numpy(), table["item"].to_numpy(), path)
+        else:
+            peer_data.synthetic_npz(path, **SHAPES[name])
+    data = peer_data_facts(path)
+    return path, f"{name}{'' if source or name.endswith('shaped') else ' (made up in its shape)'}, {data}"
+
+
+def peer_data_facts(path: Path) -> str:
+    """Returns the counts of a data file as text."""
+    from protocol import PeerData
+    data = PeerData.load(str(path))
+    return f"{data.num_users:,} users, {data.num_items:,} items, {len(data.items):,} interactions"
+
+
+class PeerProcess:
+    """A peer that has been started and answers one command at a time."""
+
+    def __init__(self, name: str, python: Path, data: Path, config: Path, log: Path):
+        """Starts the peer; `wait_ready` has to follow."""
+        self.name, self.log = name, log
+        environment = {**os.environ, **dict(install.PEERS[name].variables)}
+        self._process = subprocess.Popen(
+            [*install.command(name, python), "--data", str(data), "--config", str(config)], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), env=environment)
+        self.about = {}
+
+    def ask(self, command: str = "") -> dict:
+        """Sends a command and returns the answer; without one, waits for the next answer.
+
+        Raises:
+          RuntimeError: the peer ended; the message is its last line.
+        """
+        if command:
+            self._process.stdin.write(command + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            last = (self.log.read_text().strip().splitlines() or ["no output"])[-1]
+            raise RuntimeError(f"{last[:150]} (log: {self.log})")
+        return json.loads(line)
+
+    def cpu_seconds(self) -> float:
+        """Returns the processor time that the peer and what it started have used."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def peak_mib(self) -> int:
+        """Returns the largest resident memory so far."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) // 1024
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.wait()
+
+
+def busy_seconds() -> float:
+    """Returns the processor time that the machine has used since it started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def quiet(peer: PeerProcess, command: str) -> dict:
+    """Asks a peer, again while other programs are busy (three times at most); adds `others`, the cores they used."""
+    for _ in range(3):
+        begin, busy, own = time.perf_counter(), busy_seconds(), peer.cpu_seconds()
+        answer = peer.ask(command)
+        spent = time.perf_counter() - begin
+        answer["others"] = max(busy_seconds() - busy - (peer.cpu_seconds() - own), 0.0) / spent
+        if answer["others"] <= QUIET:
+            break
+    return answer
+
+
+def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
+    """Returns the measurements of one configuration: for each peer rounds, ranking and what it says of itself."""
+    name, values = CONFIGURATIONS[letter]
+    data, facts = data_file(name, folder)
+    config = PeerConfig(**values, mask_probability=0.2, dropout=0.1, learning_rate=1e-3, threads=os.cpu_count())
+    config_file = folder / f"{letter}.json"
+    config_file.write_text(json.dumps(dataclasses.asdict(config)))
+    peers, failed = [], {}
+    for peer_name, python in pythons.items():
+        peer = PeerProcess(peer_name, python, data, config_file, folder / f"{letter}-{peer_name}.log")
+        try:
+            peer.about = peer.ask()
+            peers.append(peer)
+        except RuntimeError as error:
+            failed[peer_name] = str(error)
+        print(f"{letter}: {peer_name} {failed.get(peer_name, 'is ready')}", flush=True)
+    results = {peer.name: {"train": [], **peer.about} for peer in peers}
+    for step in range(FLAGS.rounds):
+        # In another order each time, so that nobody always follows the same one.
+        for peer in peers[step % len(peers):] + peers[:step % len(peers)]:
+            results[peer.name]["train"].append(quiet(peer, f"train {FLAGS.seconds}"))
+    for peer in peers:
+        trial = peer.ask(f"eval {FLAGS.users // 10}")
+        slow = trial["users"] / trial["seconds"] < 100
+        results[peer.name]["rank"] = trial if slow else quiet(peer, f"eval {FLAGS.users}")
+        results[peer.name]["peak_mib"] = peer.peak_mib()
+        peer.end()
+    return {"configuration": dataclasses.asdict(config), "data": facts, "peers": results, "failed": failed}
+
+
+def rates(windows: list[dict]) -> list[float]:
+    """Returns real tokens a second of each window."""
+    return [window["real_tokens"] / window["seconds"] for window in windows]
+
+
+def table(letter: str, measured: dict) -> str:
+    """Returns the measurements of one configuration as Markdown."""
+    c = measured["configuration"]
+    lines = [
+        f"**{letter}** {measured['data']}; width {c['width']}, {c['layers']} layers, {c['heads']} heads, length "
+        f"{c['max_length']}, tokens of {c['batch_users']} users a step", "",
+        "| | real tokens/s, median [min, max] | ours is | users ranked/s | ours is | real share of positions | first step "
+        "after s | peak MiB |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    peers = measured["peers"]
+    speed = {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()}
+    ranking = {name: peer["rank"]["users"] / peer["rank"]["seconds"] for name, peer in peers.items()}
+    for name, peer in sorted(peers.items(), key=lambda item: -speed[item[0]]):
+        window = rates(peer["train"])
+        real = sum(w["real_tokens"] for w in peer["train"]) / sum(w["padded_tokens"] for w in peer["train"])
+        ratio = lambda of: f"{of['ours'] / of[name]:.2f}x" if "ours" in of and name != "ours" else ""  # noqa: E731
+        noisy = " *" if max(w["others"] for w in peer["train"]) > QUIET else ""
+        lines.append(
+            f"| {name} ({peer['version']}) | {speed[name]:,.0f} [{min(window):,.0f}, {max(window):,.0f}]{noisy} | "
+            f"{ratio(speed)} | {ranking[name]:,.0f} | {ratio(ranking)} | {real:.0%} | {peer['startup_seconds']:.1f} | "
+            f"{peer['peak_mib']:,} |")
+    lines += [f"| {name} | not measured: {reason} | | | | | | |" for name, reason in measured["failed"].items()]
+    if any(" *" in line for line in lines):
+        lines += ["", f"\\* other programs used more than {QUIET} cores"]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """Returns processor, cores, memory and system in one line."""
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def main(_) -> None:
+    """Installs, measures and prints."""
+    for value, known, flag in ((FLAGS.configurations, CONFIGURATIONS, "configurations"),
+                               (FLAGS.peers, install.PEERS, "peers")):
+        unknown = [name for name in value if name not in known]
+        if unknown:
+            raise app.UsageError(f"--{flag}: unknown {unknown[0]!r}; there are {', '.join(known)}")
+    folder = Path(FLAGS.out).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    pythons, missing = {}, {}
+    for name in FLAGS.peers:
+        try:
+            pythons[name] = install.environment_python(install.PEERS[name].environment, folder / "environments")
+        except install.CannotInstallError as error:
+            missing[name] = str(error)
+        print(f"{name}: {missing.get(name, 'installed')}", flush=True)
+    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "configurations": {}}
+    for letter in FLAGS.configurations:
+        measured = measure(letter, pythons, folder)
+        measured["failed"] |= missing
+        results["configurations"][letter] = measured
+        (folder / "speed.json").write_text(json.dumps(results, indent=1))
+    tables = [table(letter, measured) for letter, measured in results["configurations"].items()]
+    text = "\n\n".join([f"{results['machine']}, {results['date']}, float32, {FLAGS.rounds} interleaved rounds", *tables])
+    (folder / "speed.md").write_text(text + "\n")
+    print(f"\n{text}\n\nwritten to {folder}/speed.md and speed.json")
+
+
+if __name__ == "__main__":
+    app.run(main)

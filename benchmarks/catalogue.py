@@ -23,6 +23,7 @@ flags.DEFINE_list("losses", ["softmax", "naive", "sampled_softmax", "gbce"], "Of
 
 SLOTS = 32 * 40
 _MEASURE = """
+import bert4rec_jax  # before NumPy, see there
 import dataclasses, json, resource, sys
 sys.path.insert(0, sys.argv[3])
 import jax, jax.numpy as jnp

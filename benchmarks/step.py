@@ -13,6 +13,8 @@ Batches are made up and full, so no data are needed. Printed, and written to OUT
 * OUT/growth.png: time against length, rows, width, layers and items, with fitted exponents.
 """
 
+import bert4rec_jax  # noqa: F401  first, as it has to speak to the allocator before NumPy starts threads  # isort: skip
+
 import collections
 import dataclasses
 import glob

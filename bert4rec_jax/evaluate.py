@@ -99,12 +99,11 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict, batc
         compared = total(scores_NV.at[local_N[:, None], sampled_NC].get(
             mode="fill", fill_value=0, wrap_negative_indices=False))
         count = lambda condition: condition.sum(axis=1, dtype=jnp.int32)  # noqa: E731
-        result = {"greater": count(compared > target_N[:, None]), "ties": count(compared == target_N[:, None]),
-                  "candidates": count(compared > -1e8) + 1}
+        result = {"greater": count(compared > target_N[:, None]), "ties": count(compared == target_N[:, None])}
     else:
         count = lambda condition: total(condition.sum(axis=1, dtype=jnp.int32))  # noqa: E731
         result = {"greater": count(scores_NV > target_N[:, None]),
-                  "ties": count(scores_NV == target_N[:, None]) - 1, "candidates": count(scores_NV > -1e8)}
+                  "ties": count(scores_NV == target_N[:, None]) - 1}
     # Of scores that are no numbers none is greater than the target's, which would then rank first.
     table_sum = total(items["embedding"].sum() + items["bias"].sum())
     result["finite"] = (jnp.isfinite(target_N) & jnp.isfinite(table_sum)).astype(jnp.int32)
@@ -149,7 +148,13 @@ class Ranker:
         self._most_cases = max((int((b.cases >= 0).sum()) for b in self._batches), default=1)
         self._most_pairs = max((len(case) for case, _ in self._seen), default=0)
         self._sampled = np.empty((len(cases.users), 0), np.int32)
+        self._candidates = np.full(len(cases.users), dataset.num_items, np.int32)
+        for batch, (case, item) in zip(self._batches, self._seen):
+            distinct = np.unique(case * np.int64(dataset.num_items + 1) + item) // (dataset.num_items + 1)
+            numbers = batch.cases[batch.cases >= 0]
+            self._candidates[numbers] -= np.bincount(distinct, minlength=len(numbers)).astype(np.int32)
         if config.eval.protocol != "full":
+            self._candidates[:] = 1 + NEGATIVES
             weights = np.ones(dataset.num_items + 1) if config.eval.protocol == "uni100" else popularity
             self._sampled = sample_negatives(dataset, cases.users, weights, NEGATIVES, config.seed)
         self._compiled = {}
@@ -223,7 +228,7 @@ class Ranker:
             raise UserError(f"the scores of {broken} of {n} users are not finite: the parameters have diverged; lower "
                             "config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again in "
                             "another --workdir.")
-        return Ranking(**result)
+        return Ranking(**result, candidates=self._candidates)
 
 
 def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:

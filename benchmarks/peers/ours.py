@@ -5,6 +5,8 @@ A batch has as many tokens as `batch_users` users have on average. Like the hand
 on attention weights.
 """
 
+import bert4rec_jax  # first, as it has to speak to the allocator before NumPy starts threads  # isort: skip
+
 import functools
 import tempfile
 from pathlib import Path
@@ -20,7 +22,6 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
-from bert4rec_jax import __version__  # noqa: E402
 from bert4rec_jax.config import base, resolve  # noqa: E402
 from bert4rec_jax.data.prefetch import prefetch  # noqa: E402
 from bert4rec_jax.evaluate import Cases, Ranker  # noqa: E402
@@ -84,10 +85,9 @@ def main() -> None:
             about = {
                 "peer": "ours",
                 "parameters": sum(x.size for x in jax.tree.leaves(trainer.state.params)),
-                "version": f"bert4rec_jax {__version__}, jax {jax.__version__}",
+                "version": f"bert4rec_jax {bert4rec_jax.__version__}, jax {jax.__version__}",
             }
-            serve(answers, arguments, trainer.step, evaluate, about,
-                  before_ready=lambda: evaluate(arguments.eval_users))
+            serve(answers, arguments, trainer.step, evaluate, about)
 
 
 if __name__ == "__main__":

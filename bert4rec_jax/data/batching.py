@@ -171,7 +171,7 @@ class RankingBatch(NamedTuple):
 
 def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, row_length: int, batch_rows: int,
                     mask: int | None) -> list[RankingBatch]:
-    """Packs histories items[starts[n]:targets[n]] for ranking, every case once; the last batch has empty rows.
+    """Packs histories items[starts[n]:targets[n]] for ranking, every case once; batches may end in empty rows.
 
     Args:
       items: int32, the log.
@@ -188,11 +188,13 @@ def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, 
     num_batches = -(-packing.num_rows // batch_rows)
     num_slots = int(np.bincount(packing.row).max())
     batches = []
-    by_row = np.argsort(packing.row, kind="stable")
-    bounds = np.searchsorted(packing.row[by_row], np.arange(num_batches + 1) * batch_rows)
+    # Packing ends with the rows that hold many short histories; they are dealt out, so that batches hold about as many.
+    row, batch = np.divmod(packing.row, num_batches)
+    by_row = np.lexsort((row, batch))
+    bounds = np.searchsorted(batch[by_row], np.arange(num_batches + 1))
     for number in range(num_batches):
         places = by_row[bounds[number]:bounds[number + 1]]
-        rows, case = packing.row[places] - number * batch_rows, cases[places]
+        rows, case = row[places], cases[places]
         placed = _Placed(rows, packing.start[places], targets[case] - lengths[case] + spare, lengths[case])
         # The column of [MASK] is first filled from the target's own place in the log, then overwritten.
         packed = _fill(items, placed, batch_rows, row_length)

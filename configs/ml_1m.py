@@ -2,6 +2,10 @@
 """MovieLens-1M, 5-core: 6,040 users, 3,416 items, 999,611 interactions.
 
   python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/ml_1m
+
+Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .1703 (standard
+error .0038), HR@10 .3008 (.0059), seed 0, 14,000 steps in 682 s on 2 cores of an AMD EPYC (Zen 3) without a GPU. Records:
+experiments/results/ml_1m.
 """
 
 from bert4rec_jax import config as config_lib
@@ -11,7 +15,8 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.base()
     config.data.update(source="ml-1m", item_core=5, user_core=5)
-    config.model.update(norm="pre", positions="right", head="tied", attention_dropout=0.0)
+    config.model.update(norm="pre", positions="right", head="tied", attention_dropout=0.0,
+                        init_scale=0.05)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
-    config.train.update(steps=6000, batch_rows=32, eval_every=500, checkpoint_every=500)
+    config.train.update(steps=14_000, batch_rows=16, eval_every=1000, checkpoint_every=1000)
     return config

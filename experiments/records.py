@@ -234,7 +234,8 @@ def flatten(values: dict, prefix: str = "") -> dict:
 def export(runs: Sequence[Run], destination: Path) -> list[Path]:
     """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
 
-    Host names and the leading part of absolute paths stay behind: they say nothing about the numbers.
+    Host names and the leading part of absolute paths stay behind: they say nothing about the numbers. So does the item
+    that each user met: it is data, and the terms of most data sets forbid to pass it on.
     """
     made = []
     for run in runs:
@@ -248,6 +249,8 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
                 values = portable(run._json(name))
                 values.pop("host", None)
                 (folder / name).write_text(json.dumps(values, indent=1) + "\n")
+            elif name.endswith(".npz"):
+                np.savez_compressed(folder / name, **{k: v for k, v in run.ranks.items() if k != "item"})
             else:
                 shutil.copyfile(run.path / name, folder / name)
         made.append(folder)

@@ -1,4 +1,4 @@
-# The two commands: `make quickstart` (train, compare, recommend) and `make test`. `make bench` takes about an hour.
+# The two commands: `make quickstart` (train, compare, recommend) and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -29,7 +29,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import data as peer_data
 import install
-from protocol import PeerConfig
+from protocol import PeerConfig, PeerData
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for data, results and, under environments/, the peers' packages.")
@@ -72,7 +72,6 @@ def data_file(name: str, folder: Path) -> tuple[Path, str]:
 
 def peer_data_facts(path: Path) -> str:
     """Returns the counts of a data file as text."""
-    from protocol import PeerData
     data = PeerData.load(str(path))
     return f"{data.num_users:,} users, {data.num_items:,} items, {len(data.items):,} interactions"
 

@@ -47,7 +47,7 @@ CONFIGURATIONS = {"A": (64, 2, 200, 70, 3416), "B": (128, 4, 50, 228, 3416), "C"
                   "D": (128, 4, 50, 34, 12101)}
 MASKED = 0.2
 _START = """
-import sys, time
+import sys
 from bert4rec_jax.config import base, resolve
 config = base()
 config.data.update(source="synthetic", cache_dir=sys.argv[1])
@@ -57,10 +57,9 @@ from bert4rec_jax.train import Experiment
 experiment = Experiment(resolve(config))
 state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
 float(metrics["loss"])
-with open("/proc/self/stat") as file:
-    started = int(file.read().rsplit(")", 1)[1].split()[19])
-import os
-print(time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+sys.path.insert(0, sys.argv[2])
+from protocol import process_age
+print(process_age())
 """
 
 
@@ -224,7 +223,7 @@ def start() -> list[str]:
              "| | seconds |", "|---|--:|"]
     with tempfile.TemporaryDirectory() as folder:
         def run(**variables):
-            done = subprocess.run([sys.executable, "-c", _START, folder], text=True, capture_output=True, check=True,
+            done = subprocess.run([sys.executable, "-c", _START, folder, str(Path(__file__).parent / "peers")], text=True, capture_output=True, check=True,
                                   env={**os.environ, **variables})
             return float(done.stdout.split()[-1])
         run()

@@ -149,11 +149,12 @@ class Ranker:
         self._most_pairs = max((len(case) for case, _ in self._seen), default=0)
         self._sampled = np.empty((len(cases.users), 0), np.int32)
         self._candidates = np.full(len(cases.users), dataset.num_items, np.int32)
-        for batch, (case, item) in zip(self._batches, self._seen):
-            distinct = np.unique(case * np.int64(dataset.num_items + 1) + item) // (dataset.num_items + 1)
-            numbers = batch.cases[batch.cases >= 0]
-            self._candidates[numbers] -= np.bincount(distinct, minlength=len(numbers)).astype(np.int32)
-        if config.eval.protocol != "full":
+        if config.eval.protocol == "full":
+            for batch, (case, item) in zip(self._batches, self._seen):
+                distinct = np.unique(case * np.int64(dataset.num_items + 1) + item) // (dataset.num_items + 1)
+                numbers = batch.cases[batch.cases >= 0]
+                self._candidates[numbers] -= np.bincount(distinct, minlength=len(numbers)).astype(np.int32)
+        else:
             self._candidates[:] = 1 + NEGATIVES
             weights = np.ones(dataset.num_items + 1) if config.eval.protocol == "uni100" else popularity
             self._sampled = sample_negatives(dataset, cases.users, weights, NEGATIVES, config.seed)

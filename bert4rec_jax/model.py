@@ -154,8 +154,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` (any shape) and scales up the rest; the identity without a key.
 
     Whether an element stays is a hash of the key and of its place, in the integer arithmetic of MurmurHash3's
-    finaliser: a few instructions that are computed again in the backward pass, where random bits of Threefry would be
-    ten times as many and be kept in memory.
+    finaliser: a few instructions that are computed again in the backward pass, where random bits of Threefry take
+    twenty rounds and are kept in memory.
     """
     if key is None or rate == 0:
         return x

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished runs on disk, grouped into the rows of a table: one row per setting, one value per seed."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -235,7 +236,7 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
     """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
 
     Host names and the leading part of absolute paths stay behind: they say nothing about the numbers. So does the item
-    that each user met: it is data, and the terms of most data sets forbid to pass it on.
+    that each user met: it is data, and the terms of most data sets forbid to pass it on. A digest takes its place.
     """
     made = []
     for run in runs:
@@ -250,11 +251,19 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
                 values.pop("host", None)
                 (folder / name).write_text(json.dumps(values, indent=1) + "\n")
             elif name.endswith(".npz"):
-                np.savez_compressed(folder / name, **{k: v for k, v in run.ranks.items() if k != "item"})
+                kept = {k: v for k, v in run.ranks.items() if k != "item"}
+                np.savez_compressed(folder / name, **kept | {"item_digest": item_digest(run.ranks)})
             else:
                 shutil.copyfile(run.path / name, folder / name)
         made.append(folder)
     return made
+
+
+def item_digest(ranks: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns uint8[32], the SHA-256 of the cases' items, from a run's ranks or from a record's."""
+    if "item_digest" in ranks:
+        return ranks["item_digest"]
+    return np.frombuffer(hashlib.sha256(ranks["item"].astype("<i4").tobytes()).digest(), np.uint8)
 
 
 def portable(value):

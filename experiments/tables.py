@@ -16,7 +16,7 @@ import numpy as np
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.metrics import from_ranks
 from experiments import statistics
-from experiments.records import Row, Run, describe, rows
+from experiments.records import Row, Run, describe, item_digest, rows
 
 PER_USER = re.compile(r"mrr|(ndcg|hr|recall|mrr|map)@\d+")
 # More popular recommendations are neither better nor worse.
@@ -228,9 +228,8 @@ def _compare(found: Sequence[Row], options: Options) -> list[Comparison]:
 def _require_same_cases(found: Sequence[Row]) -> None:
     first = found[0].runs[0]
     for run in {id(run): run for row in found for run in row.runs}.values():
-        for array in ("user", "item"):
-            # Records leave out the items.
-            if array in run.ranks and array in first.ranks and not np.array_equal(run.ranks[array], first.ranks[array]):
+        for array, of in (("user", lambda ranks: ranks["user"]), ("item", item_digest)):
+            if not np.array_equal(of(run.ranks), of(first.ranks)):
                 raise UserError(
                     f"{first.path} and {run.path} ranked different test cases (array {array!r} of "
                     "ranks_test.npz), so they cannot be paired."

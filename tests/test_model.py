@@ -151,6 +151,14 @@ def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
                 assert abs(np.corrcoef(first.ravel(), np.roll(other.ravel(), shift))[0, 1]) < bound
 
 
+def test_the_gradient_of_positions_is_that_of_a_lookup():
+    table, ids = jax.random.normal(jax.random.key(0), (7, 4)), jnp.array([[0, 3, 3], [6, 1, 3]])
+    weights = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    ours = jax.grad(lambda t: (model._rows(t, ids) ** 2 * weights).sum())(table)
+    naive = jax.grad(lambda t: (t[ids] ** 2 * weights).sum())(table)
+    np.testing.assert_allclose(ours, naive, rtol=1e-6, atol=1e-6)
+
+
 def test_lower_precision_and_recomputation_give_the_same_model(cache):
     config = small_config(cache)
     dataset = load_dataset(config.data)

@@ -77,7 +77,9 @@ class ModelConfig:
     ffn_width: int = 256
     max_length: int = 200  # positions of a history, the one to predict included
     norm: Literal["post", "pre"] = "post"
-    positions: Literal["left", "right"] = "left"  # left: the oldest item is position 0; right: the newest
+    # left, right: learned embeddings, the oldest or the newest item being position 0. rotary: distances between items,
+    # by turning queries and keys (Su et al. 2021).
+    positions: Literal["left", "right", "rotary"] = "left"
     head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
     dropout: float = 0.1  # of embeddings and of each sub-layer's output
     attention_dropout: float = 0.1  # of attention weights
@@ -92,6 +94,8 @@ class MaskingConfig:
 
     probability: float = 0.2  # share of a history that is masked; at least one item is
     max_masks: int = 0  # per history; 0: no limit
+    # Share of a batch's rows that learn, with the same weights, the next item of every item under causal attention.
+    next_item: float = 0.0
     last_item_only: float = 0.0  # share of histories of which only the last item is masked, as at test time
     random_token: float = 0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
     keep_token: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1)
@@ -236,7 +240,7 @@ def _check(c: Config) -> None:
     for name in ("model.dropout", "model.attention_dropout"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
-    for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token", "optimizer.final_fraction"):
+    for name in ("masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token", "optimizer.final_fraction"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) <= 1, name, "between 0 and 1")
     for name in ("model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",
@@ -265,6 +269,8 @@ def _check(c: Config) -> None:
             "above 0 and, with config.data.test_share, below 1")
     require(c.model.max_length >= 2, "model.max_length", "at least 2")
     require(c.model.width % c.model.heads == 0, "model.heads", f"a divisor of config.model.width = {c.model.width}")
+    require(c.model.positions != "rotary" or c.model.width % (2 * c.model.heads) == 0, "model.heads",
+            "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'")
     require(0 < c.masking.probability <= 1, "masking.probability", "above 0 and at most 1")
     require(c.masking.random_token + c.masking.keep_token <= 1, "masking.keep_token",
             "at most 1 together with config.masking.random_token")

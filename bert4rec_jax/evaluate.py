@@ -186,8 +186,8 @@ class Ranker:
             sampled[:len(places)] = self._sampled[cases]
             case, item = self._seen[number]
             seen_case[:len(case)], seen_item[:len(case)] = case, item
-        positions = packed.from_left if self._config.model.positions == "left" else packed.from_right
-        inputs = model.Inputs(packed.tokens, packed.segments, positions, slots)
+        c = self._config.model
+        inputs = model.inputs(c, packed, packed.tokens, slots, causal=c.objective == "next")
         return _RankInputs(inputs, used, targets, seen_case, seen_item, sampled)
 
     def rank(self, params: dict, with_top: bool = False, should_stop=lambda: False) -> Ranking | None:

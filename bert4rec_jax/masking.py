@@ -32,13 +32,13 @@ class Task(NamedTuple):
 
     Attributes:
       tokens: int32[B, L], what the model sees.
-      slots: int32[B, K], columns to predict at.
+      slots: int32[B, K], columns to predict at; None where it is all of them.
       labels: int32[B, K], item ids to predict there.
       weights: float32[B, K], 1, or 0 for an unused slot.
     """
 
     tokens: jax.Array
-    slots: jax.Array
+    slots: jax.Array | None
     labels: jax.Array
     weights: jax.Array
 
@@ -52,8 +52,18 @@ def masks_per_history(config: MaskingConfig, max_length: int) -> np.ndarray:
     return np.minimum(counts, config.max_masks or max_length).astype(np.int32)
 
 
+def learns_next_item(share: float, rows: int) -> np.ndarray:
+    """Returns bool[rows]: which rows learn the next item and not masked ones.
+
+    They are spread evenly, so that where `share` of a device's rows is a whole number, it does not depend on how a
+    batch is dealt out to devices.
+    """
+    whole = np.floor(np.arange(rows + 1) * share + 1e-6)
+    return whole[1:] > whole[:-1]
+
+
 def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items: int, key: jax.Array,
-               first_row: jax.Array | int = 0) -> Task:
+               row_numbers: jax.Array | np.ndarray) -> Task:
     """Masks a random subset of every history (Sun et al. 2019, section 3.5).
 
     Every history loses `masks_per_history` items, or only its last one with probability `last_item_only`.
@@ -64,15 +74,14 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
       num_slots: K, at least the number of masked items in any row.
       num_items: size of the catalogue.
       key: PRNG key of the step.
-      first_row: number of row 0 in the whole batch. Every row draws from a key of its own, so that masks do not
-        depend on how a batch is dealt out to devices.
+      row_numbers: int32[B], places of the rows in the whole batch. Every row draws from a key of its own, so that
+        masks do not depend on how a batch is dealt out to devices.
     """
     tokens_BL, segments_BL, from_left_BL, from_right_BL = map(jnp.asarray, packed)
     B, L = tokens_BL.shape
 
     def draw(kind, *shape):
-        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(
-            first_row + jnp.arange(B))
+        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(row_numbers)
         return jax.vmap(lambda row_key: jax.random.uniform(row_key, shape))(keys_B)
 
     real_BL = segments_BL > 0
@@ -109,6 +118,5 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
 def next_items(packed: Packed) -> Task:
     """Asks for the next item at every column but the last of a history (Kang and McAuley 2018)."""
     tokens_BL, segments_BL, _, from_right_BL = map(jnp.asarray, packed)
-    columns_L = jnp.arange(tokens_BL.shape[1], dtype=jnp.int32)
     weights_BL = ((from_right_BL > 0) & (segments_BL > 0)).astype(jnp.float32)
-    return Task(tokens_BL, jnp.broadcast_to(columns_L, tokens_BL.shape), jnp.roll(tokens_BL, -1, axis=1), weights_BL)
+    return Task(tokens_BL, None, jnp.roll(tokens_BL, -1, axis=1), weights_BL)

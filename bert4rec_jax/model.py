@@ -2,7 +2,7 @@
 """The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
 
 Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
-changes speed and nothing else. Only the slots that are asked for leave the last layer, so its queries, its
+changes speed and nothing else. What tells BERT4Rec from SASRec is `reach` alone. Only the slots that are asked for leave the last layer, so its queries, its
 feed-forward network and everything after it are computed for those alone.
 
 The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
@@ -15,9 +15,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.item_table import table_rows
+from bert4rec_jax.masking import Packed
+
+# RoFormer has 10,000; histories are shorter than documents.
+ROTARY_BASE = 1000.0
 
 
 class Inputs(NamedTuple):
@@ -27,13 +32,32 @@ class Inputs(NamedTuple):
       tokens: int32[B, L], item ids, `PADDING` or [MASK].
       segments: int32[B, L], 1.. for the histories in a row, 0 on padding.
       positions: int32[B, L], position of a token in its history, in [0, L).
-      slots: int32[B, K], columns whose hidden state is wanted.
+      slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
+      reach: int32[B, L], last column of its history that a token attends to: its own where attention is causal.
     """
 
     tokens: jax.Array
     segments: jax.Array
     positions: jax.Array
-    slots: jax.Array
+    slots: jax.Array | None
+    reach: jax.Array
+
+
+def inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None,
+           causal: bool) -> Inputs:
+    """Returns what the encoder reads of packed histories.
+
+    Args:
+      config: the model's configuration.
+      packed: the rows.
+      tokens: int32[B, L], what the model sees of them.
+      slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
+      causal: whether a token attends only to what came before it and to itself.
+    """
+    L = tokens.shape[1]
+    positions = packed.from_right if config.positions == "right" else packed.from_left
+    reach = np.arange(L, dtype=np.int32) if causal else np.full(L, L - 1, np.int32)
+    return Inputs(tokens, packed.segments, positions, slots, np.broadcast_to(reach, tokens.shape))
 
 
 def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
@@ -43,7 +67,7 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
     embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
     encoder = Encoder(config).init(
-        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
+        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens, tokens), None)["params"]
     return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
 
 
@@ -73,9 +97,10 @@ class Encoder(nn.Module):
     def __call__(self, x_BLD, inputs: Inputs, dropout_key):
         """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
-        table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
         keys = _key_stream(dropout_key)
-        x_BLD = x_BLD + _rows(table, inputs.positions)
+        if c.positions != "rotary":
+            table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
+            x_BLD = x_BLD + _rows(table, inputs.positions)
         x_BLD = x_BLD.astype(c.dtype)
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
@@ -84,7 +109,7 @@ class Encoder(nn.Module):
         for layer in range(c.layers):
             last = layer == c.layers - 1
             x_BLD = block(c, name=f"block_{layer}")(
-                x_BLD, inputs.segments, inputs.slots if last else None, next(keys))
+                x_BLD, inputs, inputs.slots if last else None, next(keys))
         if c.norm == "pre":
             x_BLD = _layer_norm(c, "final_norm")(x_BLD)
         if c.head == "transform":
@@ -99,13 +124,13 @@ class Block(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD, segments_BL, slots_BK, dropout_key):
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
         """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` are wanted."""
         c = self.config
         keys = _key_stream(dropout_key)
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, name="attention")(normed_BLD, segments_BL, slots_BK, next(keys))
+        attended = Attention(c, name="attention")(normed_BLD, inputs, slots_BK, next(keys))
         x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(keys))
         if not pre:
@@ -117,28 +142,28 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention inside each segment; causal for the objective `next`."""
+    """Multi-head attention inside each segment, as far as `reach`."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BLD, segments_BL, slots_BK, dropout_key):
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
         """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
         c = self.config
         B, L, D = x_BLD.shape
         heads = (c.heads, D // c.heads)
-        columns_L = jnp.arange(L)
-        if slots_BK is None:
-            query_BQD, query_segments_BQ, query_columns_BQ = x_BLD, segments_BL, columns_L[None]
-        else:
-            query_BQD, query_columns_BQ = _pick(x_BLD, slots_BK), slots_BK
-            query_segments_BQ = jnp.take_along_axis(segments_BL, slots_BK, axis=1)
+        query_BQD, asking = x_BLD, (inputs.segments, inputs.reach, inputs.positions)
+        if slots_BK is not None:
+            query_BQD = _pick(x_BLD, slots_BK)
+            asking = [jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in asking]
+        segments_BQ, reach_BQ, positions_BQ = asking
         q_BHQE = _dense(c, D, "query")(query_BQD).reshape(B, -1, *heads).transpose(0, 2, 1, 3)
         k_BHLE, v_BHLE = _dense(c, 2 * D, "key_value")(x_BLD).reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
+        if c.positions == "rotary":
+            q_BHQE, k_BHLE = rotate(q_BHQE, positions_BQ), rotate(k_BHLE, inputs.positions)
         # Padding is a segment of its own, so no row of scores is ever empty.
-        allowed_BQL = query_segments_BQ[:, :, None] == segments_BL[:, None, :]
-        if c.objective == "next":
-            allowed_BQL &= query_columns_BQ[:, :, None] >= columns_L
+        allowed_BQL = segments_BQ[:, :, None] == inputs.segments[:, None, :]
+        allowed_BQL &= reach_BQ[:, :, None] >= jnp.arange(L)
         scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
         scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
         scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
@@ -148,6 +173,24 @@ class Attention(nn.Module):
         weights_BHQL = dropout(weights_BHQL.astype(x_BLD.dtype), c.attention_dropout, dropout_key)
         y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(x_BLD.dtype)
         return _dense(c, D, "out")(y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D))
+
+
+def rotate(x_BHLE: jax.Array, positions_BL: jax.Array) -> jax.Array:
+    """Turns queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
+
+    The product of a query and a key then depends on how far apart they are and not on where. Pairs are (e, e + E/2).
+    Wavelengths run from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
+
+    Args:
+      x_BHLE: float[B, H, L, E], E even.
+      positions_BL: int32[B, L].
+    """
+    half = x_BHLE.shape[-1] // 2
+    frequencies = ROTARY_BASE ** (-np.arange(half) / half)
+    angle_B1LE = positions_BL[:, None, :, None] * frequencies.astype(np.float32)
+    cos, sin = jnp.cos(angle_B1LE).astype(x_BHLE.dtype), jnp.sin(angle_B1LE).astype(x_BHLE.dtype)
+    first, second = x_BHLE[..., :half], x_BHLE[..., half:]
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -73,8 +73,8 @@ class Recommender:
         items = np.array([*history, 0], np.int32)
         (batch,) = ranking_batches(
             items, np.array([0]), np.array([len(history)]), self.config.model.max_length, 1, mask)
-        positions = batch.packed.from_left if self.config.model.positions == "left" else batch.packed.from_right
-        inputs = model.Inputs(batch.packed.tokens, batch.packed.segments, positions, batch.slots)
+        inputs = model.inputs(self.config.model, batch.packed, batch.packed.tokens, batch.slots,
+                              causal=self.config.model.objective == "next")
         scores = np.array(self._scores(self.params, inputs))[1:self.num_items + 1]
         probabilities = np.exp(scores - scores.max())
         probabilities /= probabilities.sum()

@@ -26,7 +26,7 @@ from bert4rec_jax.device_errors import explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.evaluate import Cases, Ranker
 from bert4rec_jax.item_table import lookup
-from bert4rec_jax.masking import Packed, mask_items, masks_per_history, next_items
+from bert4rec_jax.masking import Packed, learns_next_item, mask_items, masks_per_history, next_items
 from bert4rec_jax.metric_writers import MetricWriter, write_test_line
 from bert4rec_jax.metrics import beyond_accuracy, from_ranks
 from bert4rec_jax.optimizer import make_optimizer
@@ -65,6 +65,11 @@ def init_state(config: Config, num_items: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
+def next_item_share(config: Config) -> float:
+    """Returns the share of a batch's rows that learn the next item: all of them for SASRec."""
+    return 1.0 if config.model.objective == "next" else config.masking.next_item
+
+
 def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, packed: Packed, root: jax.Array,
                step: jax.Array, first_row: jax.Array | int, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """Returns the loss summed over a device's slots, and the number of them that hold a target.
@@ -72,7 +77,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
     Args:
       config: the run's configuration.
       num_items: size of the catalogue.
-      num_slots: slots of a row, K.
+      num_slots: slots of a row with masks, K.
       params: as `TrainState.params`.
       packed: this device's rows.
       root: the run's root key.
@@ -80,19 +85,25 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
       first_row: number of the first of these rows in the whole batch.
       axes: see `parallel.Axes`.
     """
-    if config.model.objective == "masked":
-        task = mask_items(config.masking, packed, num_slots, num_items, stream_key(root, "masking", step), first_row)
-    else:
-        task = next_items(packed)
-    positions = packed.from_left if config.model.positions == "left" else packed.from_right
-    inputs = model.Inputs(task.tokens, packed.segments, positions, task.slots)
-    x_BLD = lookup(params["items"]["embedding"], task.tokens, axes.catalogue)
-    dropout_key = jax.random.fold_in(stream_key(root, "dropout", step), first_row)
-    h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, dropout_key)
-    total = losses.loss_sum(
-        config.loss, params["items"], h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1),
-        task.weights.reshape(-1), num_items, stream_key(root, "negatives", step), axes.catalogue)
-    return total, task.weights.sum()
+    numbers = first_row + np.arange(packed.tokens.shape[0])
+    learns_next = learns_next_item(next_item_share(config), len(numbers))
+    parts = []
+    for next_item in (False, True):
+        chosen = np.flatnonzero(learns_next == next_item)
+        if len(chosen) == 0:
+            continue
+        rows = jax.tree.map(lambda x: x[chosen], packed)
+        task = next_items(rows) if next_item else mask_items(
+            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers[chosen])
+        inputs = model.inputs(config.model, rows, task.tokens, task.slots, causal=next_item)
+        x_BLD = lookup(params["items"]["embedding"], task.tokens, axes.catalogue)
+        dropout_key = jax.random.fold_in(jax.random.fold_in(stream_key(root, "dropout", step), first_row), next_item)
+        h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, dropout_key)
+        parts.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
+    h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*parts))
+    total = losses.loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
+                            stream_key(root, "negatives", step), axes.catalogue)
+    return total, weights_M.sum()
 
 
 def train_step(config: Config, num_items: int, num_slots: int, state: TrainState, packed: Packed, root: jax.Array,
@@ -102,7 +113,7 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
     Args:
       config: the run's configuration.
       num_items: size of the catalogue.
-      num_slots: slots of a row, K.
+      num_slots: slots of a row with masks, K.
       state: before the update.
       packed: this device's rows.
       root: the run's root key.
@@ -189,14 +200,16 @@ class Experiment:
         self.num_items = self.dataset.num_items
         c = config
         self.layout.check_rows(c.train.batch_rows, "config.train.batch_rows")
-        if (c.train.batch_rows // self.layout.num_devices) % c.train.accumulate:
-            raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the "
-                            f"{c.train.batch_rows // self.layout.num_devices} rows of a device.")
+        rows = c.train.batch_rows // self.layout.num_devices
+        if rows % c.train.accumulate:
+            raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device.")
+        rows //= c.train.accumulate
+        if abs(rows * c.masking.next_item - round(rows * c.masking.next_item)) > 1e-6:
+            raise UserError(f"config.masking.next_item = {c.masking.next_item} of the {rows} rows that a device takes "
+                            "at once is no whole number of rows; change it or config.train.batch_rows.")
         self.batches = TrainingBatches(
             self.dataset, self.split, c.model.max_length, c.train.batch_rows, c.train.windows, c.seed)
-        self.num_slots = c.model.max_length
-        if c.model.objective == "masked":
-            self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
+        self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
         self.tokens_per_step = self.batches.tokens_per_epoch / self.batches.steps_per_epoch()
         self.popularity = baselines.training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)

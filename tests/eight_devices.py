@@ -27,7 +27,8 @@ ACCUMULATE_2, ACCUMULATE_4 = {"train.accumulate": 2}, {"train.accumulate": 4}
 SAMPLED, GBCE = {"loss.name": "sampled_softmax", "loss.negatives": 24}, {"loss.name": "gbce", "loss.negatives": 24}
 NEXT, BF16, REMAT = {"model.objective": "next"}, {"model.dtype": "bfloat16"}, {"model.remat": True}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
-RECIPE = {"model.norm": "pre", "model.positions": "right", "model.head": "tied", "loss.chunk_items": 50,
+RECIPE = {"model.norm": "pre", "model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
+          "masking.next_item": 0.25,
           "masking.random_token": 0.1, "masking.keep_token": 0.1, "masking.last_item_only": 0.2,
           "optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
 QUICK = {

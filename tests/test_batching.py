@@ -109,7 +109,8 @@ def test_masking_hides_the_right_number_of_items_and_asks_for_them(data, last_it
     slots = batches.most_in_a_row(counts)
     for step in range(5):
         packed = batches.batch(step)
-        task = jax.tree.map(np.asarray, mask_items(masking, packed, slots, dataset.num_items, jax.random.key(step)))
+        task = jax.tree.map(np.asarray, mask_items(masking, packed, slots, dataset.num_items, jax.random.key(step),
+                                                   np.arange(len(packed.tokens))))
         hidden = task.tokens == dataset.num_items + 1
         asked = np.zeros_like(hidden)
         for row, slot in zip(*np.nonzero(task.weights)):
@@ -133,7 +134,8 @@ def test_masked_positions_are_uniform(data):
     config, dataset, split = data
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(0)
     full = type(packed)(*(np.repeat(x, 100, axis=0) for x in packed))
-    task = mask_items(config.masking, full, 16, dataset.num_items, jax.random.key(0))
+    task = mask_items(config.masking, full, 16, dataset.num_items, jax.random.key(0),
+                      np.arange(len(full.tokens)))
     share = np.mean(np.asarray(task.tokens == dataset.num_items + 1).reshape(8, 100, 16), axis=1)
     lengths = packed.from_left + packed.from_right + 1
     expected = masks_per_history(config.masking, 16)[lengths] / lengths * (packed.segments > 0)
@@ -146,7 +148,8 @@ def test_random_and_kept_tokens_have_their_shares(data):
     masking = type(config.masking)(probability=0.5, random_token=0.3, keep_token=0.2)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(0)
     full = type(packed)(*(np.repeat(x, 100, axis=0) for x in packed))
-    task = mask_items(masking, full, 16, dataset.num_items, jax.random.key(0))
+    task = mask_items(masking, full, 16, dataset.num_items, jax.random.key(0),
+                      np.arange(len(full.tokens)))
     shown = np.take_along_axis(np.asarray(task.tokens), np.asarray(task.slots), axis=1)[np.asarray(task.weights) > 0]
     labels = np.asarray(task.labels)[np.asarray(task.weights) > 0]
     assert abs((shown == dataset.num_items + 1).mean() - 0.5) < 0.03

@@ -13,7 +13,7 @@ from bert4rec_jax.data.batching import TrainingBatches
 from bert4rec_jax.item_table import lookup
 from bert4rec_jax.masking import mask_items
 from bert4rec_jax.parallel import Axes
-from bert4rec_jax.train import batch_loss
+from bert4rec_jax.train import batch_loss, stream_key
 
 
 def naive_encoder(c, params, x_LD, causal):
@@ -29,6 +29,13 @@ def naive_encoder(c, params, x_LD, causal):
         from scipy.special import erf
         return 0.5 * x * (1 + erf(x / np.sqrt(2)))
 
+    def turned(x):
+        """RoFormer's equation 14, with complex numbers for its pairs."""
+        half = x.shape[1] // 2
+        angles = np.outer(np.arange(len(x)), 1000.0 ** (-np.arange(half) / half))
+        pairs = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angles)
+        return np.concatenate([pairs.real, pairs.imag], axis=1)
+
     def attention(x, q):
         heads = []
         size = c.width // c.heads
@@ -36,6 +43,8 @@ def naive_encoder(c, params, x_LD, causal):
             part = slice(head * size, (head + 1) * size)
             key, value = np.split(dense(x, q["key_value"]), 2, axis=-1)
             query, key, value = dense(x, q["query"])[:, part], key[:, part], value[:, part]
+            if c.positions == "rotary":
+                query, key = turned(query), turned(key)
             scores = query @ key.T / np.sqrt(size)
             if causal:
                 scores[np.triu_indices(len(x), 1)] = -np.inf
@@ -46,8 +55,10 @@ def naive_encoder(c, params, x_LD, causal):
     def feed_forward(x, q):
         return dense(gelu(dense(x, q["ffn_in"])), q["ffn_out"])
 
-    places = np.arange(len(x_LD)) if c.positions == "left" else np.arange(len(x_LD))[::-1]
-    x = np.asarray(x_LD, np.float64) + p["position_embedding"][places]
+    x = np.asarray(x_LD, np.float64)
+    if c.positions != "rotary":
+        places = np.arange(len(x)) if c.positions == "left" else np.arange(len(x))[::-1]
+        x = x + p["position_embedding"][places]
     if c.norm == "post":
         x = norm(x, p["embedding_norm"])
     for layer in range(c.layers):
@@ -67,6 +78,7 @@ CHOICES = [
     {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
     {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
     {"model.objective": "next", "model.norm": "pre", "model.head": "tied"},
+    {"model.positions": "rotary", "model.norm": "pre", "masking.next_item": 0.25},
 ]
 
 
@@ -83,20 +95,19 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
 
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
-    causal = config.model.objective == "next"
-    if causal:
-        tokens = packed.tokens
-    else:
-        from bert4rec_jax.train import stream_key
-        task = mask_items(config.masking, packed, 16, n, stream_key(jax.random.key(0), "masking", 0))
-        tokens = np.asarray(task.tokens)
+    causal = np.arange(8) % 4 == 3 if config.masking.next_item else np.full(8, config.model.objective == "next")
+    chosen = np.flatnonzero(~causal)
+    rows = jax.tree.map(lambda x: x[chosen], packed)
+    task = mask_items(config.masking, rows, 16, n, stream_key(jax.random.key(0), "masking", 0), chosen)
+    tokens = packed.tokens.copy()
+    tokens[chosen] = task.tokens
     expected, count = 0.0, 0
     for row in range(8):
         for number in range(1, packed.segments[row].max() + 1):
             inside = packed.segments[row] == number
             seen, true = tokens[row, inside], packed.tokens[row, inside]
-            h = naive_encoder(config.model, params["encoder"], table[seen], causal)
-            pairs = [(i, true[i + 1]) for i in range(len(true) - 1)] if causal else [
+            h = naive_encoder(config.model, params["encoder"], table[seen], causal[row])
+            pairs = [(i, true[i + 1]) for i in range(len(true) - 1)] if causal[row] else [
                 (i, true[i]) for i in np.flatnonzero(seen != true)]
             for column, label in pairs:
                 logits = h[column] @ table[1:n + 1].T + bias[1:n + 1]
@@ -113,11 +124,12 @@ def test_padding_and_other_histories_never_matter(cache):
     segments = np.array([[1] * 6 + [2] * 7 + [0] * 3], np.int32)
     positions = np.array([[*range(6), *range(7), 0, 0, 0]], np.int32)
     slots = np.arange(6, dtype=np.int32)[None]
+    reach = np.full((1, 16), 15, np.int32)
 
     def hidden(tokens):
         x = lookup(params["items"]["embedding"], tokens)
         return np.asarray(model.encode(config.model, params["encoder"], x,
-                                       model.Inputs(tokens, segments, positions, slots), None))
+                                       model.Inputs(tokens, segments, positions, slots, reach), None))
 
     changed = tokens.copy()
     changed[0, 6:] = np.random.default_rng(1).integers(1, 61, 10)

@@ -192,6 +192,18 @@ def base() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(Config().to_dict()).lock()
 
 
+def recommended() -> ml_collections.ConfigDict:
+    """Returns `base()` with the choices that trained best here on every data set: see docs/quality.md.
+
+    What depends on the size of the data is left to the config file: width, length, dropout, masks, steps and rows.
+    """
+    config = base()
+    config.model.update(norm="pre", positions="rotary", head="tied", attention_dropout=0.0, init_scale=0.05)
+    config.masking.update(next_item=0.5)
+    config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
+    return config
+
+
 def resolve(values: ml_collections.ConfigDict | dict) -> Config:
     """Turns nested values into a checked `Config`.
 

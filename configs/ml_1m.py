@@ -13,10 +13,7 @@ from bert4rec_jax import config as config_lib
 
 def get_config():
     """Returns the configuration."""
-    config = config_lib.base()
+    config = config_lib.recommended()
     config.data.update(source="ml-1m", item_core=5, user_core=5)
-    config.model.update(norm="pre", positions="right", head="tied", attention_dropout=0.0,
-                        init_scale=0.05)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
     config.train.update(steps=14_000, batch_rows=16, eval_every=1000, checkpoint_every=1000)
     return config

@@ -9,9 +9,9 @@ from bert4rec_jax import config as config_lib
 
 def get_config():
     """Returns the configuration."""
-    config = config_lib.base()
+    config = config_lib.recommended()
     config.data.update(source="ml-latest-small", user_core=5, item_core=5)
-    config.model.update(norm="pre", positions="right", head="tied", max_length=100, dropout=0.3, attention_dropout=0.0)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=50, schedule="cosine", final_fraction=0.01, beta2=0.98)
+    config.model.update(max_length=100, dropout=0.3)
+    config.optimizer.update(warmup_steps=50)
     config.train.update(steps=1000, batch_rows=32, windows="random", eval_every=250, checkpoint_every=250)
     return config

@@ -6,9 +6,8 @@ from bert4rec_jax import config as config_lib
 
 def get_config():
     """Returns the configuration."""
-    config = config_lib.base()
+    config = config_lib.recommended()
     config.data.source = "ml-100k"
-    config.model.update(norm="pre", positions="right", head="tied", max_length=100, dropout=0.2, attention_dropout=0.0)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=100, schedule="cosine", final_fraction=0.01, beta2=0.98)
+    config.model.update(max_length=100, dropout=0.2)
     config.train.update(steps=1500, batch_rows=32, windows="random", eval_every=250, checkpoint_every=250)
     return config

@@ -6,10 +6,9 @@ from bert4rec_jax import config as config_lib
 
 def get_config():
     """Returns the configuration."""
-    config = config_lib.base()
+    config = config_lib.recommended()
     config.data.source = "synthetic"
-    config.model.update(width=32, ffn_width=64, max_length=50, norm="pre", positions="right", head="tied",
-                        attention_dropout=0.0)
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=50, schedule="cosine", beta2=0.98)
+    config.model.update(width=32, ffn_width=64, max_length=50)
+    config.optimizer.update(warmup_steps=50)
     config.train.update(steps=300, batch_rows=32, eval_every=100, checkpoint_every=100, log_every=25)
     return config

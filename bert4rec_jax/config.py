@@ -204,6 +204,17 @@ def recommended() -> ml_collections.ConfigDict:
     return config
 
 
+def choose(choices: dict, name: str):
+    """Returns choices[name], for a config file that takes a name behind a colon, as in `amazon.py:2023`.
+
+    Raises:
+      UserError: there is no such name; lists those that there are.
+    """
+    if name not in choices:
+        raise UserError(f"the config file has no {name!r}; name one of {', '.join(choices)} behind the colon.")
+    return choices[name]
+
+
 def resolve(values: ml_collections.ConfigDict | dict) -> Config:
     """Turns nested values into a checked `Config`.
 
@@ -252,7 +263,8 @@ def _check(c: Config) -> None:
     for name in ("model.dropout", "model.attention_dropout"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
-    for name in ("masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token", "optimizer.final_fraction"):
+    for name in ("masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token",
+                 "optimizer.final_fraction"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) <= 1, name, "between 0 and 1")
     for name in ("model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",

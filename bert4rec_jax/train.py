@@ -193,20 +193,20 @@ class Experiment:
 
     def __init__(self, config: Config):
         """Loads the data and lays everything out; nothing is compiled yet."""
-        self.config = config
-        self.dataset: Dataset = load_dataset(config.data)
-        self.split: Split = split_dataset(self.dataset, config.data)
-        self.layout = Layout(config.parallel)
-        self.num_items = self.dataset.num_items
-        c = config
+        self.config = c = config
+        self.layout = Layout(c.parallel)
         self.layout.check_rows(c.train.batch_rows, "config.train.batch_rows")
         rows = c.train.batch_rows // self.layout.num_devices
         if rows % c.train.accumulate:
             raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device.")
         rows //= c.train.accumulate
-        if abs(rows * c.masking.next_item - round(rows * c.masking.next_item)) > 1e-6:
+        learning_next = rows * next_item_share(c)
+        if abs(learning_next - round(learning_next)) > 1e-6:
             raise UserError(f"config.masking.next_item = {c.masking.next_item} of the {rows} rows that a device takes "
                             "at once is no whole number of rows; change it or config.train.batch_rows.")
+        self.dataset: Dataset = load_dataset(c.data)
+        self.split: Split = split_dataset(self.dataset, c.data)
+        self.num_items = self.dataset.num_items
         self.batches = TrainingBatches(
             self.dataset, self.split, c.model.max_length, c.train.batch_rows, c.train.windows, c.seed)
         self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))

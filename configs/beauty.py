@@ -12,10 +12,8 @@ from bert4rec_jax import config as config_lib
 
 def get_config():
     """Returns the configuration."""
-    config = config_lib.base()
+    config = config_lib.recommended()
     config.data.update(source="table", user_core=5, item_core=5)
-    config.model.update(max_length=50, norm="pre", positions="right", head="tied", dropout=0.5, attention_dropout=0.0)
-    config.masking.update(probability=0.4)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
-    config.train.update(steps=6000, batch_rows=64, eval_every=500, checkpoint_every=500)
+    config.model.update(max_length=50, dropout=0.5)
+    config.train.update(steps=12_000, batch_rows=32, eval_every=1000, checkpoint_every=1000)
     return config

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every format arrives at the same sequences, with titles and original ids."""
 
+import pathlib
+import runpy
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, resolve
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.movielens import GENRES_100K, split_title
 
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 # user, item, rating, time, in file order; users out of order, a tie in time, times out of order.
 ROWS = [(10, 7, 4, 300), (2, 5, 5, 100), (10, 5, 3, 200), (2, 9, 1, 100), (2, 7, 2, 50), (10, 9, 4, 200)]
 SEQUENCES = {"2": ["7", "5", "9"], "10": ["5", "9", "7"]}
@@ -119,6 +123,28 @@ def test_lines_and_sequences(tmp_path):
         dataset = load(tmp_path, source=source, path=str(tmp_path / path))
         assert sequences(dataset) == SEQUENCES
         assert dataset.timestamps is None
+
+
+@pytest.mark.parametrize(
+    ("config", "argument", "text"),
+    [
+        ("amazon", "2014", "{user},{item},{stars}.0,{when}\n"),
+        ("amazon", "2023", "user_id,parent_asin,rating,timestamp\n{user},{item},{stars}.0,{when}123\n"),
+        ("original_files", "beauty", "{user} {item}\n"),
+        ("original_files", "steam", "{user} {item}\n"),
+    ],
+)
+def test_shipped_configs_read_the_files_of_their_publishers(tmp_path, config, argument, text):
+    header, line = text.splitlines(keepends=True) if text.count("\n") == 2 else ("", text)
+    rows = [(user, item, 5, when) for user in range(1, 6) for when, item in enumerate((3, 1, 5, 2, 4), 1)]
+    if config == "amazon":  # whose files are in no order
+        rows = rows[::-1]
+    path = tmp_path / "ratings.csv"
+    path.write_text(header + "".join(line.format(user=u, item=i, stars=s, when=w) for u, i, s, w in rows))
+    values = runpy.run_path(f"{CONFIGS}/{config}.py")["get_config"](argument)
+    values.data.update(path=str(path), cache_dir=str(tmp_path / "cache"))
+    dataset = load_dataset(resolve(values).data)
+    assert sequences(dataset) == {str(user): list("31524") for user in range(1, 6)}
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

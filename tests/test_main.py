@@ -17,6 +17,8 @@ def main(*arguments):
     (["--config", "configs/synthetic.py", "--config.model.dropout=1.5"], "model.dropout"),
     (["--config", "configs/synthetic.py", "--config.model.widht=8"], "widht"),
     (["--config", "configs/nothing.py"], "nothing.py"),
+    (["--config", "configs/amazon.py:2022"], "2014, 2023"),
+    (["--config", "configs/synthetic.py", "--config.masking.next_item=0.3"], "masking.next_item"),
     (["--config", "configs/synthetic.py", "stray"], "stray"),
     ([], "--config is missing"),
     (["--config", "configs/synthetic.py", "--config.data.source=lines", "--config.data.path=/no/such/file"],

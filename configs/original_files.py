@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of the original BERT4Rec repository (Sun et al. 2019), lines `user item` in order of time.
+
+  python -m bert4rec_jax.main --config configs/original_files.py:beauty --workdir runs/beauty_original \
+      --config.data.path=beauty.txt
+
+`beauty` (40,226 users, 54,542 items), `steam` (281,428 users, 13,044 items), `ml-1m` (6,040 users, 3,416 items) and
+`ml-20m`. Only the content of `ml-1m`, the same interactions in the same order, was run here: see ml_1m.py.
+"""
+
+from bert4rec_jax import config as config_lib
+
+SETTINGS = {
+    "beauty": {"model.max_length": 50, "model.dropout": 0.5, "train.steps": 20_000, "train.batch_rows": 32},
+    "steam": {"model.max_length": 50, "model.dropout": 0.2, "train.steps": 100_000, "train.batch_rows": 64},
+    "ml-1m": {"train.steps": 14_000, "train.batch_rows": 16},
+    "ml-20m": {"model.width": 256, "model.ffn_width": 1024, "model.heads": 4, "train.steps": 200_000,
+               "train.batch_rows": 32, "optimizer.learning_rate": 1e-3},
+}
+
+
+def get_config(name="ml-1m"):
+    """Returns the configuration for one of the files."""
+    config = config_lib.recommended()
+    config.data.source = "lines"
+    config.train.update(eval_every=1000, checkpoint_every=1000)
+    config.update_from_flattened_dict(config_lib.choose(SETTINGS, name))
+    return config

@@ -4,7 +4,11 @@ r"""Trains or evaluates BERT4Rec.
   python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/ml_1m
   python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/wide --config.model.width=128
 
-Training goes on where it was when the workdir holds a checkpoint. `--mode evaluate` ranks again from the best one.
+Training goes on where it was when the workdir holds a checkpoint. `--mode evaluate` ranks again from the best one;
+with `--trained` from that of another run, under another protocol:
+
+  python -m bert4rec_jax.main --config configs/ml_1m.py --config.eval.protocol=pop100 --mode evaluate \
+      --trained runs/ml_1m --workdir runs/ml_1m_pop100
 """
 
 import sys
@@ -21,6 +25,7 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"],
                   "train: train, then rank the test users. evaluate: rank only.")
+flags.DEFINE_string("trained", "", "Of --mode evaluate: the run whose model ranks; empty: --workdir.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
 FLAGS = flags.FLAGS
 
@@ -29,6 +34,8 @@ def main(arguments: list[str]) -> int:
     """Runs the configured experiment; returns the exit code."""
     if len(arguments) > 1:
         raise UserError(f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE.")
+    if FLAGS.trained and FLAGS.mode != "evaluate":
+        raise UserError("--trained names the run that --mode evaluate ranks with; it has no use in training.")
     if FLAGS.config is None:
         raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
     try:
@@ -43,18 +50,21 @@ def main(arguments: list[str]) -> int:
 
     if FLAGS.distributed:
         join_cluster()
-    run = train.train_and_evaluate if FLAGS.mode == "train" else train.evaluate
     with leaving_together():
-        results = run(config, FLAGS.workdir)
+        if FLAGS.mode == "train":
+            results = train.train_and_evaluate(config, FLAGS.workdir)
+        else:
+            results = train.evaluate(config, FLAGS.workdir, FLAGS.trained)
     directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         print("stopped by a signal; everything is saved, and the same command goes on from here.", file=sys.stderr)
     elif directory.writes:
-        curves.draw(directory, config.eval.metric)
+        if not FLAGS.trained:
+            curves.draw(directory, config.eval.metric)
         print(train.summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:
-            print(recommend.example(FLAGS.workdir, config))
+            print(recommend.example(FLAGS.trained or FLAGS.workdir, config))
     return 0
 
 

@@ -101,19 +101,20 @@ def _cut(path: str, step: int, validation_due: bool) -> None:
         repeated = validation_due and entry["step"] == step and entry["split"] == "valid"
         return entry["step"] <= step and entry["split"] != "test" and not repeated
 
-    if os.path.exists(path):
-        _rewrite(path, keep, "")
+    _rewrite(path, keep, "")
 
 
 def _rewrite(path: str, keep, end: str) -> None:
-    kept = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                if line.endswith("\n") and keep(json.loads(line)):
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue
+    kept, lines = [], []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            lines = file.readlines()
+    for line in lines:
+        try:
+            if line.endswith("\n") and keep(json.loads(line)):
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
     with open(f"{path}.tmp", "w", encoding="utf-8") as file:
         file.writelines([*kept, end])
     os.replace(f"{path}.tmp", path)

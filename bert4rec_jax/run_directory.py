@@ -68,7 +68,7 @@ class RunDirectory:
         Raises:
           UserError: it belongs to another configuration or other data; names what differs.
         """
-        self._check_config()
+        self.check_config(_FREE)
         environment = self.read("environment.json")
         if environment and environment["data_fingerprint"] != dataset.fingerprint:
             raise UserError(
@@ -79,13 +79,24 @@ class RunDirectory:
             write_json(self.path("environment.json"), _environment(dataset))
             self._write_catalogue(dataset)
 
-    def _check_config(self) -> None:
+    def check_trained(self) -> None:
+        """Checks that this is a trained run that differs from the configuration in how it ranks at most.
+
+        Raises:
+          UserError: it is none; names what differs.
+        """
+        if self.read("config.json") is None:
+            raise UserError(f"{self._workdir} is no run directory; name one that has been trained.")
+        self.check_config((*_FREE, "eval."))
+
+    def check_config(self, free: tuple[str, ...]) -> None:
+        """Checks that the directory has no other configuration; fields that begin with one of `free` may differ."""
         before = self.read("config.json")
         if before is None:
             return
         old, new = _flatten(before), _flatten(self._config.to_dict())
         differing = [k for k in sorted(old.keys() | new.keys())
-                     if old.get(k) != new.get(k) and not k.startswith(_FREE)]
+                     if old.get(k) != new.get(k) and not k.startswith(free)]
         if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
             return  # A longer or shorter run of the same curve.
         if differing:

@@ -6,6 +6,7 @@ continues exactly as it would have: the checkpoint holds parameters, optimizer m
 """
 
 import functools
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -414,17 +415,26 @@ def summary(results: dict) -> str:
         f"{results['users_per_second']:,.0f} users ranked a second"])
 
 
-def evaluate(config: Config, workdir: str) -> dict | None:
-    """Ranks again with the best checkpoint of a run that has been trained.
+def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
+    """Ranks with the best checkpoint of a run that has been trained.
+
+    Args:
+      config: that of the run, but for `config.eval` where `trained` is another directory.
+      workdir: results go here.
+      trained: directory of the run; empty: `workdir` itself.
 
     Raises:
-      UserError: there is no checkpoint in `workdir`.
+      UserError: there is no checkpoint, or it is that of another configuration.
     """
+    if trained:
+        RunDirectory(trained, config).check_trained()
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
         run.claim(experiment.dataset)
-        with Checkpoints(run.path("checkpoints")) as checkpoints, explained(experiment):
+        folder = os.path.join(trained or workdir, "checkpoints")
+        with Checkpoints(folder, read_only=bool(trained)) as checkpoints, explained(experiment):
             restored = checkpoints.restore_latest(experiment.template)
             if restored is None or restored[1]["best_step"] is None:
-                raise UserError(f"{workdir} holds no checkpoint that has been validated; train first (--mode train).")
+                raise UserError(f"{trained or workdir} holds no checkpoint that has been validated; train first "
+                                "(--mode train).")
             return _test(experiment, run, checkpoints, Progress(**restored[1]), stop)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.metrics import per_user
 
@@ -65,8 +66,8 @@ class Run:
 
     @cached_property
     def fields(self) -> dict:
-        """The config as dotted name -> value."""
-        return flatten(self.config)
+        """The config as dotted name -> value; a field that came later than the record has its default."""
+        return flatten(Config().to_dict()) | flatten(self.config)
 
     @cached_property
     def curve(self) -> list[dict]:

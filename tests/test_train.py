@@ -44,6 +44,12 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
     assert from_ranks(ranks["rank"])["ndcg@10"] == pytest.approx(results["test"]["ndcg@10"])
     if path.stem == "quickstart":
         assert train.evaluate(resolved, str(tmp_path))["test"] == results["test"]
+        config.eval.protocol = "uni100"
+        sampled = train.evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
+        assert "100 negatives" in sampled["protocol"] and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
+        config.model.width = 8
+        with pytest.raises(UserError, match="model.width"):
+            train.evaluate(config_lib.resolve(config), str(tmp_path / "narrow"), str(tmp_path))
 
 
 def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):

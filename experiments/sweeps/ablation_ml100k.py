@@ -19,6 +19,9 @@ BASE = {
     "model.width": 64,
     "model.positions": "right",
     "model.head": "tied",
+    "model.init_scale": 0.02,
+    "masking.next_item": 0.0,
+    "optimizer.warmup_steps": 100,
 }
 VARIATIONS = {
     "masking.probability": [0.1, 0.4, 0.6],

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of a run: frozen dataclasses, checked once, used everywhere.
 
-A config file is Python with `get_config()`; it starts from `base()` and changes fields. On the command line
-`--config.model.width=128` overrides one. `resolve` turns the result into a `Config` or says which field is wrong.
+A config file is Python with `get_config()`; it starts from `base()` or `recommended()` and changes fields. On the
+command line `--config.model.width=128` overrides one. `resolve` turns the result into a `Config` or says which field
+is wrong.
 """
 
 import dataclasses
@@ -69,7 +70,8 @@ class DataConfig:
 class ModelConfig:
     """The Transformer. The defaults are Sun et al. (2019) at width 64."""
 
-    # masked: bidirectional attention, Cloze task (BERT4Rec). next: causal attention, next-item task (SASRec).
+    # masked: bidirectional attention, Cloze task (BERT4Rec), with rows of the other if `masking.next_item` says so.
+    # next: causal attention, next-item task (SASRec).
     objective: Literal["masked", "next"] = "masked"
     width: int = 64
     layers: int = 2
@@ -182,6 +184,11 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
+    @property
+    def next_item_share(self) -> float:
+        """The share of a batch's rows that learn the next item: all of them for SASRec."""
+        return 1.0 if self.model.objective == "next" else self.masking.next_item
+
     def to_dict(self) -> dict:
         """Returns the config as nested plain dicts, as written to config.json."""
         return dataclasses.asdict(self)
@@ -193,7 +200,7 @@ def base() -> ml_collections.ConfigDict:
 
 
 def recommended() -> ml_collections.ConfigDict:
-    """Returns `base()` with the choices that trained best here on every data set: see docs/quality.md.
+    """Returns `base()` with the choices that trained best on MovieLens-1M (docs/quality.md) and serve for other data.
 
     What depends on the size of the data is left to the config file: width, length, dropout, masks, steps and rows.
     """
@@ -263,7 +270,9 @@ def _check(c: Config) -> None:
     for name in ("model.dropout", "model.attention_dropout"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
-    for name in ("masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token",
+    require(0 <= c.masking.next_item < 1, "masking.next_item",
+            "at least 0 and below 1; for all rows set config.model.objective to 'next'")
+    for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token",
                  "optimizer.final_fraction"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) <= 1, name, "between 0 and 1")

@@ -75,7 +75,8 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict, batc
     """Ranks one device's cases; see `Ranking` for what is returned."""
     items, axis = params["items"], axes.catalogue
     x_BLD = lookup(items["embedding"], batch.inputs.tokens, axis)
-    h_BKD = model.encode(config.model, params["encoder"], x_BLD, batch.inputs, None)
+    h_BKD = model.encode(config.model, params["encoder"], x_BLD, batch.inputs, None,
+                         causal=config.model.objective == "next")
     h_ND = h_BKD.reshape(-1, h_BKD.shape[-1])[batch.used_N]
     own = h_ND.shape[0]
     embedding_VD = items["embedding"].astype(h_ND.dtype)
@@ -186,8 +187,7 @@ class Ranker:
             sampled[:len(places)] = self._sampled[cases]
             case, item = self._seen[number]
             seen_case[:len(case)], seen_item[:len(case)] = case, item
-        c = self._config.model
-        inputs = model.inputs(c, packed, packed.tokens, slots, causal=c.objective == "next")
+        inputs = model.encoder_inputs(self._config.model, packed, packed.tokens, slots)
         return _RankInputs(inputs, used, targets, seen_case, seen_item, sampled)
 
     def rank(self, params: dict, with_top: bool = False, should_stop=lambda: False) -> Ranking | None:

@@ -58,7 +58,7 @@ def learns_next_item(share: float, rows: int) -> np.ndarray:
     They are spread evenly, so that where `share` of a device's rows is a whole number, it does not depend on how a
     batch is dealt out to devices.
     """
-    whole = np.floor(np.arange(rows + 1) * share + 1e-6)
+    whole = np.floor(np.arange(rows + 1) * share + 1e-3)
     return whole[1:] > whole[:-1]
 
 

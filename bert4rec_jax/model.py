@@ -2,7 +2,7 @@
 """The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
 
 Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
-changes speed and nothing else. What tells BERT4Rec from SASRec is `reach` alone. Only the slots that are asked for
+changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone. Only the slots that are asked for
 leave the last layer, so its queries, its feed-forward network and everything after it are computed for those alone.
 
 The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
@@ -33,18 +33,15 @@ class Inputs(NamedTuple):
       segments: int32[B, L], 1.. for the histories in a row, 0 on padding.
       positions: int32[B, L], position of a token in its history, in [0, L).
       slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
-      reach: int32[B, L], last column of its history that a token attends to: its own where attention is causal.
     """
 
     tokens: jax.Array
     segments: jax.Array
     positions: jax.Array
     slots: jax.Array | None
-    reach: jax.Array
 
 
-def inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None,
-           causal: bool) -> Inputs:
+def encoder_inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None) -> Inputs:
     """Returns what the encoder reads of packed histories.
 
     Args:
@@ -52,12 +49,9 @@ def inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Ar
       packed: the rows.
       tokens: int32[B, L], what the model sees of them.
       slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
-      causal: whether a token attends only to what came before it and to itself.
     """
-    L = tokens.shape[1]
     positions = packed.from_right if config.positions == "right" else packed.from_left
-    reach = np.arange(L, dtype=np.int32) if causal else np.full(L, L - 1, np.int32)
-    return Inputs(tokens, packed.segments, positions, slots, np.broadcast_to(reach, tokens.shape))
+    return Inputs(tokens, packed.segments, positions, slots)
 
 
 def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
@@ -66,13 +60,13 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
     rows, width = table_rows(num_items), config.width
     embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
-    encoder = Encoder(config).init(
-        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens, tokens), None)["params"]
+    encoder = Encoder(config, causal=False).init(
+        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
     return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
 
 
 def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
-           dropout_key: jax.Array | None) -> jax.Array:
+           dropout_key: jax.Array | None, causal: bool) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
 
     Args:
@@ -81,17 +75,19 @@ def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: 
       x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
       inputs: see `Inputs`.
       dropout_key: a PRNG key in training, None in evaluation.
+      causal: whether an item attends only to itself and to what came before it.
 
     Returns:
       float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
     """
-    return Encoder(config).apply({"params": encoder_params}, x_BLD, inputs, dropout_key)
+    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, inputs, dropout_key)
 
 
 class Encoder(nn.Module):
     """Embedding sum, blocks and prediction head; see `encode`."""
 
     config: ModelConfig
+    causal: bool
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, dropout_key):
@@ -108,7 +104,7 @@ class Encoder(nn.Module):
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
         for layer in range(c.layers):
             last = layer == c.layers - 1
-            x_BLD = block(c, name=f"block_{layer}")(
+            x_BLD = block(c, self.causal, name=f"block_{layer}")(
                 x_BLD, inputs, inputs.slots if last else None, next(keys))
         if c.norm == "pre":
             x_BLD = _layer_norm(c, "final_norm")(x_BLD)
@@ -122,6 +118,7 @@ class Block(nn.Module):
     """Attention and feed-forward sub-layers with residuals, normalised before (`pre`) or after (`post`)."""
 
     config: ModelConfig
+    causal: bool
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
@@ -130,7 +127,7 @@ class Block(nn.Module):
         keys = _key_stream(dropout_key)
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, name="attention")(normed_BLD, inputs, slots_BK, next(keys))
+        attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(keys))
         x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(keys))
         if not pre:
@@ -142,9 +139,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention inside each segment, as far as `reach`."""
+    """Multi-head attention inside each segment."""
 
     config: ModelConfig
+    causal: bool
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
@@ -152,18 +150,20 @@ class Attention(nn.Module):
         c = self.config
         B, L, D = x_BLD.shape
         heads = (c.heads, D // c.heads)
-        query_BQD, asking = x_BLD, (inputs.segments, inputs.reach, inputs.positions)
+        columns_1L = jnp.arange(L)[None]
+        query_BQD, segments_BQ, positions_BQ, columns_BQ = x_BLD, inputs.segments, inputs.positions, columns_1L
         if slots_BK is not None:
-            query_BQD = _pick(x_BLD, slots_BK)
-            asking = [jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in asking]
-        segments_BQ, reach_BQ, positions_BQ = asking
+            query_BQD, columns_BQ = _pick(x_BLD, slots_BK), slots_BK
+            segments_BQ, positions_BQ = (
+                jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in (segments_BQ, positions_BQ))
         q_BHQE = _dense(c, D, "query")(query_BQD).reshape(B, -1, *heads).transpose(0, 2, 1, 3)
         k_BHLE, v_BHLE = _dense(c, 2 * D, "key_value")(x_BLD).reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
         if c.positions == "rotary":
             q_BHQE, k_BHLE = rotate(q_BHQE, positions_BQ), rotate(k_BHLE, inputs.positions)
         # Padding is a segment of its own, so no row of scores is ever empty.
         allowed_BQL = segments_BQ[:, :, None] == inputs.segments[:, None, :]
-        allowed_BQL &= reach_BQ[:, :, None] >= jnp.arange(L)
+        if self.causal:
+            allowed_BQL &= columns_BQ[:, :, None] >= columns_1L
         scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
         scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
         scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
@@ -188,9 +188,10 @@ def rotate(x_BHLE: jax.Array, positions_BL: jax.Array) -> jax.Array:
     half = x_BHLE.shape[-1] // 2
     frequencies = ROTARY_BASE ** (-np.arange(half) / half)
     angle_B1LE = positions_BL[:, None, :, None] * frequencies.astype(np.float32)
-    cos, sin = jnp.cos(angle_B1LE).astype(x_BHLE.dtype), jnp.sin(angle_B1LE).astype(x_BHLE.dtype)
+    cos, sin = jnp.cos(angle_B1LE), jnp.sin(angle_B1LE)
     first, second = x_BHLE[..., :half], x_BHLE[..., half:]
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    # In float32 whatever the dtype of x: a rounded angle would depend on the place.
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x_BHLE.dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -73,8 +73,7 @@ class Recommender:
         items = np.array([*history, 0], np.int32)
         (batch,) = ranking_batches(
             items, np.array([0]), np.array([len(history)]), self.config.model.max_length, 1, mask)
-        inputs = model.inputs(self.config.model, batch.packed, batch.packed.tokens, batch.slots,
-                              causal=self.config.model.objective == "next")
+        inputs = model.encoder_inputs(self.config.model, batch.packed, batch.packed.tokens, batch.slots)
         scores = np.array(self._scores(self.params, inputs))[1:self.num_items + 1]
         probabilities = np.exp(scores - scores.max())
         probabilities /= probabilities.sum()
@@ -97,7 +96,8 @@ class Recommender:
 def _scores(config: Config, num_items: int, params: dict, inputs: model.Inputs) -> jax.Array:
     """Returns float32[V], the scores of every row of the item table after one history."""
     x_BLD = lookup(params["items"]["embedding"], inputs.tokens)
-    h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, None)
+    h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, None,
+                         causal=config.model.objective == "next")
     embedding_VD = params["items"]["embedding"].astype(h_BKD.dtype)
     return (embedding_VD @ h_BKD[0, 0]).astype(np.float32) + candidate_bias(params["items"]["bias"], num_items, None)
 

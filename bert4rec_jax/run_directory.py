@@ -24,6 +24,8 @@ from bert4rec_jax.errors import UserError
 # Fields that may change between two starts of one run: they do not change what is computed.
 _FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
          "model.remat", "eval.batch_rows")
+# What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
+_PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
 
 
@@ -68,29 +70,32 @@ class RunDirectory:
         Raises:
           UserError: it belongs to another configuration or other data; names what differs.
         """
-        self.check_config(_FREE)
-        environment = self.read("environment.json")
-        if environment and environment["data_fingerprint"] != dataset.fingerprint:
-            raise UserError(
-                f"{self._workdir} belongs to other data (fingerprint {environment['data_fingerprint']}, not "
-                f"{dataset.fingerprint}); choose another --workdir or restore the data.")
+        self._check_config(_FREE)
+        self._check_data(dataset)
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
             write_json(self.path("environment.json"), _environment(dataset))
             self._write_catalogue(dataset)
 
-    def check_trained(self) -> None:
-        """Checks that this is a trained run that differs from the configuration in how it ranks at most.
+    def check_trained(self, dataset: Dataset) -> None:
+        """Checks that this is a finished run on these data, and differs from the configuration in its protocol at most.
 
         Raises:
           UserError: it is none; names what differs.
         """
-        if self.read("config.json") is None:
-            raise UserError(f"{self._workdir} is no run directory; name one that has been trained.")
-        self.check_config((*_FREE, "eval."))
+        if self.read("results.json") is None:
+            raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
+        self._check_config((*_FREE, *_PROTOCOL))
+        self._check_data(dataset)
 
-    def check_config(self, free: tuple[str, ...]) -> None:
-        """Checks that the directory has no other configuration; fields that begin with one of `free` may differ."""
+    def _check_data(self, dataset: Dataset) -> None:
+        environment = self.read("environment.json")
+        if environment and environment["data_fingerprint"] != dataset.fingerprint:
+            raise UserError(
+                f"{self._workdir} belongs to other data (fingerprint {environment['data_fingerprint']}, not "
+                f"{dataset.fingerprint}); choose another --workdir or restore the data.")
+
+    def _check_config(self, free: tuple[str, ...]) -> None:
         before = self.read("config.json")
         if before is None:
             return

@@ -66,11 +66,6 @@ def init_state(config: Config, num_items: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def next_item_share(config: Config) -> float:
-    """Returns the share of a batch's rows that learn the next item: all of them for SASRec."""
-    return 1.0 if config.model.objective == "next" else config.masking.next_item
-
-
 def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, packed: Packed, root: jax.Array,
                step: jax.Array, first_row: jax.Array | int, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """Returns the loss summed over a device's slots, and the number of them that hold a target.
@@ -87,7 +82,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
       axes: see `parallel.Axes`.
     """
     numbers = first_row + np.arange(packed.tokens.shape[0])
-    learns_next = learns_next_item(next_item_share(config), len(numbers))
+    learns_next = learns_next_item(config.next_item_share, len(numbers))
     parts = []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)
@@ -96,10 +91,10 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         rows = jax.tree.map(lambda x: x[chosen], packed)
         task = next_items(rows) if next_item else mask_items(
             config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers[chosen])
-        inputs = model.inputs(config.model, rows, task.tokens, task.slots, causal=next_item)
+        inputs = model.encoder_inputs(config.model, rows, task.tokens, task.slots)
         x_BLD = lookup(params["items"]["embedding"], task.tokens, axes.catalogue)
         dropout_key = jax.random.fold_in(jax.random.fold_in(stream_key(root, "dropout", step), first_row), next_item)
-        h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, dropout_key)
+        h_BKD = model.encode(config.model, params["encoder"], x_BLD, inputs, dropout_key, causal=next_item)
         parts.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
     h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*parts))
     total = losses.loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
@@ -201,10 +196,12 @@ class Experiment:
         if rows % c.train.accumulate:
             raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device.")
         rows //= c.train.accumulate
-        learning_next = rows * next_item_share(c)
-        if abs(learning_next - round(learning_next)) > 1e-6:
-            raise UserError(f"config.masking.next_item = {c.masking.next_item} of the {rows} rows that a device takes "
-                            "at once is no whole number of rows; change it or config.train.batch_rows.")
+        learning_next = rows * c.next_item_share
+        if abs(learning_next - round(learning_next)) > 1e-3:
+            raise UserError(
+                f"config.masking.next_item = {c.masking.next_item} of {rows} rows is no whole number: so many of the "
+                f"{c.train.batch_rows} rows of a batch a device takes at once ({self.layout.num_devices} devices, "
+                f"config.train.accumulate = {c.train.accumulate}). Raise config.train.batch_rows.")
         self.dataset: Dataset = load_dataset(c.data)
         self.split: Split = split_dataset(self.dataset, c.data)
         self.num_items = self.dataset.num_items
@@ -424,12 +421,12 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
       trained: directory of the run; empty: `workdir` itself.
 
     Raises:
-      UserError: there is no checkpoint, or it is that of another configuration.
+      UserError: there is no checkpoint, or it is that of another configuration or other data.
     """
-    if trained:
-        RunDirectory(trained, config).check_trained()
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
+        if trained:
+            RunDirectory(trained, config).check_trained(experiment.dataset)
         run.claim(experiment.dataset)
         folder = os.path.join(trained or workdir, "checkpoints")
         with Checkpoints(folder, read_only=bool(trained)) as checkpoints, explained(experiment):

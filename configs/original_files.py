@@ -5,17 +5,19 @@
       --config.data.path=beauty.txt
 
 `beauty` (40,226 users, 54,542 items), `steam` (281,428 users, 13,044 items), `ml-1m` (6,040 users, 3,416 items) and
-`ml-20m`. Only the content of `ml-1m`, the same interactions in the same order, was run here: see ml_1m.py.
+`ml-20m`. Not run here on these files; ml_1m.py was run on the same interactions in the same order as `ml-1m`.
 """
 
 from bert4rec_jax import config as config_lib
 
 SETTINGS = {
     "beauty": {"model.max_length": 50, "model.dropout": 0.5, "train.steps": 20_000, "train.batch_rows": 32},
-    "steam": {"model.max_length": 50, "model.dropout": 0.2, "train.steps": 100_000, "train.batch_rows": 64},
-    "ml-1m": {"train.steps": 14_000, "train.batch_rows": 16},
+    "steam": {"model.max_length": 50, "model.dropout": 0.2, "train.steps": 100_000, "train.batch_rows": 64,
+              "train.eval_every": 5000, "eval.valid_users": 4096},
+    "ml-1m": {"train.steps": 12_000, "train.batch_rows": 16, "train.windows": "random"},
     "ml-20m": {"model.width": 256, "model.ffn_width": 1024, "model.heads": 4, "train.steps": 200_000,
-               "train.batch_rows": 32, "optimizer.learning_rate": 1e-3},
+               "train.windows": "random", "train.batch_rows": 32, "train.eval_every": 5000, "eval.valid_users": 4096,
+               "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 1000},
 }
 
 

@@ -158,7 +158,7 @@ def load(file: str, common: Overrides) -> Sweep:
     config = getattr(module, "CONFIG", None)
     if not isinstance(config, str):
         raise UserError(f"{file} must set CONFIG to the path of a config file.")
-    if not Path(config).is_file():
+    if not Path(config.partition(":")[0]).is_file():
         raise UserError(f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command.")
     search, trials = getattr(module, "SEARCH", None), ()
     if (search is None) == (not hasattr(module, "sweep")):
@@ -188,15 +188,16 @@ def load(file: str, common: Overrides) -> Sweep:
 
 
 def base_values(config: str) -> dict:
-    """Returns the nested values of a config file's `get_config()`.
+    """Returns the nested values of a config file's `get_config()`; `FILE:NAME` passes it the name.
 
     Raises:
       UserError: the file has no get_config.
     """
-    module = _import(config, "config file")
+    file, _, name = config.partition(":")
+    module = _import(file, "config file")
     if not hasattr(module, "get_config"):
-        raise UserError(f"{config} must have a function get_config().")
-    return module.get_config().to_dict()
+        raise UserError(f"{file} must have a function get_config().")
+    return module.get_config(*[name] if name else []).to_dict()
 
 
 def apply(values: dict, overrides: Overrides) -> Config:
@@ -251,7 +252,7 @@ def work(config: Config, items: int = 0) -> tuple[int, float]:
     m = config.model
     tokens = config.train.steps * config.train.batch_rows * m.max_length
     per_token = m.layers * (4 * m.width**2 + 2 * m.width * m.ffn_width + 2 * m.width * m.max_length)
-    targets = config.masking.probability if m.objective == "masked" else 1.0
+    targets = config.next_item_share + (1 - config.next_item_share) * config.masking.probability
     return tokens, tokens * (per_token + math.ceil(targets * items * m.width))
 
 

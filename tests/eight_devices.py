@@ -50,6 +50,7 @@ REST = {
     "gbce: 8 jit, accumulated 2": ACCUMULATE_2 | GBCE,
     "recipe: one": LAYOUTS["one"] | RECIPE,
     "recipe: 4x2": LAYOUTS["4x2"] | RECIPE,
+    "recipe: 8 pmap": LAYOUTS["8 pmap"] | RECIPE,
     "next: one": LAYOUTS["one"] | NEXT,
     "next: 2x4": LAYOUTS["2x4"] | NEXT,
     "bf16: one": LAYOUTS["one"] | BF16,

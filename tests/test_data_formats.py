@@ -132,6 +132,7 @@ def test_lines_and_sequences(tmp_path):
         ("amazon", "2023", "user_id,parent_asin,rating,timestamp\n{user},{item},{stars}.0,{when}123\n"),
         ("original_files", "beauty", "{user} {item}\n"),
         ("original_files", "steam", "{user} {item}\n"),
+        ("original_files", "ml-20m", "{user} {item}\n"),
     ],
 )
 def test_shipped_configs_read_the_files_of_their_publishers(tmp_path, config, argument, text):

@@ -124,12 +124,11 @@ def test_padding_and_other_histories_never_matter(cache):
     segments = np.array([[1] * 6 + [2] * 7 + [0] * 3], np.int32)
     positions = np.array([[*range(6), *range(7), 0, 0, 0]], np.int32)
     slots = np.arange(6, dtype=np.int32)[None]
-    reach = np.full((1, 16), 15, np.int32)
 
     def hidden(tokens):
         x = lookup(params["items"]["embedding"], tokens)
         return np.asarray(model.encode(config.model, params["encoder"], x,
-                                       model.Inputs(tokens, segments, positions, slots, reach), None))
+                                       model.Inputs(tokens, segments, positions, slots), None, causal=False))
 
     changed = tokens.copy()
     changed[0, 6:] = np.random.default_rng(1).integers(1, 61, 10)
@@ -171,8 +170,9 @@ def test_the_gradient_of_positions_is_that_of_a_lookup():
     np.testing.assert_allclose(ours, naive, rtol=1e-6, atol=1e-6)
 
 
-def test_lower_precision_and_recomputation_give_the_same_model(cache):
-    config = small_config(cache)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
+    config = small_config(cache, **choice)
     dataset = load_dataset(config.data)
     packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
     params = model.init_params(config.model, 60, jax.random.key(0))

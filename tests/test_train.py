@@ -47,8 +47,11 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
         config.eval.protocol = "uni100"
         sampled = train.evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
         assert "100 negatives" in sampled["protocol"] and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
+        config.data.synthetic.seed = 1
+        with pytest.raises(UserError, match="synthetic.seed"):
+            train.evaluate(config_lib.resolve(config), str(tmp_path / "other"), str(tmp_path))
         config.model.width = 8
-        with pytest.raises(UserError, match="model.width"):
+        with pytest.raises(UserError, match="synthetic.seed|model.width"):
             train.evaluate(config_lib.resolve(config), str(tmp_path / "narrow"), str(tmp_path))
 
 

@@ -5,6 +5,10 @@ The data are read from a folder of yours with interactions.parquet or .csv (colu
 optionally, items.parquet or .csv:
 
   python -m bert4rec_jax.main --config configs/beauty.py --config.data.path=FOLDER --workdir runs/beauty
+
+Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0488 (standard
+error .0012), HR@10 .0833 (.0018), seed 0, 8,000 steps in 1,760 s on one core of an AMD EPYC (Zen 3). At width 64 with 12,000
+steps it was .0432 (.0011), .0774 (.0018), in 1,270 s. The records are in experiments/results/beauty.
 """
 
 from bert4rec_jax import config as config_lib
@@ -14,6 +18,6 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
     config.data.update(source="table", user_core=5, item_core=5)
-    config.model.update(max_length=50, dropout=0.5)
-    config.train.update(steps=12_000, batch_rows=32, eval_every=1000, checkpoint_every=1000)
+    config.model.update(width=128, ffn_width=512, max_length=50, dropout=0.5)
+    config.train.update(steps=8000, batch_rows=32, eval_every=1000, checkpoint_every=1000)
     return config

@@ -4,6 +4,10 @@
 The data are read from a folder of yours with interactions.parquet or .csv (columns user, item, timestamp):
 
   python -m bert4rec_jax.main --config configs/steam_100k.py --config.data.path=FOLDER --workdir runs/steam_100k
+
+Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0465 (standard
+error .0016), HR@10 .0903 (.0028), seed 0, 3,000 steps in 233 s on one core of an AMD EPYC (Zen 3). The record is in
+experiments/results/steam_100k.
 """
 
 from bert4rec_jax import config as config_lib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each choice of BERT4Rec is worth on MovieLens-100K: one factor at a time, 12 settings, 2 seeds.
+"""What each choice of BERT4Rec is worth on MovieLens-100K: one factor at a time, 16 settings, 2 seeds.
 
   python -m experiments.launch --sweep experiments/sweeps/ablation_ml100k.py --root sweeps/ablation_ml100k --workers 2
   python -m experiments.report sweeps/ablation_ml100k --baseline BERT4Rec --out sweeps/ablation_ml100k/report
@@ -28,12 +28,16 @@ VARIATIONS = {
     "masking.last_item_only": [0.1, 0.5],
     "model.layers": [1, 3],
     "model.width": [32, 128],
-    "model.positions": ["left"],
+    "model.positions": ["left", "rotary"],
+    "model.init_scale": [0.05],
+    "masking.next_item": [0.5],
     "model.head": ["transform"],
 }
+RECOMMENDED = {"model.positions": "rotary", "model.init_scale": 0.05, "masking.next_item": 0.5}
 
 
 def sweep():
-    """Yields the base and then every variation, seed by seed."""
-    for trial in with_seeds(one_at_a_time(BASE, VARIATIONS), seeds=[0, 1]):
+    """Yields the base, every variation, and the recommended settings, seed by seed."""
+    settings = [*one_at_a_time(BASE, VARIATIONS), BASE | RECOMMENDED]
+    for trial in with_seeds(settings, seeds=[0, 1]):
         yield {**trial, "train.steps": 600, "train.eval_every": 150, "train.checkpoint_every": 150}

@@ -416,7 +416,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
     """Ranks with the best checkpoint of a run that has been trained.
 
     Args:
-      config: that of the run, but for `config.eval` where `trained` is another directory.
+      config: that of the run; where `trained` is given, protocol, ties and filter_seen of `config.eval` may differ.
       workdir: results go here.
       trained: directory of the run; empty: `workdir` itself.
 

@@ -27,7 +27,7 @@ import bert4rec_jax  # before NumPy, see there
 import dataclasses, json, resource, sys
 sys.path.insert(0, sys.argv[3])
 import jax, jax.numpy as jnp
-from bert4rec_jax import losses
+from bert4rec_jax.model import losses
 from step import Step, configuration, median_seconds
 name, items = sys.argv[1], int(sys.argv[2])
 config = configuration(64, 2, 200, 32)

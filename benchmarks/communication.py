@@ -153,7 +153,7 @@ def _group_size(line: str, devices: int) -> int:
 
 
 def _experiment(changes: dict):
-    from bert4rec_jax.train import Experiment
+    from bert4rec_jax.experiment import Experiment
 
     values = config_lib.base()
     values.data.source = "synthetic"

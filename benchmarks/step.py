@@ -33,9 +33,10 @@ import numpy as np
 from absl import app, flags
 
 from bert4rec_jax.config import Config, base, resolve
-from bert4rec_jax.masking import Packed, masks_per_history
-from bert4rec_jax.parallel import Layout
-from bert4rec_jax.train import init_state, train_step
+from bert4rec_jax.data.batching import Packed
+from bert4rec_jax.devices.layout import Layout
+from bert4rec_jax.experiment import init_state, train_step
+from bert4rec_jax.model.tasks import masks_per_history
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for step.md and growth.png.")
@@ -53,7 +54,7 @@ config = base()
 config.data.update(source="synthetic", cache_dir=sys.argv[1])
 config.data.synthetic.update(users=6040, num_items=3416, mean_length=165)
 config.model.update(norm="pre", positions="right", head="tied", attention_dropout=0.0)
-from bert4rec_jax.train import Experiment
+from bert4rec_jax.experiment import Experiment
 experiment = Experiment(resolve(config))
 state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
 float(metrics["loss"])

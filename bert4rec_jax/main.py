@@ -44,9 +44,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--config cannot be read ({type(error).__name__}): {error}") from None
     config = config_lib.resolve(values)
     # Only now: a wrong flag is answered before JAX has started.
-    from bert4rec_jax import curves, recommend, train
-    from bert4rec_jax.parallel import join_cluster, leaving_together
-    from bert4rec_jax.run_directory import RunDirectory
+    from bert4rec_jax import experiment as train
+    from bert4rec_jax import recommend
+    from bert4rec_jax.devices.layout import join_cluster, leaving_together
+    from bert4rec_jax.training import curves
+    from bert4rec_jax.training.run_directory import RunDirectory
 
     if FLAGS.distributed:
         join_cluster()

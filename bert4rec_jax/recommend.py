@@ -16,16 +16,17 @@ import pandas as pd
 from absl import flags
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax import model, train
-from bert4rec_jax.checkpoint import Checkpoints
+from bert4rec_jax import experiment as train
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.batching import ranking_batches
+from bert4rec_jax.devices.layout import Layout
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.item_table import candidate_bias, lookup, mask_token
-from bert4rec_jax.parallel import Layout
-from bert4rec_jax.titles import TitleIndex
+from bert4rec_jax.model import encoder as model
+from bert4rec_jax.model.item_table import candidate_bias, lookup, mask_token
+from bert4rec_jax.serving.titles import TitleIndex
+from bert4rec_jax.training.checkpoint import Checkpoints
 
 
 class Recommender:

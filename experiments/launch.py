@@ -24,9 +24,9 @@ from absl import flags
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from experiments import board, clusters, local, trials
 from experiments import sweep as sweeps
-from experiments.adaptive import Study
+from experiments.sweeping import board, clusters, local, trials
+from experiments.sweeping.adaptive import Study
 
 SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
 ROOT = flags.DEFINE_string("root", "", "Folder of the sweep; with several machines, on a disk that they share.")

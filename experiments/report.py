@@ -20,7 +20,7 @@ from absl import flags
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from experiments import records, rendering, tables
+from experiments.reporting import records, rendering, tables
 
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 
@@ -107,7 +107,7 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
             written += figures.save(drawn, folder, prefix)
         parts.append((table, drawn))
     if "html" in formats:
-        from experiments import page
+        from experiments.reporting import page
 
         path = folder / "report.html"
         path.write_text(page.page(f"Report on {', '.join(built)}", parts))

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.evaluate import Ranker
-from bert4rec_jax.parallel import Layout
-from bert4rec_jax.train import Experiment
+from bert4rec_jax.devices.layout import Layout
+from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.ranking.ranker import Ranker
 
 LAYOUTS = {
     "one": {"parallel.data": 1},

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.data import load_dataset, split_dataset
-from bert4rec_jax.data.movielens import LAYOUTS
+from bert4rec_jax.data.sources.movielens import LAYOUTS
 from bert4rec_jax.errors import UserError
 
 LONGEST_SECONDS = 30

@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from bert4rec_jax.errors import UserError
-from experiments import local, sweep, trials
+from experiments import sweep
+from experiments.sweeping import local, trials
 
 CHECKOUT = Path(__file__).parent.parent
 

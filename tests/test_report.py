@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.metrics import from_ranks, per_user
-from experiments import statistics
+from bert4rec_jax.ranking.metrics import from_ranks, per_user
+from experiments.reporting import statistics
 
 CHECKOUT = Path(__file__).parent.parent
 USERS = 300

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq  # noqa: E402
 
 from bert4rec_jax.config import base, resolve  # noqa: E402
 from bert4rec_jax.data.prefetch import prefetch  # noqa: E402
-from bert4rec_jax.evaluate import Cases, Ranker  # noqa: E402
-from bert4rec_jax.train import Experiment  # noqa: E402
+from bert4rec_jax.experiment import Experiment  # noqa: E402
+from bert4rec_jax.ranking.ranker import Cases, Ranker  # noqa: E402
 
 
 def experiment(data: PeerData, folder: str) -> Experiment:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data.log import Log
+from bert4rec_jax.data.sources.log import Log
 from bert4rec_jax.errors import UserError
 
 ORDER = "timestamp, ties in file order (stable)"

@@ -12,7 +12,22 @@ import numpy as np
 
 from bert4rec_jax.data.dataset import Dataset
 from bert4rec_jax.data.splits import Split
-from bert4rec_jax.masking import Packed
+
+
+class Packed(NamedTuple):
+    """Rows of histories.
+
+    Attributes:
+      tokens: int32[B, L], item ids, 0 on padding.
+      segments: int32[B, L], 1.. for the histories of a row from left to right, 0 on padding (only at the right end).
+      from_left: int32[B, L], items of the same history before this one.
+      from_right: int32[B, L], items of the same history after this one.
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    from_left: np.ndarray
+    from_right: np.ndarray
 
 
 class Packing(NamedTuple):

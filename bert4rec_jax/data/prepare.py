@@ -20,8 +20,8 @@ from absl import logging
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import arrange
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
-from bert4rec_jax.data.log import Log, Source
-from bert4rec_jax.data.sources import cache_folder, find_source
+from bert4rec_jax.data.sources.find import cache_folder, find_source
+from bert4rec_jax.data.sources.log import Log, Source
 from bert4rec_jax.errors import UserError
 
 _FILTERS = ("min_rating", "user_core", "item_core", "repeats", "first_users")

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the log that a config asks for: by name, by format, or made up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+
+from bert4rec_jax.config import MOVIELENS, DataConfig
+from bert4rec_jax.data.sources import download, movielens, synthetic, tables
+from bert4rec_jax.data.sources.log import Source
+from bert4rec_jax.errors import UserError
+
+
+def cache_folder(config: DataConfig) -> str:
+    """Returns where downloads and prepared folders live."""
+    folder = config.cache_dir or os.environ.get("BERT4REC_DATA") or "~/.cache/bert4rec_jax"
+    return os.path.abspath(os.path.expanduser(folder))
+
+
+def find_source(config: DataConfig) -> Source:
+    """Finds the log, downloading MovieLens where `config.path` is empty; does not read it.
+
+    Raises:
+      UserError: it is not there, or a field is set that this source cannot use.
+    """
+    _refuse_unused(config)
+    config = dataclasses.replace(config, path=_absolute(config.path), items_path=_absolute(config.items_path))
+    if config.source == "synthetic":
+        return _synthetic(config)
+    return _movielens(config) if config.source in MOVIELENS else _tables(config)
+
+
+def _absolute(path: str) -> str:
+    return path and os.path.abspath(os.path.expanduser(path))
+
+
+def _refuse_unused(config: DataConfig) -> None:
+    by_name = config.source in MOVIELENS
+    rated = by_name or (config.source == "table" and config.rating_column)
+    if config.min_rating and not rated:
+        remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
+        raise UserError(f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}.")
+    if config.items_path and (by_name or config.source == "synthetic"):
+        raise UserError(f"config.data.items_path is not used with source {config.source!r}; set it to ''.")
+    if config.path and config.source == "synthetic":
+        raise UserError("config.data.path is not used with source 'synthetic'; set it to ''.")
+
+
+def _movielens(config: DataConfig) -> Source:
+    if config.path:
+        folder, description = config.path, f"{config.source}, original files in {config.path}"
+    else:
+        folder, description = download.movielens(config.source, cache_folder(config))
+    ratings, movies = movielens.files_in(config.source, folder)
+    identity = {"files": [_facts(ratings), _facts(movies)]}
+    return Source(config.source, description, identity, lambda: movielens.read(config.source, ratings, movies))
+
+
+def _tables(config: DataConfig) -> Source:
+    interactions, items = tables.locate(config)
+    read = {"table": tables.read_table, "lines": tables.read_lines, "sequences": tables.read_sequences}[config.source]
+    label = config.path if os.path.isdir(config.path) else os.path.splitext(interactions)[0]
+    columns = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("_column")}
+    return Source(
+        name=re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(label)),
+        description=f"{config.source} {interactions}" + (f", items {items}" if items else ""),
+        identity={
+            "source": config.source,
+            "files": [_facts(path) for path in (interactions, items) if path],
+            "columns": columns | {"separator": config.separator},
+        },
+        read=lambda: read(config, interactions, items),
+    )
+
+
+def _facts(path: str) -> list:
+    """What tells that a file may have changed."""
+    facts = os.stat(path)
+    return [path, facts.st_size, facts.st_mtime_ns]
+
+
+def _synthetic(config: DataConfig) -> Source:
+    options = dataclasses.asdict(config.synthetic)
+    described = "synthetic: " + ", ".join(f"{name} {value}" for name, value in options.items())
+    identity = {"synthetic": options, "version": synthetic.VERSION}
+    return Source("synthetic", described, identity, lambda: synthetic.generate(config.synthetic))

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A log with known structure, and the best that any model can do on it.
+
+Each item belongs to one genre and has a popularity (Zipf's law within its genre). Each user has a hidden
+taste, a genre that follows a Markov chain: it stays with probability 0.7, moves on to the next genre of a
+fixed cycle with 0.2, and jumps anywhere with 0.1. At each step the user takes, with probability 0.85, an
+unseen item of the taste's genre by popularity, else (and where the genre has none left) an unseen item of
+the whole catalogue by popularity. So the last items tell the taste, but none of them for certain, and a
+model that reads the order beats one that counts.
+
+Every probability of the next item given the history can be computed (forward filter of the chain); ranking
+by it maximises the expected hit rate and NDCG at every cut-off. `bayes_optimal_ranks` gives the ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from bert4rec_jax.config import SyntheticConfig
+from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.data.sources.log import Ids, Log
+
+# Raised when the same config would no longer give the same log.
+VERSION = 1
+STAY, MOVE_ON, NOISE = 0.7, 0.2, 0.15
+_MIN_LENGTH = 5
+_START, _SPAN = 1_262_304_000, 3 * 365 * 86400  # users begin between 2010 and 2013
+_BLOCK_BYTES = 1 << 26
+_DRAWS = 12  # rejected draws before the exact one; most users need one or two
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The process, without the users.
+
+    Attributes:
+      genres: int64[items], the genre of each item.
+      popularity: float64[items], sums to 1.
+      transitions: float64[genres, genres], rows sum to 1.
+    """
+
+    genres: np.ndarray
+    popularity: np.ndarray
+    transitions: np.ndarray
+
+
+def structure(config: SyntheticConfig) -> Structure:
+    """Returns the process of a config; its first genre is as likely as every other."""
+    items, genres = np.arange(config.num_items), config.genres
+    popularity = 1.0 / (items // genres + 1)
+    eye = np.eye(genres)
+    transitions = STAY * eye + MOVE_ON * np.roll(eye, 1, axis=1) + (1 - STAY - MOVE_ON) / genres
+    return Structure(items % genres, popularity / popularity.sum(), transitions)
+
+
+def generate(config: SyntheticConfig) -> Log:
+    """Returns the log; users one after another, each in chronological order.
+
+    Only `Generator.random` is drawn from, so that the same config gives the same log under every NumPy.
+    """
+    process = structure(config)
+    block = max(1, _BLOCK_BYTES // config.num_items)
+    seeds = np.random.SeedSequence(config.seed).spawn(-(-config.users // block))
+    parts = [
+        _users(
+            process,
+            config,
+            min(block, config.users - index * block),
+            np.random.Generator(np.random.PCG64(seed)),
+        )
+        for index, seed in enumerate(seeds)
+    ]
+    lengths = np.concatenate([part[0] for part in parts])
+    users = np.repeat(np.arange(config.users, dtype=np.int32), lengths)
+    items = np.concatenate([part[1] for part in parts])
+    used, codes = np.unique(items, return_inverse=True)
+    places = np.arange(config.num_items)
+    table = pa.table(
+        {
+            "item": pa.array(places + 1).cast(pa.string()),
+            "title": pa.array(
+                [f"Genre {g + 1}, item {n + 1}" for g, n in zip(process.genres, places // config.genres)]
+            ),
+            "genres": pa.array([f"Genre {g + 1}" for g in process.genres]),
+        }
+    )
+    return Log(
+        users=Ids(users, pa.array(np.arange(1, config.users + 1)).cast(pa.string())),
+        items=Ids(codes.astype(np.int32), pa.array(used + 1).cast(pa.string())),
+        times=np.concatenate([part[2] for part in parts]),
+        item_table=table,
+    )
+
+
+def _users(process: Structure, config: SyntheticConfig, count: int, random: np.random.Generator):
+    """Returns lengths [count], and items and times of all events, user by user."""
+    longest = max(2, config.num_items // 2)
+    extra = np.floor(-np.log1p(-random.random(count)) * (config.mean_length - _MIN_LENGTH + 0.5))
+    lengths = np.minimum(_MIN_LENGTH + extra.astype(np.int64), longest)
+    # The longest users first, so that those still active are always the first ones.
+    order = np.argsort(-lengths, kind="stable")
+    active = np.searchsorted(-lengths[order], -np.arange(lengths.max()), side="left")
+    chosen = np.zeros((count, lengths.max()), np.int32)
+    seen = np.zeros((count, config.num_items), bool)
+    cumulative = np.cumsum(process.transitions, axis=1)
+    taste = np.minimum((random.random(count) * config.genres).astype(np.int64), config.genres - 1)
+    sampler = _Sampler(process)
+    for step, size in enumerate(active):
+        if step:
+            draws = random.random(size)
+            taste[:size] = np.minimum(
+                (draws[:, None] >= cumulative[taste[:size]]).sum(axis=1), config.genres - 1
+            )
+        chosen[:size, step] = sampler.draw(seen[:size], taste[:size], random.random(size) < NOISE, random)
+        seen[np.arange(size), chosen[:size, step]] = True
+    back = np.empty(count, np.int64)
+    back[order] = np.arange(count)
+    events = np.arange(lengths.max())[None, :] < lengths[:, None]
+    start = _START + (random.random(count) * _SPAN).astype(np.int64)
+    gaps = 60 + (-np.log1p(-random.random(chosen.shape)) * 5 * 86400).astype(np.int64)
+    times = start[:, None] + np.cumsum(gaps, axis=1)
+    return lengths, chosen[back][events], times[events]
+
+
+class _Sampler:
+    """Draws unseen items by popularity: by rejection, which is exact, and for the few left over directly."""
+
+    def __init__(self, process: Structure):
+        self.process = process
+        self.by_genre = np.argsort(process.genres, kind="stable")
+        self.starts = np.searchsorted(process.genres[self.by_genre], np.arange(len(process.transitions) + 1))
+        # Cumulative popularity, genre after genre: a genre is an interval of it.
+        self.cumulative = np.cumsum(process.popularity[self.by_genre])
+        self.edges = np.concatenate([[0.0], self.cumulative])[self.starts]
+        self.all = np.arange(len(process.genres))
+
+    def draw(
+        self, seen: np.ndarray, taste: np.ndarray, noise: np.ndarray, random: np.random.Generator
+    ) -> np.ndarray:
+        """Returns one unseen item for each row of `seen` [rows, items]."""
+        low = np.where(noise, 0.0, self.edges[taste])
+        high = np.where(noise, self.cumulative[-1], self.edges[taste + 1])
+        first = np.where(noise, 0, self.starts[taste])
+        last = np.where(noise, len(self.all), self.starts[taste + 1]) - 1
+        result = np.zeros(len(seen), np.int64)
+        waiting = np.arange(len(seen))
+        for _ in range(_DRAWS):
+            draws = low[waiting] + random.random(len(waiting)) * (high - low)[waiting]
+            place = np.clip(
+                np.searchsorted(self.cumulative, draws, side="right"), first[waiting], last[waiting]
+            )
+            result[waiting] = self.by_genre[place]
+            waiting = waiting[seen[waiting, result[waiting]]]
+            if not len(waiting):
+                return result
+        for row in waiting:
+            weights = np.where(seen[row], 0.0, self.process.popularity)
+            inside = weights * (self.process.genres == taste[row])
+            if not noise[row] and inside.any():
+                weights = inside
+            total = np.cumsum(weights)
+            # The draw lies below the total, so the place found has a weight.
+            result[row] = np.searchsorted(total, random.random() * total[-1], side="right")
+        return result
+
+
+def bayes_optimal_ranks(dataset: Dataset, users: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Ranks targets by their exact probability given the history, among the items that the user has not seen.
+
+    Args:
+      dataset: a synthetic one from which no filter removed events.
+      users: int[n], one target for each.
+      targets: int64[n], positions in `dataset.items`; the history of a user is everything before.
+
+    Returns:
+      int64[n], 1 + the number of unseen items that are at least as probable (ties count against the target).
+    """
+    manifest = dataset.manifest
+    if "synthetic" not in manifest["identity"] or any(
+        step["interactions"] != manifest["interactions"] for step in manifest["counts"]["filters"]
+    ):
+        raise ValueError(
+            f"{dataset.folder} is not synthetic, or filters removed events that its probabilities need."
+        )
+    process = _in_dataset_order(structure(SyntheticConfig(**manifest["identity"]["synthetic"])), dataset)
+    ranks = np.empty(len(users), np.int64)
+    block = max(1, _BLOCK_BYTES // (8 * len(process.genres)))
+    for begin in range(0, len(users), block):
+        rows = slice(begin, begin + block)
+        starts = dataset.offsets[users[rows]]
+        scores, seen = _next_item_probabilities(process, dataset.items, starts, targets[rows])
+        target = dataset.items[targets[rows]] - 1
+        own = scores[np.arange(len(target)), target]
+        # Probabilities that are equal on paper differ in the last digits after other orders of subtraction.
+        ranks[rows] = np.sum((scores >= own[:, None] * (1 - 1e-9)) & ~seen, axis=1)
+    return ranks
+
+
+def _in_dataset_order(process: Structure, dataset: Dataset) -> Structure:
+    """Reorders the items as the dataset numbers them; items that nobody took come last."""
+    used = dataset.item_table()["item"].to_numpy(dtype=np.int64) - 1
+    order = np.concatenate([used, np.setdiff1d(np.arange(len(process.genres)), used)])
+    return Structure(process.genres[order], process.popularity[order], process.transitions)
+
+
+def _next_item_probabilities(process: Structure, items: np.ndarray, starts: np.ndarray, stops: np.ndarray):
+    """Returns probabilities of the next item [rows, items] and the items seen before, bool[rows, items]."""
+    rows, genres = len(starts), len(process.transitions)
+    belief = np.full((rows, genres), 1 / genres)  # of the taste at this step, before the item is seen
+    left = np.tile(
+        np.bincount(process.genres, process.popularity, genres), (rows, 1)
+    )  # unseen popularity per genre
+    count_left = np.tile(np.bincount(process.genres, minlength=genres), (rows, 1))
+    seen = np.zeros((rows, len(process.genres)), bool)
+    order = np.argsort(starts - stops, kind="stable")  # longest first
+    lengths = (stops - starts)[order]
+    for step in range(lengths[0] if rows else 0):
+        who = order[: np.searchsorted(-lengths, -step, side="left")]
+        item = items[starts[who] + step].astype(np.int64) - 1
+        genre = process.genres[item]
+        likelihood = _likelihood(left[who], count_left[who], genre)
+        posterior = belief[who] * likelihood
+        belief[who] = posterior / posterior.sum(axis=1, keepdims=True) @ process.transitions
+        left[who, genre] -= process.popularity[item]
+        count_left[who, genre] -= 1
+        seen[who, item] = True
+    per_genre = np.stack(
+        [
+            (belief * _likelihood(left, count_left, np.full(rows, genre))).sum(axis=1)
+            for genre in range(genres)
+        ],
+        axis=1,
+    )
+    return np.where(seen, 0.0, per_genre[:, process.genres] * process.popularity), seen
+
+
+def _likelihood(left: np.ndarray, count_left: np.ndarray, genre: np.ndarray) -> np.ndarray:
+    """Returns [rows, tastes]: probability of an item of `genre` given the taste, over its popularity."""
+    rows = np.arange(len(left))
+    left = np.where(count_left > 0, left, 0.0)
+    anywhere = 1 / left.sum(axis=1)
+    exhausted = count_left == 0
+    result = np.where(exhausted, anywhere[:, None], NOISE * anywhere[:, None])
+    own = ~exhausted[rows, genre]
+    result[rows[own], genre[own]] += (1 - NOISE) / left[rows[own], genre[own]]
+    return result

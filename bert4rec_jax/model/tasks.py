@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a packed batch asks the model: the Cloze task of BERT4Rec, the next-item task of SASRec, the last item."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert4rec_jax.config import MaskingConfig
+from bert4rec_jax.data.batching import Packed
+from bert4rec_jax.model.item_table import mask_token
+
+
+class Task(NamedTuple):
+    """Inputs with slots to predict.
+
+    Attributes:
+      tokens: int32[B, L], what the model sees.
+      slots: int32[B, K], columns to predict at; None where it is all of them.
+      labels: int32[B, K], item ids to predict there.
+      weights: float32[B, K], 1, or 0 for an unused slot.
+    """
+
+    tokens: jax.Array
+    slots: jax.Array | None
+    labels: jax.Array
+    weights: jax.Array
+
+
+def masks_per_history(config: MaskingConfig, max_length: int) -> np.ndarray:
+    """Returns int32[max_length + 1]: how many items of a history of each length are masked.
+
+    As in the original code: the rounded share, at least one, at most `max_masks`.
+    """
+    counts = np.maximum(np.floor(config.probability * np.arange(max_length + 1) + 0.5), 1)
+    return np.minimum(counts, config.max_masks or max_length).astype(np.int32)
+
+
+def learns_next_item(share: float, rows: int) -> np.ndarray:
+    """Returns bool[rows]: which rows learn the next item and not masked ones.
+
+    They are spread evenly, so that where `share` of a device's rows is a whole number, it does not depend on how a
+    batch is dealt out to devices.
+    """
+    whole = np.floor(np.arange(rows + 1) * share + 1e-3)
+    return whole[1:] > whole[:-1]
+
+
+def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items: int, key: jax.Array,
+               row_numbers: jax.Array | np.ndarray) -> Task:
+    """Masks a random subset of every history (Sun et al. 2019, section 3.5).
+
+    Every history loses `masks_per_history` items, or only its last one with probability `last_item_only`.
+
+    Args:
+      config: the task's configuration.
+      packed: the batch.
+      num_slots: K, at least the number of masked items in any row.
+      num_items: size of the catalogue.
+      key: PRNG key of the step.
+      row_numbers: int32[B], places of the rows in the whole batch. Every row draws from a key of its own, so that
+        masks do not depend on how a batch is dealt out to devices.
+    """
+    tokens_BL, segments_BL, from_left_BL, from_right_BL = map(jnp.asarray, packed)
+    B, L = tokens_BL.shape
+
+    def draw(kind, *shape):
+        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(row_numbers)
+        return jax.vmap(lambda row_key: jax.random.uniform(row_key, shape))(keys_B)
+
+    real_BL = segments_BL > 0
+    count_BL = jnp.asarray(masks_per_history(config, L))[from_left_BL + from_right_BL + 1]
+    draw_BL = draw(0, L)
+    if config.last_item_only > 0:
+        start_BL = jnp.arange(L) - from_left_BL
+        last_only_BL = jnp.take_along_axis(
+            draw(1, L) < config.last_item_only, start_BL, axis=1)
+        draw_BL = jnp.where(last_only_BL & (from_right_BL == 0), -0.5, draw_BL)
+        count_BL = jnp.where(last_only_BL, 1, count_BL)
+    # Sorting by (history, draw) permutes every history within its own columns, so `from_left` of a sorted column is
+    # the rank of the draw it holds.
+    history_BL = jnp.where(real_BL, segments_BL, L + 1)
+    order_BL = jnp.argsort(2.0 * history_BL + draw_BL, axis=1)
+    masked_BL = (from_left_BL < count_BL) & real_BL
+    slots_BK = jnp.sort(jnp.where(masked_BL, order_BL, L), axis=1)[:, :num_slots]
+    weights_BK = (slots_BK < L).astype(jnp.float32)
+    slots_BK = jnp.minimum(slots_BK, L - 1)
+    labels_BK = jnp.take_along_axis(tokens_BL, slots_BK, axis=1)
+
+    shown_BK = jnp.full_like(slots_BK, mask_token(num_items))
+    if config.random_token + config.keep_token > 0:
+        draw_BK = draw(2, slots_BK.shape[1])
+        random_BK = 1 + (draw(3, slots_BK.shape[1]) * num_items).astype(jnp.int32)
+        shown_BK = jnp.where(draw_BK < config.random_token + config.keep_token, labels_BK, shown_BK)
+        shown_BK = jnp.where(draw_BK < config.random_token, random_BK, shown_BK)
+    # Unused slots write outside the row, and are dropped.
+    columns_BK = jnp.where(weights_BK > 0, slots_BK, L)
+    seen_BL = tokens_BL.at[jnp.arange(B)[:, None], columns_BK].set(shown_BK, mode="drop")
+    return Task(seen_BL, slots_BK, labels_BK, weights_BK)
+
+
+def next_items(packed: Packed) -> Task:
+    """Asks for the next item at every column but the last of a history (Kang and McAuley 2018)."""
+    tokens_BL, segments_BL, _, from_right_BL = map(jnp.asarray, packed)
+    weights_BL = ((from_right_BL > 0) & (segments_BL > 0)).astype(jnp.float32)
+    return Task(tokens_BL, None, jnp.roll(tokens_BL, -1, axis=1), weights_BL)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where numbers go while a run is under way: metrics.jsonl always, a progress bar, trackers that were asked for."""
+
+import json
+import math
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+from bert4rec_jax.config import TrainConfig
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.training.run_directory import RunDirectory
+
+_LINE_SECONDS = 15  # between plain progress lines where stderr is no terminal
+_SHOWN = ("loss", "ndcg@10", "hr@10")
+
+
+class MetricWriter:
+    """Writes metrics; a context manager.
+
+    On opening, lines of steps beyond `step` are cut off: a run that goes on from a checkpoint writes them again, so
+    metrics.jsonl has neither gaps nor repeats.
+    """
+
+    def __init__(self, run: RunDirectory, config: TrainConfig, step: int, seconds: float, validation_due: bool = False):
+        """Opens the writers.
+
+        Args:
+          run: the run directory.
+          config: names the trackers and the length of the run.
+          step: updates done.
+          seconds: training time so far.
+          validation_due: whether `step` is to be validated again.
+        """
+        self._writes = run.writes
+        self._start, self._shown, self._last_line = step, {}, time.monotonic()
+        self._begin = time.monotonic()
+        self._file, self._trackers, self._bar = None, [], None
+        if not self._writes:
+            return
+        path = run.path("metrics.jsonl")
+        _cut(path, step, validation_due)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._trackers = [_tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()]
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True)
+        if step:
+            print(f"continuing at step {step}", file=sys.stderr)
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._file:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+        if self._bar is not None:
+            self._bar.close()
+
+    def write(self, step: int, split: str, seconds: float, values: dict) -> None:
+        """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values."""
+        if not self._writes:
+            return
+        # JSON knows no NaN.
+        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values}) + "\n")
+        self._file.flush()
+        values = {name: value for name, value in values.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})
+        prefix = "" if split == "train" else f"{split} "
+        self._shown |= {prefix + name: values[name] for name in _SHOWN if name in values}
+
+    def show_progress(self, step: int, steps: int, tokens_per_step: float) -> None:
+        """Moves the bar, or prints a line now and then where there is no terminal."""
+        if not self._writes:
+            return
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self._shown.items())
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(shown, refresh=False)
+        elif time.monotonic() - self._last_line > _LINE_SECONDS or step == steps:
+            self._last_line = time.monotonic()
+            speed = (step - self._start) / (time.monotonic() - self._begin)
+            print(f"step {step}/{steps}  {speed:.2f} steps/s  {speed * tokens_per_step:,.0f} tokens/s  "
+                  f"{(steps - step) / speed:.0f} s left  {shown}", file=sys.stderr)
+
+
+def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
+    """Makes the test metrics the last line of metrics.jsonl; an earlier test line goes."""
+    line = json.dumps({"step": step, "split": "test", "seconds": round(seconds, 3), **values}) + "\n"
+    _rewrite(path, lambda entry: entry["split"] != "test", line)
+
+
+def _cut(path: str, step: int, validation_due: bool) -> None:
+    """Drops lines of later steps, test lines, and a last line that was not written whole."""
+    def keep(entry: dict) -> bool:
+        repeated = validation_due and entry["step"] == step and entry["split"] == "valid"
+        return entry["step"] <= step and entry["split"] != "test" and not repeated
+
+    _rewrite(path, keep, "")
+
+
+def _rewrite(path: str, keep, end: str) -> None:
+    kept, lines = [], []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            lines = file.readlines()
+    for line in lines:
+        try:
+            if line.endswith("\n") and keep(json.loads(line)):
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.writelines([*kept, end])
+    os.replace(f"{path}.tmp", path)
+
+
+def _tracker(name: str, run: RunDirectory):
+    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    if name not in kinds:
+        raise UserError(f"config.train.writers names {name!r}; there are {', '.join(kinds)}.")
+    try:
+        return kinds[name](run)
+    except ImportError:
+        raise UserError(
+            f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'.") from None
+
+
+class _TensorBoard:
+    def __init__(self, run: RunDirectory):
+        from tensorboardX import SummaryWriter
+        self._writer = SummaryWriter(run.path("tensorboard"))
+
+    def log(self, step: int, values: dict) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, run: RunDirectory):
+        import wandb
+        name = os.path.basename(run.path("").rstrip("/"))
+        self._run = wandb.init(project="bert4rec_jax", name=name, id=name, resume="allow", dir=run.path(""))
+
+    def log(self, step: int, values: dict) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _MLflow:
+    def __init__(self, run: RunDirectory):
+        import mlflow
+        self._mlflow = mlflow
+        mlflow.set_experiment("bert4rec_jax")
+        mlflow.start_run(run_name=os.path.basename(run.path("").rstrip("/")))
+
+    def log(self, step: int, values: dict) -> None:
+        self._mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of a run: who owns it, what it is a run of, and the files it ends with."""
+
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from bert4rec_jax import __version__
+from bert4rec_jax.config import Config
+from bert4rec_jax.data import Dataset
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.training.checkpoint import write_json
+
+# Fields that may change between two starts of one run: they do not change what is computed.
+_FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
+         "model.remat", "eval.batch_rows")
+# What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
+_PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
+
+
+class RunDirectory:
+    """Holds a workdir for one process; a context manager."""
+
+    def __init__(self, workdir: str, config: Config):
+        """Notes where and what; nothing is touched before the context is entered."""
+        self._workdir, self._config, self._lock = os.path.abspath(workdir), config, None
+        self.writes = jax.process_index() == 0
+
+    def path(self, name: str) -> str:
+        """Returns the path of a file of the run."""
+        return os.path.join(self._workdir, name)
+
+    def __enter__(self) -> "RunDirectory":
+        """Makes and locks the directory.
+
+        Raises:
+          UserError: it cannot be written, or another process is at work in it.
+        """
+        try:
+            os.makedirs(self._workdir, exist_ok=True)
+            if self.writes:
+                self._lock = open(self.path(".lock"), "w")
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {self._workdir}; wait for it or choose another "
+                            "--workdir.") from None
+        except OSError as error:
+            raise UserError(
+                f"{self._workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lock:
+            self._lock.close()
+
+    def claim(self, dataset: Dataset) -> None:
+        """Makes this the directory of the configuration and data, or checks that it already is.
+
+        Raises:
+          UserError: it belongs to another configuration or other data; names what differs.
+        """
+        self._check_config(_FREE)
+        self._check_data(dataset)
+        if self.writes:
+            write_json(self.path("config.json"), self._config.to_dict())
+            write_json(self.path("environment.json"), _environment(dataset))
+            self._write_catalogue(dataset)
+
+    def check_trained(self, dataset: Dataset) -> None:
+        """Checks that this is a finished run on these data, and differs from the configuration in its protocol at most.
+
+        Raises:
+          UserError: it is none; names what differs.
+        """
+        if self.read("results.json") is None:
+            raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
+        self._check_config((*_FREE, *_PROTOCOL))
+        self._check_data(dataset)
+
+    def _check_data(self, dataset: Dataset) -> None:
+        environment = self.read("environment.json")
+        if environment and environment["data_fingerprint"] != dataset.fingerprint:
+            raise UserError(
+                f"{self._workdir} belongs to other data (fingerprint {environment['data_fingerprint']}, not "
+                f"{dataset.fingerprint}); choose another --workdir or restore the data.")
+
+    def _check_config(self, free: tuple[str, ...]) -> None:
+        before = self.read("config.json")
+        if before is None:
+            return
+        old, new = _flatten(before), _flatten(self._config.to_dict())
+        differing = [k for k in sorted(old.keys() | new.keys())
+                     if old.get(k) != new.get(k) and not k.startswith(free)]
+        if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
+            return  # A longer or shorter run of the same curve.
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{self._workdir} belongs to another run: config.{name} was {old.get(name)!r} and is now "
+                f"{new.get(name)!r}" + (f" ({len(differing) - 1} more fields differ)" if differing[1:] else "")
+                + "; choose another --workdir.")
+
+    def _write_catalogue(self, dataset: Dataset) -> None:
+        """Keeps what recommending needs, so that a run directory can be moved to another machine."""
+        path = self.path("catalogue.parquet")
+        if not os.path.exists(path):
+            table = dataset.item_table()
+            table = table[[c for c in ("item", "title", "year", "genres") if c in table.columns]]
+            table.to_parquet(f"{path}.tmp")
+            os.replace(f"{path}.tmp", path)
+
+    def read(self, name: str) -> Any | None:
+        """Returns the content of a JSON file of the run, or None where there is no such file."""
+        try:
+            with open(self.path(name), encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise UserError(f"{self.path(name)} is not valid JSON; it was not written by this program: choose another "
+                            "--workdir.") from None
+
+    def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:
+        """Writes ranks_test.npz, then results.json, whose presence means that the run is complete."""
+        if not self.writes:
+            return
+        with open(self.path("ranks_test.npz.tmp"), "wb") as file:
+            np.savez_compressed(file, **ranks)
+        os.replace(self.path("ranks_test.npz.tmp"), self.path("ranks_test.npz"))
+        write_json(self.path("results.json"), results)
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _environment(dataset: Dataset) -> dict:
+    commit = subprocess.run(["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"],
+                            capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "versions": {"bert4rec_jax": __version__, "python": platform.python_version(),
+                     **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "devices": [str(device) for device in jax.devices()],
+        "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "platform": platform.platform(),
+        "git_commit": commit or None,
+        "command": sys.argv,
+        "data_fingerprint": dataset.fingerprint,
+        "host": platform.node(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a flag; a context manager.
+
+    Batch systems send these before they take a machine away; the loop saves and returns at the next step.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    _AGREE_EVERY = 10  # steps between two agreements of several processes
+
+    def __init__(self):
+        self._received = False
+        self._previous = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in self._SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, _frame) -> None:
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = True
+
+    def requested(self, step: int) -> bool:
+        """Returns whether to stop; processes agree, so that all stop at the same step."""
+        if jax.process_count() == 1:
+            return self._received
+        if step % self._AGREE_EVERY:
+            return False
+        from jax.experimental import multihost_utils
+        return bool(multihost_utils.process_allgather(np.int32(self._received)).max())

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs trials on this machine: a process per worker, with its share of CPUs, devices and memory."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments import sweep as sweeps
+from experiments.sweeping import trials
+from experiments.sweeping.adaptive import Study
+
+POLL_SECONDS = 0.2
+LOG_LINES = 15
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A worker's share of the machine; an empty one leaves everything as the scheduler set it."""
+
+    cpus: tuple[int, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def divide(workers: int, cpus: Sequence[int], gpus: Sequence[str]) -> list[Slot]:
+    """Divides CPUs and GPUs between workers.
+
+    With fewer workers than GPUs each gets several, otherwise workers share one and its memory.
+
+    Args:
+      workers: number of slots.
+      cpus: numbers of the CPUs we may use.
+      gpus: their names, as CUDA_VISIBLE_DEVICES wants them; may be empty.
+    """
+    slots = []
+    for worker in range(workers):
+        share = tuple(cpus[len(cpus) * worker // workers : len(cpus) * (worker + 1) // workers])
+        share = share or (cpus[worker % len(cpus)],)
+        # Without these each process starts a thread per CPU of the machine in BLAS and in XLA.
+        environment = {"OMP_NUM_THREADS": str(len(share)), "OPENBLAS_NUM_THREADS": str(len(share))}
+        if gpus and workers <= len(gpus):
+            each = len(gpus) // workers
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[worker * each : (worker + 1) * each])
+        elif gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+            sharers = -(-workers // len(gpus))
+            environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.9 / sharers:.2f}"
+        slots.append(Slot(share, environment))
+    return slots
+
+
+def visible_cpus() -> list[int]:
+    """Returns the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def visible_gpus() -> list[str]:
+    """Returns the names of the NVIDIA GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name and name != "-1"]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i, _ in enumerate(line for line in listing.stdout.splitlines() if line.startswith("GPU"))]
+
+
+class Runner:
+    """Runs trials of one sweep until told to stop.
+
+    Attributes:
+      stop: set to end running trials with SIGTERM, which saves them, and to start no more.
+      kill: set to end them at once.
+    """
+
+    def __init__(self, sweep: sweeps.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float):
+        """Prepares a runner; starts nothing.
+
+        Args:
+          sweep: the sweep.
+          root: its folder.
+          program: the training command, before its flags.
+          study: of an adaptive sweep.
+          grace: seconds that a run has for saving after SIGTERM before it is killed.
+        """
+        self.stop, self.kill = threading.Event(), threading.Event()
+        self._sweep, self._root, self._program, self._study = sweep, root, list(program), study
+        self._grace = grace
+        self._values = sweeps.base_values(sweep.config)
+
+    def run(self, index: int, slot: Slot) -> str:
+        """Starts or resumes a trial and waits for it; returns its state afterwards.
+
+        `running` means that another launcher has it. A finished or pruned trial is left alone.
+        """
+        folder = trials.directory(self._root, index)
+        claim = trials.Claim.take(folder)
+        if claim is None:
+            return trials.RUNNING
+        try:
+            state = self._stored_state(index)
+            if state not in trials.DONE:
+                state = self._attempt(index, folder, slot, claim)
+            self._tell(index, folder, state)
+            return state
+        finally:
+            claim.release()
+
+    def drain(self, indices: Sequence[int], slots: Sequence[Slot]) -> list[threading.Thread]:
+        """Starts one thread per slot that takes trials from `indices` in order; returns the threads."""
+        pending: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for index in indices:
+            pending.put(index)
+
+        def work(slot: Slot) -> None:
+            if slot.cpus and hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, slot.cpus)  # of this thread; the processes that it starts inherit it
+            while not self.stop.is_set():
+                try:
+                    index = pending.get_nowait()
+                except queue.Empty:
+                    return
+                self.run(index, slot)
+
+        threads = [threading.Thread(target=work, args=(slot,)) for slot in slots]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _stored_state(self, index: int) -> str:
+        """Returns the state on disk as if nobody, ourselves included, were working on the trial."""
+        folder = trials.directory(self._root, index)
+        if trials.read_json(folder / "results.json"):
+            return trials.FINISHED
+        return trials.read_json(folder / "status.json").get("state", trials.WAITING)
+
+    def _attempt(self, index: int, folder: Path, slot: Slot, claim: trials.Claim) -> str:
+        overrides = trials.read_json(folder / "trial.json").get("overrides")
+        if overrides is None:
+            overrides = self._sweep.overrides(index) or self._study.overrides(index)
+            trials.write_json(folder / "trial.json", {"index": index, "overrides": overrides})
+        (folder / "status.json").unlink(missing_ok=True)
+        metric = sweeps.apply(self._values, overrides).eval.metric
+        command = [
+            *self._program,
+            "--config",
+            self._sweep.config,
+            *sweeps.arguments(overrides),
+            "--workdir",
+            str(folder),
+        ]
+        with open(folder / "log.txt", "ab") as log:
+            start = log.tell()
+            try:
+                # Its own session: Ctrl-C in the terminal reaches the launcher, which asks each run to save.
+                process = subprocess.Popen(
+                    command,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, **slot.environment},
+                )
+            except OSError as error:
+                log.write(f"{command[0]}: {error}\n".encode())
+                code, pruned = 127, False
+            else:
+                claim.add_process(process.pid)
+                code, pruned = self._wait(process, index, folder, metric, claim)
+        if trials.read_json(folder / "results.json"):
+            state = trials.FINISHED
+        elif pruned:
+            state = trials.PRUNED
+        elif code in (
+            0,
+            -signal.SIGTERM,
+            128 + signal.SIGTERM,
+        ):  # the last two: stopped before it could listen
+            state = trials.INTERRUPTED
+        else:
+            state = trials.FAILED
+        trials.write_json(
+            folder / "status.json",
+            {
+                "state": state,
+                "exit": code,
+                "ended": time.time(),
+                "log": _last_lines(folder / "log.txt", start, code),
+            },
+        )
+        return state
+
+    def _wait(
+        self, process: subprocess.Popen, index: int, folder: Path, metric: str, claim: trials.Claim
+    ) -> tuple[int, bool]:
+        """Waits for a process, forwards stop and kill, prunes; returns (exit code, whether it was pruned)."""
+        asked_at, pruned, seen = None, False, -1
+        while process.poll() is None:
+            claim.heartbeat()
+            if self._study and asked_at is None:
+                now = trials.progress(self._root, index, None)
+                step = now.valid.get("step", -1)
+                if step > seen and metric in now.valid:
+                    seen = step
+                    pruned = self._study.is_hopeless(index, step, now.valid[metric])
+            if asked_at is None and (pruned or self.stop.is_set()):
+                asked_at = time.monotonic()
+                _signal_group(process, signal.SIGTERM)
+            if asked_at is not None and (self.kill.is_set() or time.monotonic() - asked_at > self._grace):
+                _signal_group(process, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+        return process.returncode, pruned
+
+    def _tell(self, index: int, folder: Path, state: str) -> None:
+        if not self._study or state == trials.INTERRUPTED:
+            return
+        value = None
+        if state == trials.FINISHED:
+            overrides = trials.read_json(folder / "trial.json")["overrides"]
+            metric = sweeps.apply(self._values, overrides).eval.metric
+            value = trials.read_json(folder / "results.json")["valid"][metric]
+        self._study.conclude(index, state, value)
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _last_lines(log: Path, start: int, code: int) -> list[str]:
+    with open(log, "rb") as file:
+        file.seek(start)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    if code == -signal.SIGKILL:
+        lines.append("(killed with SIGKILL: out of memory?)")
+    return lines[-LOG_LINES:]

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import small_config
+from plain_numpy import naive_encoder
+
+from bert4rec_jax.data import load_dataset, split_dataset
+from bert4rec_jax.data.batching import TrainingBatches
+from bert4rec_jax.devices.layout import Axes
+from bert4rec_jax.experiment import batch_loss, stream_key
+from bert4rec_jax.model import encoder as model
+from bert4rec_jax.model.item_table import lookup
+from bert4rec_jax.model.tasks import mask_items
+
+CHOICES = [
+    {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
+    {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
+    {"model.objective": "next", "model.norm": "pre", "model.head": "tied"},
+    {"model.positions": "rotary", "model.norm": "pre", "masking.next_item": 0.25},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice):
+    config = small_config(cache, **choice, **{"model.init_scale": 0.3})
+    dataset = load_dataset(config.data)
+    split = split_dataset(dataset, config.data)
+    packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(2)
+    assert packed.segments.max() >= 2
+    n = dataset.num_items
+    params = model.init_params(config.model, n, jax.random.key(1))
+    params["items"]["bias"] = jax.random.normal(jax.random.key(2), params["items"]["bias"].shape)
+    total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
+
+    table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
+    causal = np.arange(8) % 4 == 3 if config.masking.next_item else np.full(8, config.model.objective == "next")
+    chosen = np.flatnonzero(~causal)
+    rows = jax.tree.map(lambda x: x[chosen], packed)
+    task = mask_items(config.masking, rows, 16, n, stream_key(jax.random.key(0), "masking", 0), chosen)
+    tokens = packed.tokens.copy()
+    tokens[chosen] = task.tokens
+    expected, count = 0.0, 0
+    for row in range(8):
+        for number in range(1, packed.segments[row].max() + 1):
+            inside = packed.segments[row] == number
+            seen, true = tokens[row, inside], packed.tokens[row, inside]
+            h = naive_encoder(config.model, params["encoder"], table[seen], causal[row])
+            pairs = [(i, true[i + 1]) for i in range(len(true) - 1)] if causal[row] else [
+                (i, true[i]) for i in np.flatnonzero(seen != true)]
+            for column, label in pairs:
+                logits = h[column] @ table[1:n + 1].T + bias[1:n + 1]
+                expected += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label - 1]
+                count += 1
+    assert int(targets) == count > 20
+    np.testing.assert_allclose(float(total), expected, rtol=2e-5)
+
+
+def test_padding_and_other_histories_never_matter(cache):
+    config = small_config(cache)
+    params = model.init_params(config.model, 60, jax.random.key(0))
+    tokens = np.random.default_rng(0).integers(1, 61, (1, 16)).astype(np.int32)
+    segments = np.array([[1] * 6 + [2] * 7 + [0] * 3], np.int32)
+    positions = np.array([[*range(6), *range(7), 0, 0, 0]], np.int32)
+    slots = np.arange(6, dtype=np.int32)[None]
+
+    def hidden(tokens):
+        x = lookup(params["items"]["embedding"], tokens)
+        return np.asarray(model.encode(config.model, params["encoder"], x,
+                                       model.Inputs(tokens, segments, positions, slots), None, causal=False))
+
+    changed = tokens.copy()
+    changed[0, 6:] = np.random.default_rng(1).integers(1, 61, 10)
+    np.testing.assert_array_equal(hidden(tokens), hidden(changed))
+    changed = tokens.copy()
+    changed[0, 0] += 1
+    assert np.abs(hidden(tokens) - hidden(changed))[0, 1:].max() > 1e-6
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_the_expectation(rate):
+    x = jnp.ones((400, 400))
+    y = model.dropout(x, rate, jax.random.key(0))
+    assert abs(float((y == 0).mean()) - rate) < 0.005
+    assert abs(float(y.mean()) - 1) < 0.01
+    assert model.dropout(x, rate, None) is x
+
+
+def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
+    drops = [np.asarray(model.dropout(jnp.ones((1000, 64)), 0.25, jax.random.fold_in(jax.random.key(3), n)) == 0)
+             for n in range(4)]
+    bound = 4.5 / np.sqrt(drops[0].size)  # standard deviations of a correlation of independent draws
+    for number, first in enumerate(drops):
+        assert abs(first.mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / first.size)
+        assert np.abs(first.mean(0) - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / 1000)
+        for lag in (1, 2, 3, 4, 8, 16, 64, 128, 4096, 16384):
+            flat = first.ravel()
+            assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < bound, lag
+        for other in drops[:number]:
+            for shift in (0, 1, 64):
+                assert abs(np.corrcoef(first.ravel(), np.roll(other.ravel(), shift))[0, 1]) < bound
+
+
+def test_the_gradient_of_positions_is_that_of_a_lookup():
+    table, ids = jax.random.normal(jax.random.key(0), (7, 4)), jnp.array([[0, 3, 3], [6, 1, 3]])
+    weights = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    ours = jax.grad(lambda t: (model._rows(t, ids) ** 2 * weights).sum())(table)
+    naive = jax.grad(lambda t: (t[ids] ** 2 * weights).sum())(table)
+    np.testing.assert_allclose(ours, naive, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
+    config = small_config(cache, **choice)
+    dataset = load_dataset(config.data)
+    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
+    params = model.init_params(config.model, 60, jax.random.key(0))
+
+    def gradient(**changes):
+        changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
+        loss = lambda p: batch_loss(changed, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
+        return jax.value_and_grad(loss)(params)
+
+    full, remat, half = gradient(), gradient(remat=True), gradient(dtype="bfloat16")
+    np.testing.assert_allclose(full[0], remat[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), full[1], remat[1])
+    np.testing.assert_allclose(full[0], half[0], rtol=0.02)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half[1]))

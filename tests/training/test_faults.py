@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to runs: damaged checkpoints, full disks, a second process, divergence, kills at any moment."""
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+from commands import SMALL, digest, metric_lines, outcome, start, succeed, train_command, user_error
+from conftest import small_config
+
+from bert4rec_jax.devices.errors import explained, step_bytes
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.training.checkpoint import Checkpoints
+
+STEPS = SMALL["train.steps"]
+
+
+@pytest.fixture()
+def copy(undisturbed, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(undisturbed / "undisturbed", tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@contextlib.contextmanager
+def mounted(folder, options: str):
+    """Mounts a memory file system; skips the test where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def remount(folder, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def files_of(folder) -> list:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path, part: float = 0.5, mask: int = 0xFF):
+    content = bytearray(path.read_bytes())
+    begin = int(part * len(content))
+    content[begin:begin + 8] = bytes(byte ^ mask for byte in content[begin:begin + 8])
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, copy, damage):
+    # Where the values are differs from save to save, and other files are not read again.
+    for path in files_of(copy / "checkpoints" / str(STEPS) / "state"):
+        if path.parent.name == "d":
+            damage(path)
+    done = succeed(train_command(copy), undisturbed)
+    assert f"checkpoint {STEPS} is damaged" in done.stderr
+    assert f"continuing at step {STEPS - 50}" in done.stderr
+    assert outcome(copy) == outcome(undisturbed / "undisturbed")
+    assert digest(copy, STEPS) == digest(undisturbed / "undisturbed", STEPS)
+    assert (copy / f"checkpoint-{STEPS}.damaged").is_dir()
+
+
+def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
+    for folder in (copy / "checkpoints").iterdir():
+        for path in files_of(folder / "state"):
+            flip(path)
+    assert "none of the checkpoints" in user_error(train_command(copy), undisturbed)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
+@pytest.mark.parametrize("part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)])
+def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask):
+    # Orbax leaves files behind that it does not read again, so some damage does not matter.
+    state = {"a": jax.numpy.arange(5000.0), "b": jax.numpy.arange(30), "c": jax.numpy.ones((40, 9))}
+    with Checkpoints(tmp_path / "saved") as checkpoints:
+        checkpoints.save(1, state, {"waited": 3, "losses": [1.5, 2.5]}, None)
+    noticed = 0
+    for file in files_of(tmp_path / "saved" / "1"):
+        copy = tmp_path / "copy"
+        shutil.copytree(tmp_path / "saved", copy)
+        flip(copy / file.relative_to(tmp_path / "saved"), part, mask)
+        try:
+            with Checkpoints(copy, read_only=True) as checkpoints:
+                restored = checkpoints.restore_latest(jax.eval_shape(lambda: state))
+        except UserError:
+            restored = None
+        if restored is None:
+            noticed += 1
+        else:
+            assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored[0], state))), file
+            assert restored[1] == {"waited": 3, "losses": [1.5, 2.5]}, file
+        shutil.rmtree(copy)
+    assert noticed >= 2
+
+
+def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
+    losses = [1.5]
+    with Checkpoints(tmp_path / "saved") as checkpoints:
+        checkpoints.save(1, {"a": jax.numpy.ones(10**6)}, {"losses": losses}, None)
+        losses.append(2.5)
+    with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
+        template = {"a": jax.ShapeDtypeStruct((10**6,), "float32")}
+        assert checkpoints.restore_latest(template)[1] == {"losses": [1.5]}
+
+
+def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed, tmp_path):
+    wide = {"model.width": 64, "model.ffn_width": 512}
+    straight = tmp_path / "straight"
+    succeed(train_command(straight, wide), undisturbed)
+    with mounted(tmp_path / "disk", "size=3m") as disk:
+        error = user_error(train_command(disk / "run", wide), undisturbed)
+        assert "no space is left on the disk" in error and "earlier checkpoints are intact" in error
+        remount(disk, "size=100m")
+        done = succeed(train_command(disk / "run", wide), undisturbed)
+        assert "continuing at step" in done.stderr and "damaged" not in done.stderr
+        assert outcome(disk / "run") == outcome(straight)
+
+
+def test_a_second_process_in_a_workdir_is_refused(undisturbed, copy):
+    with open(copy / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process" in user_error(train_command(copy), undisturbed)
+
+
+def test_a_read_only_workdir_is_refused(undisturbed, tmp_path):
+    with mounted(tmp_path / "disk", "size=1m,ro") as disk:
+        assert "cannot be written" in user_error(train_command(disk / "run"), undisturbed)
+
+
+def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed, tmp_path):
+    diverging = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0}
+    error = user_error(train_command(tmp_path / "run", diverging), undisturbed)
+    assert "step 2: the loss is" in error and "no checkpoint yet" in error
+    # What is left after skipping every later step has no scores to rank by, and must not rank first.
+    error = user_error(train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed)
+    assert "not finite" in error
+    skipped = [line["skipped"] for line in metric_lines(tmp_path / "skip") if line["split"] == "train"]
+    assert skipped == [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]
+
+
+def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
+    # The error alone is made up: where a system promises more memory than it has, the process would be killed.
+    experiment = Experiment(small_config(cache))
+    with pytest.raises(UserError) as raised, explained(experiment):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes.")
+    error = str(raised.value)
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(experiment.template))
+    assert state < step_bytes(experiment) < 100 * state
+    for named in ("out of memory", f"{step_bytes(experiment) / 2**30:.2f} GiB on each device", "config.train.batch_rows", "config.train.accumulate",
+                  "config.model.remat", "config.loss.chunk_items", "config.loss.name"):
+        assert named in error
+
+
+class Chaos:
+    """Kills a run again and again at random moments; every run that gets through must equal the undisturbed one."""
+
+    PHASES = ("start", "preparation", "steps", "save", "ranking")
+
+    def __init__(self, undisturbed, folder, seed: int):
+        self.expected, self.compiled = outcome(undisturbed / "undisturbed"), undisturbed / "compiled"
+        self.digest = digest(undisturbed / "undisturbed", STEPS)
+        self.folder, self.random = folder, random.Random(seed)
+        self.workdir, self.kills, self.finished = folder / "run", dict.fromkeys(self.PHASES, 0), 0
+
+    def reached(self, phase: str) -> bool:
+        prepared, checkpoints = self.folder / "data" / "prepared", self.workdir / "checkpoints"
+        return {
+            "start": lambda: True,
+            "preparation": lambda: prepared.exists(),
+            "steps": lambda: (self.workdir / "metrics.jsonl").exists(),
+            "save": lambda: checkpoints.exists() and any("tmp" in entry.name for entry in os.scandir(checkpoints)),
+            "ranking": lambda: any(line["step"] == STEPS for line in metric_lines(self.workdir)),
+        }[phase]()
+
+    def attempt(self, phase: str) -> None:
+        """Starts the run and kills it somewhere in a phase, unless it is through before."""
+        process = start(train_command(self.workdir), self.folder, JAX_COMPILATION_CACHE_DIR=str(self.compiled))
+        while process.poll() is None and not self.reached(phase):
+            time.sleep(0.002)
+        longest = {"start": 4.0, "preparation": 0.1, "steps": 3.0, "save": 0.05, "ranking": 1.5}[phase]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(self.random.uniform(0, longest))
+        process.kill()
+        _, stderr = process.communicate()
+        if process.returncode == 0:
+            self.check()
+        else:
+            assert process.returncode == -9, stderr[-3000:]
+            self.kills[phase] += 1
+
+    def finish(self) -> None:
+        succeed(train_command(self.workdir), self.folder, JAX_COMPILATION_CACHE_DIR=str(self.compiled))
+        self.check()
+
+    def check(self) -> None:
+        """Compares the finished run and starts over with an empty folder."""
+        assert outcome(self.workdir) == self.expected
+        assert digest(self.workdir, STEPS) == self.digest
+        self.finished += 1
+        shutil.rmtree(self.workdir)
+        shutil.rmtree(self.folder / "data")
+
+
+def test_kills_do_not_change_the_outcome(undisturbed, tmp_path):
+    chaos = Chaos(undisturbed, tmp_path, seed=0)
+    for phase in ("preparation", "steps", "save", "ranking"):
+        chaos.attempt(phase)
+    chaos.finish()
+    assert sum(chaos.kills.values()) >= 2
+
+
+@pytest.mark.slow
+def test_many_kills_do_not_change_the_outcome(undisturbed, tmp_path):
+    chaos = Chaos(undisturbed, tmp_path, seed=1)
+    while sum(chaos.kills.values()) < 40:
+        chaos.attempt(chaos.random.choice(Chaos.PHASES))
+    chaos.finish()
+    print(f"{sum(chaos.kills.values())} kills survived ({chaos.kills}), {chaos.finished} runs finished as undisturbed")

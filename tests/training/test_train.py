@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+
+from bert4rec_jax import config as config_lib
+from bert4rec_jax import experiment as train
+from bert4rec_jax.data.sources.synthetic import bayes_optimal_ranks
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.ranking.metrics import from_ranks
+from bert4rec_jax.training import optimizer
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent.parent / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path):
+    config = load(path)
+    config.data.update(source="synthetic", cache_dir=str(cache), path="", items_path="", user_core=0, item_core=0)
+    config.data.synthetic.update(users=120, num_items=400, genres=4, mean_length=12)
+    config.model.update(width=16, layers=1, heads=2, ffn_width=32, max_length=12)
+    config.train.update(steps=4, batch_rows=8, eval_every=2, checkpoint_every=2, log_every=2)
+    config.eval.update(batch_rows=8)
+    config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 2)
+    resolved = config_lib.resolve(config)
+    results = train.train_and_evaluate(resolved, str(tmp_path))
+    assert np.isfinite(list(results["test"].values())).all()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(x["step"], x["split"]) for x in lines if x["split"] != "test"] == [
+        (2, "train"), (2, "valid"), (4, "train"), (4, "valid")]
+    assert results["protocol"] and results["dataset"]["fingerprint"]
+    ranks = np.load(tmp_path / "ranks_test.npz")
+    assert from_ranks(ranks["rank"])["ndcg@10"] == pytest.approx(results["test"]["ndcg@10"])
+    if path.stem == "quickstart":
+        assert train.evaluate(resolved, str(tmp_path))["test"] == results["test"]
+        config.eval.protocol = "uni100"
+        sampled = train.evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
+        assert "100 negatives" in sampled["protocol"] and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
+        config.data.synthetic.seed = 1
+        with pytest.raises(UserError, match="synthetic.seed"):
+            train.evaluate(config_lib.resolve(config), str(tmp_path / "other"), str(tmp_path))
+        config.model.width = 8
+        with pytest.raises(UserError, match="synthetic.seed|model.width"):
+            train.evaluate(config_lib.resolve(config), str(tmp_path / "narrow"), str(tmp_path))
+
+
+def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
+    config = small_config(cache, **{
+        "data.synthetic.users": 1500, "data.synthetic.num_items": 80, "data.synthetic.genres": 8,
+        "data.synthetic.mean_length": 16, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
+        "model.head": "tied", "model.positions": "right", "optimizer.learning_rate": 4e-3, "train.steps": 700,
+        "train.batch_rows": 32, "train.eval_every": 350, "train.checkpoint_every": 350, "train.log_every": 350,
+        "optimizer.schedule": "cosine", "eval.batch_rows": 128})
+    results = train.train_and_evaluate(config, str(tmp_path))
+    experiment = train.Experiment(config)
+    cases = experiment.cases("test")
+    best = from_ranks(bayes_optimal_ranks(experiment.dataset, cases.users, cases.targets))
+    popular = results["baselines"]["popular"]["test"]["ndcg@10"]
+    reached = (results["test"]["ndcg@10"] - popular) / (best["ndcg@10"] - popular)
+    assert 0.6 < reached < 1.1, (results["test"]["ndcg@10"], popular, best["ndcg@10"])
+
+
+def test_the_step_compiles_once(cache):
+    experiment = train.Experiment(small_config(cache))
+    state = experiment.initial_state()
+    for step in range(3):
+        state, _ = experiment.step(state, experiment.batch(step), experiment.root)
+    assert experiment.step._cache_size() == 1
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = config_lib.OptimizerConfig(learning_rate=1.0, warmup_steps=4, schedule="linear", final_fraction=0.1)
+    rates = [float(optimizer.learning_rate(config, 14)(step)) for step in range(15)]
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+    np.testing.assert_allclose(rates[9], 0.55)
+    np.testing.assert_allclose(rates[14], 0.1)
+
+
+def test_weight_decay_spares_vectors(cache):
+    config = config_lib.OptimizerConfig(name="adamw", learning_rate=1.0, weight_decay=0.1)
+    params = {"kernel": np.ones((2, 2)), "bias": np.ones(2)}
+    transform = optimizer.make_optimizer(config, 1)
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = transform.update(zero, transform.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1)
+    np.testing.assert_allclose(updates["bias"], 0)
+
+
+@pytest.mark.parametrize("field, value, named", [
+    ("model.dropout", 1.5, "model.dropout"), ("model.heads", 3, "model.heads"), ("model.widht", 8, "widht"),
+    ("eval.metric", "ndgc@10", "eval.metric"),
+    ("model.norm", "middle", "model.norm"), ("optimizer.weight_decay", 0.1, "weight_decay"),
+    ("data.source", "netflix", "data.source"), ("masking.probability", 0.0, "masking.probability"),
+])
+def test_wrong_fields_are_named(cache, field, value, named):
+    with pytest.raises(UserError, match=named):
+        small_config(cache, **{field: value})
+
+
+def test_wrong_types_are_named():
+    with pytest.raises(UserError, match=r"train\.steps must be of type int, not 'many'"):
+        config_lib.resolve({"train": {"steps": "many"}})
+    with pytest.raises(UserError, match=r"config\.train must be a group"):
+        config_lib.resolve({"train": 3})

@@ -1,26 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """BERT4Rec in JAX: sequences in, ranked catalogues out.
 
+  results = bert4rec_jax.train(config, "runs/mine")     # what `python -m bert4rec_jax.main` does
+  run = bert4rec_jax.load("runs/mine")                  # a `serving.Recommender`
+  run.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
+
 Array names carry their axes: B rows of a batch, L positions of a row, K target slots of a row,
 M = B*K slots of a batch, U users, S seen items, D width, F feed-forward width, H heads, V items.
 """
 
-import ctypes
-
 __version__ = "0.1.0"
+__all__ = ["load", "train"]
 
 
-def _keep_freed_memory() -> None:
-    """Makes glibc reuse freed memory. A step on CPU asks for some hundred megabytes anew each time.
+def load(workdir: str):
+    """Returns the `serving.Recommender` of a run: its best model with the titles that it knows.
 
-    By default they go back to the system and come again page by page, which is a fifth of a step. This has to be said
-    before the first thread takes memory; other C libraries are left alone.
+    Raises:
+      UserError: `workdir` holds no trained model.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_max, arena_max = -1, -4, -8  # numbers from malloc.h
-        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1)):
-            mallopt(parameter, value)
+    from bert4rec_jax.serving import Recommender
+    return Recommender(workdir)
 
 
-_keep_freed_memory()
+def train(config, workdir: str) -> dict | None:
+    """Trains in `workdir`, or goes on training there, and ranks the test users with the best checkpoint.
+
+    Args:
+      config: a ConfigDict such as `bert4rec_jax.config.recommended()` with fields changed, nested dicts, or a
+        resolved `Config`.
+      workdir: directory of the run.
+
+    Returns:
+      What results.json holds; None when a signal stopped the run, which the same call continues.
+
+    Raises:
+      UserError: for anything the user can put right.
+    """
+    from bert4rec_jax.config import Config, resolve
+    from bert4rec_jax.experiment import train_and_evaluate
+    return train_and_evaluate(config if isinstance(config, Config) else resolve(config), workdir)

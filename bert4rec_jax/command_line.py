@@ -10,11 +10,13 @@ from collections.abc import Callable
 from absl import app, flags
 from absl import logging as absl_logging
 
+from bert4rec_jax.allocator import keep_freed_memory
 from bert4rec_jax.errors import UserError, exit_cleanly
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
+    keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))

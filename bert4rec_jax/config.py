@@ -70,9 +70,9 @@ class DataConfig:
 class ModelConfig:
     """The Transformer. The defaults are Sun et al. (2019) at width 64."""
 
-    # masked: bidirectional attention, Cloze task (BERT4Rec), with rows of the other if `masking.next_item` says so.
-    # next: causal attention, next-item task (SASRec).
-    objective: Literal["masked", "next"] = "masked"
+    # How a history is continued. mask: a [MASK] behind it, seen by bidirectional attention (BERT4Rec). last_item: from
+    # its last item under causal attention (SASRec), which takes rows that learned so (`masking.next_item`).
+    ranks_from: Literal["mask", "last_item"] = "mask"
     width: int = 64
     layers: int = 2
     heads: int = 2
@@ -89,14 +89,20 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
 
+    @property
+    def causal(self) -> bool:
+        """Whether an item sees only what came before it when histories are continued."""
+        return self.ranks_from == "last_item"
+
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """The Cloze task (objective `masked`)."""
+    """What rows of a batch learn: masked items (the Cloze task of BERT4Rec), or the next item (that of SASRec)."""
 
     probability: float = 0.2  # share of a history that is masked; at least one item is
     max_masks: int = 0  # per history; 0: no limit
     # Share of a batch's rows that learn, with the same weights, the next item of every item under causal attention.
+    # 0: BERT4Rec. 1, with `model.ranks_from = "last_item"`: SASRec.
     next_item: float = 0.0
     last_item_only: float = 0.0  # share of histories of which only the last item is masked, as at test time
     random_token: float = 0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
@@ -185,9 +191,13 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     @property
-    def next_item_share(self) -> float:
-        """The share of a batch's rows that learn the next item: all of them for SASRec."""
-        return 1.0 if self.model.objective == "next" else self.masking.next_item
+    def model_name(self) -> str:
+        """What tables call this model, by what it learns."""
+        if self.masking.next_item == 1:
+            return "SASRec"
+        if self.masking.next_item == 0:
+            return "BERT4Rec (Cloze)"
+        return "BERT4Rec + next item" + (", ranks causally" if self.model.causal else "")
 
     def to_dict(self) -> dict:
         """Returns the config as nested plain dicts, as written to config.json."""
@@ -270,8 +280,11 @@ def _check(c: Config) -> None:
     for name in ("model.dropout", "model.attention_dropout"):
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
-    require(0 <= c.masking.next_item < 1, "masking.next_item",
-            "at least 0 and below 1; for all rows set config.model.objective to 'next'")
+    require(0 <= c.masking.next_item <= 1, "masking.next_item", "between 0 and 1")
+    require(c.masking.next_item < 1 or c.model.causal, "model.ranks_from",
+            "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for")
+    require(c.masking.next_item > 0 or not c.model.causal, "model.ranks_from",
+            "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item")
     for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token",
                  "optimizer.final_fraction"):
         group, leaf = name.split(".")

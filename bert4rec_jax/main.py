@@ -44,26 +44,24 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--config cannot be read ({type(error).__name__}): {error}") from None
     config = config_lib.resolve(values)
     # Only now: a wrong flag is answered before JAX has started.
-    from bert4rec_jax import experiment as train
-    from bert4rec_jax import recommend
-    from bert4rec_jax.devices.layout import join_cluster, leaving_together
-    from bert4rec_jax.training import curves
-    from bert4rec_jax.training.run_directory import RunDirectory
+    from bert4rec_jax import experiment, recommend
+    from bert4rec_jax.devices import join_cluster, leaving_together
+    from bert4rec_jax.training import RunDirectory, curves, summary
 
     if FLAGS.distributed:
         join_cluster()
     with leaving_together():
         if FLAGS.mode == "train":
-            results = train.train_and_evaluate(config, FLAGS.workdir)
+            results = experiment.train_and_evaluate(config, FLAGS.workdir)
         else:
-            results = train.evaluate(config, FLAGS.workdir, FLAGS.trained)
+            results = experiment.evaluate(config, FLAGS.workdir, FLAGS.trained)
     directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         print("stopped by a signal; everything is saved, and the same command goes on from here.", file=sys.stderr)
     elif directory.writes:
         if not FLAGS.trained:
             curves.draw(directory, config.eval.metric)
-        print(train.summary(results))
+        print(summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:
             print(recommend.example(FLAGS.trained or FLAGS.workdir, config))

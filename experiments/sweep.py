@@ -252,7 +252,8 @@ def work(config: Config, items: int = 0) -> tuple[int, float]:
     m = config.model
     tokens = config.train.steps * config.train.batch_rows * m.max_length
     per_token = m.layers * (4 * m.width**2 + 2 * m.width * m.ffn_width + 2 * m.width * m.max_length)
-    targets = config.next_item_share + (1 - config.next_item_share) * config.masking.probability
+    share = config.masking.next_item
+    targets = share + (1 - share) * config.masking.probability
     return tokens, tokens * (per_token + math.ceil(targets * items * m.width))
 
 

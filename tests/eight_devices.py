@@ -25,7 +25,8 @@ LAYOUTS = {
 }
 ACCUMULATE_2, ACCUMULATE_4 = {"train.accumulate": 2}, {"train.accumulate": 4}
 SAMPLED, GBCE = {"loss.name": "sampled_softmax", "loss.negatives": 24}, {"loss.name": "gbce", "loss.negatives": 24}
-NEXT, BF16, REMAT = {"model.objective": "next"}, {"model.dtype": "bfloat16"}, {"model.remat": True}
+NEXT = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+BF16, REMAT = {"model.dtype": "bfloat16"}, {"model.remat": True}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
 RECIPE = {"model.norm": "pre", "model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
           "masking.next_item": 0.25,

@@ -2,5 +2,13 @@
 """The machines a run is laid over: meshes, processes, and what they throw at it.
 
 `layout` maps a function of one device's arrays over all of them, `errors` says in words what XLA and lost processes
-report.
+report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one backend.
 """
+
+from bert4rec_jax.devices import cpu
+from bert4rec_jax.devices.errors import explained, lost_process
+from bert4rec_jax.devices.layout import Axes, Layout, agreed, join_cluster, leaving_together
+from bert4rec_jax.devices.signals import StopSignal
+
+__all__ = ["Axes", "Layout", "StopSignal", "agreed", "cpu", "explained", "join_cluster", "leaving_together",
+           "lost_process"]

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
+from bert4rec_jax.devices.cpu import compiler_options
 from bert4rec_jax.errors import UserError
 
 DATA, CATALOGUE = "data", "catalogue"
@@ -144,16 +145,6 @@ class Layout:
 
 def _merge_two_dimensions(x):
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def compiler_options() -> dict | None:
-    """Returns what XLA is told about this backend: on CPU, to order operations by memory and not by concurrency.
-
-    Its default starts independent operations as early as it can, so that all chunks of a large catalogue would be
-    alive at once.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if on_cpu else None
 
 
 def join_cluster() -> None:

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.data import Packed
+from bert4rec_jax.devices import cpu
 from bert4rec_jax.model.item_table import table_rows
-from bert4rec_jax.model.tasks import Packed
 
 # RoFormer has 10,000; histories are shorter than documents.
 ROTARY_BASE = 1000.0
@@ -96,7 +97,7 @@ class Encoder(nn.Module):
         keys = _key_stream(dropout_key)
         if c.positions != "rotary":
             table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
-            x_BLD = x_BLD + _rows(table, inputs.positions)
+            x_BLD = x_BLD + cpu.rows(table, inputs.positions)
         x_BLD = x_BLD.astype(c.dtype)
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
@@ -128,7 +129,7 @@ class Block(nn.Module):
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
         attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(keys))
-        x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
+        x = x_BLD if slots_BK is None else cpu.pick(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(keys))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
@@ -153,7 +154,7 @@ class Attention(nn.Module):
         columns_1L = jnp.arange(L)[None]
         query_BQD, segments_BQ, positions_BQ, columns_BQ = x_BLD, inputs.segments, inputs.positions, columns_1L
         if slots_BK is not None:
-            query_BQD, columns_BQ = _pick(x_BLD, slots_BK), slots_BK
+            query_BQD, columns_BQ = cpu.pick(x_BLD, slots_BK), slots_BK
             segments_BQ, positions_BQ = (
                 jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in (segments_BQ, positions_BQ))
         q_BHQE = _dense(c, D, "query")(query_BQD).reshape(B, -1, *heads).transpose(0, 2, 1, 3)
@@ -215,31 +216,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
 def gelu(x: jax.Array) -> jax.Array:
     """Returns x * Phi(x) (Hendrycks and Gimpel 2016), by erf; XLA's erfc takes several times as long."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
-
-
-@jax.custom_vjp
-def _rows(table_PD, ids):
-    """Returns table_PD[ids]; the gradient is a product with a one-hot matrix, where a scatter would be slow."""
-    return table_PD[ids]
-
-
-def _rows_forward(table_PD, ids):
-    return table_PD[ids], (ids, table_PD.shape[0])
-
-
-def _rows_backward(residuals, gradient):
-    ids, rows = residuals
-    one_hot_NP = jax.nn.one_hot(ids.reshape(-1), rows, dtype=gradient.dtype)
-    return jnp.einsum("np,nd->pd", one_hot_NP, gradient.reshape(-1, gradient.shape[-1])), None
-
-
-_rows.defvjp(_rows_forward, _rows_backward)
-
-
-def _pick(x_BLD, slots_BK):
-    """Returns x_BLD[b, slots_BK[b]] as a product with a one-hot matrix: [B, K, D]."""
-    one_hot_BKL = jax.nn.one_hot(slots_BK, x_BLD.shape[1], dtype=x_BLD.dtype)
-    return one_hot_BKL @ x_BLD
 
 
 def _key_stream(key):

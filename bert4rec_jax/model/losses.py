@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bert4rec_jax.config import LossConfig
+from bert4rec_jax.devices import cpu
 from bert4rec_jax.model.item_table import add_rows, all_rows, candidate_bias, first_row, lookup, own_rows
 
 # Probabilities up to this size are kept for the backward pass; beyond it they are computed again.
@@ -80,16 +81,6 @@ def _exponentials(h_MD, embedding_VD, bias_V, chunk):
     return jnp.exp(logits_MC - max_M[:, None]), max_M
 
 
-def _after(x: jax.Array, done: list[jax.Array]) -> jax.Array:
-    """Returns x, but not before `done` is computed: chunks then live one after another, and not all at once.
-
-    XLA drops an `optimization_barrier` before it schedules on CPU, so this is a dependence that it cannot see through:
-    nothing is added, but a compiler has to respect NaN. It also keeps XLA from taking the exponentials of the forward
-    pass for those of the backward pass.
-    """
-    return x + sum((0 * y.reshape(-1)[0] for y in done), jnp.zeros((), x.dtype)).astype(x.dtype)
-
-
 def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_items, axis):
     own_M = labels_M.shape[0]
     hidden, labels = all_rows(h_MD, axis), all_rows(labels_M, axis)
@@ -98,7 +89,7 @@ def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_item
     keep = len(chunks) == 1 or hidden.shape[0] * rows * 4 <= KEEP_BYTES
     kept, maxima, log_sums = [], [], []
     for chunk in chunks:
-        operand_MD = hidden if keep else _after(hidden, log_sums[-1:])
+        operand_MD = hidden if keep else cpu.after(hidden, log_sums[-1:])
         e_MC, max_M = _exponentials(operand_MD, embedding_VD, bias_V, chunk)
         kept.append(e_MC if keep else None)
         maxima.append(max_M)
@@ -129,7 +120,7 @@ def _softmax_backward(chunk_items, axis, residuals, gradient):
     for chunk, e_MC, max_M in zip(_chunks(*hidden.shape[:1], embedding_VD.shape[0], chunk_items), kept, maxima):
         if e_MC is None:
             done = [log_sum_M, d_hidden, *d_embedding[-1:], *d_bias[-1:]]
-            e_MC, _ = _exponentials(_after(hidden, done), embedding_VD, bias_V, chunk)
+            e_MC, _ = _exponentials(cpu.after(hidden, done), embedding_VD, bias_V, chunk)
         scale_to_p_M = scale_M * jnp.exp(max_M - log_sum_M)
         e_MC = e_MC.astype(h_MD.dtype)
         d_hidden += scale_to_p_M[:, None] * jnp.dot(

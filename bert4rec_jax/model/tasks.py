@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import MaskingConfig
-from bert4rec_jax.data.batching import Packed
+from bert4rec_jax.data import Packed
 from bert4rec_jax.model.item_table import mask_token
 
 

@@ -4,9 +4,9 @@
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data.dataset import Dataset
-from bert4rec_jax.data.splits import Split
-from bert4rec_jax.ranking.ranker import NEGATIVES, Cases, Ranking, sample_negatives
+from bert4rec_jax.data import Dataset, Split
+from bert4rec_jax.ranking.cases import Cases, Ranking
+from bert4rec_jax.ranking.negatives import NEGATIVES, sample_negatives
 
 RECENT_SHARE = 0.1  # of the newest training interactions counts for `popular_recent`
 

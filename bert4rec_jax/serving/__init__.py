@@ -1,2 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a run directory to recommendations."""
+"""From a run directory to recommendations.
+
+`recommender` is the Python API that `bert4rec_jax.load` returns, `titles` finds items by what people type.
+"""
+
+from bert4rec_jax.serving.recommender import Recommendation, Recommender
+from bert4rec_jax.serving.titles import TitleIndex
+
+__all__ = ["Recommendation", "Recommender", "TitleIndex"]

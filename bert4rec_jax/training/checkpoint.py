@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: asynchronous Orbax saves of which the latest and the best are kept, verified when they are read."""
 
+import contextlib
 import copy
 import json
 import os
 import shutil
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from bert4rec_jax.devices.errors import lost_process
-from bert4rec_jax.devices.layout import agreed
+from bert4rec_jax.devices import agreed, lost_process
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.training.step import TrainState
 
 _LATEST = 2  # a damaged newest one leaves another to fall back to
 
@@ -54,6 +56,7 @@ class Checkpoints:
         """Opens (or makes) `folder`."""
         self._folder = os.path.abspath(folder)
         self._read_only = read_only
+        self._damaged: list[int] = []
         self._policy = _KeepLatestAndBest()
         self._digest = jax.jit(fingerprint)
         self._manager = self._open()
@@ -67,20 +70,26 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        # Closing waits for the other processes, which after an error may wait for ever.
-        if kind is None or jax.process_count() == 1:
+        if kind is not None:
+            # Closing waits for the other processes, which after an error may wait for ever, and reports a second time
+            # what went wrong.
+            if jax.process_count() == 1:
+                with contextlib.suppress(Exception):
+                    self._manager.close()
+            return
+        with self._explained("the last step"):
             self._manager.close()
 
     def steps(self) -> list[int]:
         """Returns the steps of complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, progress: dict, best_step: int | None, replace: bool = False) -> None:
+    def save(self, step: int, state: TrainState, progress: dict, best_step: int | None, replace: bool = False) -> None:
         """Starts saving in the background; waits for the save before it.
 
         Args:
           step: updates done.
-          state: a tree of arrays.
+          state: what is saved; it is copied before this returns.
           progress: JSON values that go with it.
           best_step: the step whose checkpoint is to outlive newer ones.
           replace: whether to put it in the place of a checkpoint of the same step, rather than keep that one.
@@ -88,19 +97,18 @@ class Checkpoints:
         Raises:
           UserError: the disk is full or not writable; complete checkpoints stay as they are.
         """
-        if step in self._manager.all_steps():
-            if not replace:
-                return
-            self._manager.delete(step)
-        self._policy.best_step = best_step
-        # A copy: it is written while training goes on and changes the original.
-        progress = copy.deepcopy(progress) | {"digest": np.asarray(self._digest(state)).tolist()}
-        try:
+        with self._explained(f"step {step}"):
+            if step in self._manager.all_steps():
+                if not replace:
+                    return
+                self._manager.delete(step)
+            self._policy.best_step = best_step
+            params, rest = _parts(state)
+            # A copy: it is written while training goes on and changes the original.
+            progress = copy.deepcopy(progress) | {"digest": np.asarray(self._digest((params, rest))).tolist()}
             self._manager.save(step, args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
+                params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest),
                 progress=ocp.args.JsonSave({**progress, "checksum": _checksum(progress)})))
-        except (OSError, ValueError) as error:
-            raise self._failed(f"step {step}", error) from error
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -108,23 +116,33 @@ class Checkpoints:
         Raises:
           UserError: as `save`.
         """
-        try:
+        with self._explained("the last step"):
             self._manager.wait_until_finished()
-        except (OSError, ValueError) as error:
-            raise self._failed("the last step", error) from error
 
-    def _failed(self, step: str, error: Exception) -> UserError:
-        if jax.process_count() > 1 and not isinstance(error, OSError):
-            # Saving waits for the other processes in several places, each with an error of its own.
-            return lost_process(f"{type(error).__name__} while saving {step}")
-        free = shutil.disk_usage(self._folder).free / 2**20
-        full = "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error)
-        reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
-        return UserError(
-            f"saving checkpoints in {self._folder} failed by {step}: {reason} ({free:.0f} MiB are free); earlier "
-            "checkpoints are intact: put that right and start again to go on.")
+    @contextlib.contextmanager
+    def _explained(self, step: str) -> Iterator[None]:
+        """Turns what Orbax raises when a save fails into a UserError.
 
-    def restore_latest(self, template: Any) -> tuple[Any, dict] | None:
+        A full disk reaches us in many ways: out of the save, of the wait, of its background threads at the next call
+        or on closing, as an OSError, a ValueError of TensorStore, or a RuntimeError about either.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            if jax.process_count() > 1 and not isinstance(error, OSError):
+                # Saving waits for the other processes in several places, each with an error of its own.
+                raise lost_process(f"{type(error).__name__} while saving {step}") from error
+            free = shutil.disk_usage(self._folder).free / 2**20
+            chain = " ".join(str(e) for e in _causes(error))
+            full = any(word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
+            reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
+            raise UserError(
+                f"saving checkpoints in {self._folder} failed by {step}: {reason} ({free:.0f} MiB are free); earlier "
+                "checkpoints are intact: put that right and start again to go on.") from error
+
+    def restore_latest(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
 
         A damaged checkpoint is reported, set aside as `<step>.damaged` and the one before it is tried.
@@ -135,17 +153,70 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints and none can be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
-            try:
-                return self.restore(step, template)
-            except _Damaged as error:
-                logging.warning("checkpoint %d is damaged (%s); going back to the one before it", step, error)
-                if not self._read_only:
-                    self._set_aside(step)
-        if steps:
-            raise UserError(f"none of the checkpoints in {self._folder} can be read; move that folder away to start "
-                            "again from step 0.")
+        params, rest = _parts(template)
+
+        def read(step: int) -> tuple[TrainState, dict]:
+            parts, progress = self._read(step, {"params": params, "rest": rest})
+            return TrainState(params=parts["params"], **parts["rest"]), progress
+
+        for step in reversed(self.steps()):
+            intact = self._try(step, read)
+            if intact is not None:
+                return intact
+            if not self._read_only:
+                self._set_aside(step)
+        return self._none_left()
+
+    def restore_params(self, step: int, template: Any) -> tuple[int, Any]:
+        """Returns the step and the parameters of the checkpoint of `step`, or of the newest other one that reads back.
+
+        Only parameters are read, not the optimizer's moments.
+
+        Args:
+          step: the one that is wanted.
+          template: as `TrainState.params` of `restore_latest`.
+
+        Raises:
+          UserError: there is none.
+        """
+        others = [s for s in reversed(self.steps()) if s != step]
+        for candidate in [step, *others] if step in self.steps() else others:
+            intact = self._try(candidate, lambda s: self._read(s, {"params": template})[0]["params"])
+            if intact is not None:
+                if candidate != step:
+                    logging.warning("the checkpoint of step %d cannot be read; using that of step %d", step, candidate)
+                return candidate, intact
+        return self._none_left() or self._nothing(step)
+
+    def latest_progress(self) -> dict | None:
+        """Returns the progress of the newest checkpoint whose progress reads back, or None."""
+        for step in reversed(self.steps()):
+            intact = self._try(step, lambda s: self._read(s, {})[1])
+            if intact is not None:
+                return intact
+        return self._none_left()
+
+    def _none_left(self) -> None:
+        if self.steps() or self._damaged:
+            damaged = ", ".join(map(str, self._damaged))
+            raise UserError(f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); move "
+                            "that folder away to start again from step 0.")
+
+    def _nothing(self, step: int) -> None:
+        raise UserError(f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir.")
+
+    def _try(self, step: int, read: Callable[[int], Any]) -> Any | None:
+        """Returns read(step), or None when this process or another finds the checkpoint damaged."""
+        result, damage = None, None
+        try:
+            result = read(step)
+        except _Damaged as error:
+            damage = error
+        if agreed(damage is None):
+            return result
+        logging.warning("checkpoint %d is damaged (%s); going on to another", step,
+                        damage or "another process cannot read it")
+        self._damaged.append(step)
         return None
 
     def _set_aside(self, step: int) -> None:
@@ -157,28 +228,16 @@ class Checkpoints:
         agreed(True)  # the others wait until it is gone
         self._manager.reload()
 
-    def restore(self, step: int, template: Any) -> tuple[Any, dict]:
-        """Returns (state, progress) of one checkpoint.
+    def _read(self, step: int, templates: dict[str, Any]) -> tuple[dict[str, Any], dict]:
+        """Returns the parts named in `templates`, and the progress, of one checkpoint.
 
         Raises:
-          _Damaged: it cannot be read, or reads back different from what was saved, by this process or another.
+          _Damaged: it cannot be read, or reads back different from what was saved.
         """
-        read, damage = None, None
-        try:
-            read = self._read(step, template)
-        except _Damaged as error:
-            damage = error
-        if not agreed(damage is None):
-            raise damage or _Damaged("another process cannot read it")
-        state, progress = read
-        if np.asarray(self._digest(state)).tolist() != progress.pop("digest"):
-            raise _Damaged("its contents differ from what was saved")
-        return state, progress
-
-    def _read(self, step: int, template: Any) -> tuple[Any, dict]:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(template), progress=ocp.args.JsonRestore()))
+                progress=ocp.args.JsonRestore(),
+                **{name: ocp.args.StandardRestore(template) for name, template in templates.items()}))
             progress = dict(restored["progress"])
             intact = progress.pop("checksum") == _checksum(progress)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
@@ -186,21 +245,25 @@ class Checkpoints:
             raise _Damaged(f"{type(error).__name__}: {reason}") from error
         if not intact:
             raise _Damaged("its progress differs from what was saved")
-        return restored["state"], progress
+        digest = progress.pop("digest")
+        parts = {name: restored[name] for name in templates}
+        if "params" in parts:  # The digest begins with the leaves of the parameters.
+            read = np.asarray(self._digest((parts["params"], parts.get("rest", {})))).tolist()
+            if read != digest[:len(read)]:
+                raise _Damaged("its contents differ from what was saved")
+        return parts, progress
 
-    def restore_params(self, step: int, template: Any) -> tuple[int, Any]:
-        """Returns the step and `state.params` of the checkpoint of `step`, or of the nearest older one that reads back.
 
-        Raises:
-          UserError: there is none.
-        """
-        for candidate in [s for s in reversed(self.steps()) if s <= step]:
-            try:
-                return candidate, self.restore(candidate, template)[0].params
-            except _Damaged as error:
-                logging.warning("checkpoint %d is damaged (%s); going back to an older one", candidate, error)
-        raise UserError(f"the checkpoint of step {step} in {self._folder} cannot be read; move that folder away to "
-                        "start again from step 0.")
+def _parts(state: TrainState) -> tuple[Any, dict]:
+    """Returns what recommending needs of a state, and the rest; they are stored apart."""
+    rest = state._asdict()
+    return rest.pop("params"), rest
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _checksum(progress: dict) -> int:
@@ -209,14 +272,3 @@ def _checksum(progress: dict) -> int:
 
 class _Damaged(Exception):
     pass
-
-
-def write_json(path: str, value: Any) -> None:
-    """Writes JSON so that `path` is either the old file or the whole new one."""
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

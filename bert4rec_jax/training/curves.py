@@ -2,8 +2,8 @@
 """curves.png: loss and validation metrics of a run against the step."""
 
 import json
-import os
 
+from bert4rec_jax.files import replacing
 from bert4rec_jax.training.run_directory import RunDirectory
 
 
@@ -29,5 +29,5 @@ def draw(run: RunDirectory, metric: str) -> None:
     for axes in (loss, quality):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)
-    figure.savefig(run.path("curves.tmp.png"), dpi=150)
-    os.replace(run.path("curves.tmp.png"), run.path("curves.png"))
+    with replacing(run.path("curves.png"), "wb") as file:
+        figure.savefig(file, dpi=150, format="png")

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from bert4rec_jax.config import TrainConfig
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import replacing
+from bert4rec_jax.phases import LINE_SECONDS
 from bert4rec_jax.training.run_directory import RunDirectory
 
-_LINE_SECONDS = 15  # between plain progress lines where stderr is no terminal
 _SHOWN = ("loss", "ndcg@10", "hr@10")
 
 
@@ -22,30 +23,32 @@ class MetricWriter:
 
     On opening, lines of steps beyond `step` are cut off: a run that goes on from a checkpoint writes them again, so
     metrics.jsonl has neither gaps nor repeats.
+
+    Attributes:
+      speaks: whether this is the process that writes the run's files and speaks to people.
     """
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, step: int, seconds: float, validation_due: bool = False):
+    def __init__(self, run: RunDirectory, config: TrainConfig, tokens_per_step: float, step: int,
+                 validation_due: bool = False):
         """Opens the writers.
 
         Args:
           run: the run directory.
           config: names the trackers and the length of the run.
+          tokens_per_step: items that a step learns from, on average.
           step: updates done.
-          seconds: training time so far.
           validation_due: whether `step` is to be validated again.
         """
-        self._writes = run.writes
-        self._start, self._shown, self._last_line = step, {}, time.monotonic()
-        self._begin = time.monotonic()
+        self.speaks = run.writes
+        self._steps, self._tokens_per_step, self._shown = config.steps, tokens_per_step, {}
+        self._first = self._last_line = None  # (step, seconds) and time of the first call of show_progress
         self._file, self._trackers, self._bar = None, [], None
-        if not self._writes:
+        if not self.speaks:
             return
         path = run.path("metrics.jsonl")
         _cut(path, step, validation_due)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = [_tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()]
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True)
         if step:
             print(f"continuing at step {step}", file=sys.stderr)
 
@@ -62,7 +65,7 @@ class MetricWriter:
 
     def write(self, step: int, split: str, seconds: float, values: dict) -> None:
         """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values."""
-        if not self._writes:
+        if not self.speaks:
             return
         # JSON knows no NaN.
         values = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -74,19 +77,29 @@ class MetricWriter:
         prefix = "" if split == "train" else f"{split} "
         self._shown |= {prefix + name: values[name] for name in _SHOWN if name in values}
 
-    def show_progress(self, step: int, steps: int, tokens_per_step: float) -> None:
-        """Moves the bar, or prints a line now and then where there is no terminal."""
-        if not self._writes:
+    def show_progress(self, step: int, seconds: float) -> None:
+        """Moves the bar, or prints a line now and then where there is no terminal.
+
+        Args:
+          step: updates done.
+          seconds: training time so far, validation left out.
+        """
+        if not self.speaks:
             return
+        if self._first is None:  # estimates start behind the first step, which was compiled
+            self._first, self._last_line = (step, seconds), time.monotonic()
+            if sys.stderr.isatty():
+                self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self._shown.items())
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(shown, refresh=False)
-        elif time.monotonic() - self._last_line > _LINE_SECONDS or step == steps:
+        elif time.monotonic() - self._last_line > LINE_SECONDS or step == self._steps:
             self._last_line = time.monotonic()
-            speed = (step - self._start) / (time.monotonic() - self._begin)
-            print(f"step {step}/{steps}  {speed:.2f} steps/s  {speed * tokens_per_step:,.0f} tokens/s  "
-                  f"{(steps - step) / speed:.0f} s left  {shown}", file=sys.stderr)
+            first_step, first_seconds = self._first
+            speed = (step - first_step) / (seconds - first_seconds) if step > first_step else float("nan")
+            print(f"step {step}/{self._steps}  {speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
+                  f"{(self._steps - step) / speed:.0f} s left  {shown}", file=sys.stderr)
 
 
 def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
@@ -115,9 +128,8 @@ def _rewrite(path: str, keep, end: str) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.writelines([*kept, end])
-    os.replace(f"{path}.tmp", path)
 
 
 def _tracker(name: str, run: RunDirectory):

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 from typing import Any
@@ -19,7 +18,7 @@ from bert4rec_jax import __version__
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.training.checkpoint import write_json
+from bert4rec_jax.files import replacing, write_json
 
 # Fields that may change between two starts of one run: they do not change what is computed.
 _FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
@@ -64,8 +63,12 @@ class RunDirectory:
         if self._lock:
             self._lock.close()
 
-    def claim(self, dataset: Dataset) -> None:
-        """Makes this the directory of the configuration and data, or checks that it already is.
+    def claim(self, dataset: Dataset, mode: str) -> None:
+        """Makes this the directory of the configuration and data, or checks that it already is; notes the start.
+
+        Args:
+          dataset: the data.
+          mode: what the start is for: train or evaluate.
 
         Raises:
           UserError: it belongs to another configuration or other data; names what differs.
@@ -74,7 +77,9 @@ class RunDirectory:
         self._check_data(dataset)
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
-            write_json(self.path("environment.json"), _environment(dataset))
+            starts = (self.read("environment.json") or {"starts": []})["starts"]
+            write_json(self.path("environment.json"), {
+                "data_fingerprint": dataset.fingerprint, "starts": [*starts, _start(mode)]})
             self._write_catalogue(dataset)
 
     def check_trained(self, dataset: Dataset) -> None:
@@ -117,8 +122,8 @@ class RunDirectory:
         if not os.path.exists(path):
             table = dataset.item_table()
             table = table[[c for c in ("item", "title", "year", "genres") if c in table.columns]]
-            table.to_parquet(f"{path}.tmp")
-            os.replace(f"{path}.tmp", path)
+            with replacing(path, "wb") as file:
+                table.to_parquet(file)
 
     def read(self, name: str) -> Any | None:
         """Returns the content of a JSON file of the run, or None where there is no such file."""
@@ -135,9 +140,8 @@ class RunDirectory:
         """Writes ranks_test.npz, then results.json, whose presence means that the run is complete."""
         if not self.writes:
             return
-        with open(self.path("ranks_test.npz.tmp"), "wb") as file:
+        with replacing(self.path("ranks_test.npz"), "wb") as file:
             np.savez_compressed(file, **ranks)
-        os.replace(self.path("ranks_test.npz.tmp"), self.path("ranks_test.npz"))
         write_json(self.path("results.json"), results)
 
 
@@ -148,10 +152,16 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _environment(dataset: Dataset) -> dict:
-    commit = subprocess.run(["git", "-C", os.path.dirname(__file__), "rev-parse", "HEAD"],
-                            capture_output=True, text=True, check=False).stdout.strip()
+def _start(mode: str) -> dict:
+    """Returns what there is to know about this start of the program."""
+    commit = _git("rev-parse", "HEAD")
     return {
+        "mode": mode,
+        "command": sys.argv,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": commit,
+        # Untracked files cannot change what is imported from the package but by being imported, so they count.
+        "git_dirty": None if commit is None else bool(_git("status", "--porcelain", "--", os.path.dirname(__file__))),
         "versions": {"bert4rec_jax": __version__, "python": platform.python_version(),
                      **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "devices": [str(device) for device in jax.devices()],
@@ -159,46 +169,15 @@ def _environment(dataset: Dataset) -> dict:
         "process_count": jax.process_count(),
         "cpu_count": os.cpu_count(),
         "platform": platform.platform(),
-        "git_commit": commit or None,
-        "command": sys.argv,
-        "data_fingerprint": dataset.fingerprint,
         "host": platform.node(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-class StopSignal:
-    """Turns SIGTERM, SIGUSR1 and the first Ctrl-C into a flag; a context manager.
-
-    Batch systems send these before they take a machine away; the loop saves and returns at the next step.
-    """
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    _AGREE_EVERY = 10  # steps between two agreements of several processes
-
-    def __init__(self):
-        self._received = False
-        self._previous = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in self._SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, _frame) -> None:
-        if self._received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._received = True
-
-    def requested(self, step: int) -> bool:
-        """Returns whether to stop; processes agree, so that all stop at the same step."""
-        if jax.process_count() == 1:
-            return self._received
-        if step % self._AGREE_EVERY:
-            return False
-        from jax.experimental import multihost_utils
-        return bool(multihost_utils.process_allgather(np.int32(self._received)).max())
+def _git(*arguments: str) -> str | None:
+    """Returns what git says of the program's checkout, None where there is no git or no checkout."""
+    try:
+        done = subprocess.run(["git", "-C", os.path.dirname(__file__), *arguments], capture_output=True, text=True,
+                              check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

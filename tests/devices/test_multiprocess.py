@@ -50,7 +50,8 @@ def test_two_processes_do_what_one_with_two_devices_does(undisturbed, tmp_path):
     said = finish(start_two(tmp_path / "two", undisturbed, SHORT))
     assert_alike(outcome(tmp_path / "two"), outcome(tmp_path / "one"))
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
-    assert environment["process_count"] == 2 and environment["device_count"] == 2
+    (first,) = environment["starts"]
+    assert first["process_count"] == 2 and first["device_count"] == 2
     assert "step 40/40" in said[0] and "step" not in said[1], "one process reports, the other does not"
 
 

@@ -8,18 +8,16 @@ import pytest
 from conftest import small_config
 from plain_numpy import naive_encoder
 
-from bert4rec_jax.data import load_dataset, split_dataset
-from bert4rec_jax.data.batching import TrainingBatches
-from bert4rec_jax.devices.layout import Axes
-from bert4rec_jax.experiment import batch_loss, stream_key
+from bert4rec_jax.data import TrainingBatches, load_dataset, split_dataset
+from bert4rec_jax.devices import Axes, cpu
 from bert4rec_jax.model import encoder as model
-from bert4rec_jax.model.item_table import lookup
-from bert4rec_jax.model.tasks import mask_items
+from bert4rec_jax.model import lookup, mask_items
+from bert4rec_jax.training.step import batch_loss, stream_key
 
 CHOICES = [
     {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
     {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
-    {"model.objective": "next", "model.norm": "pre", "model.head": "tied"},
+    {"masking.next_item": 1.0, "model.ranks_from": "last_item", "model.norm": "pre", "model.head": "tied"},
     {"model.positions": "rotary", "model.norm": "pre", "masking.next_item": 0.25},
 ]
 
@@ -37,7 +35,7 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
 
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
-    causal = np.arange(8) % 4 == 3 if config.masking.next_item else np.full(8, config.model.objective == "next")
+    causal = np.arange(8) % 4 == 3 if config.masking.next_item == 0.25 else np.full(8, config.masking.next_item == 1)
     chosen = np.flatnonzero(~causal)
     rows = jax.tree.map(lambda x: x[chosen], packed)
     task = mask_items(config.masking, rows, 16, n, stream_key(jax.random.key(0), "masking", 0), chosen)
@@ -107,7 +105,7 @@ def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
 def test_the_gradient_of_positions_is_that_of_a_lookup():
     table, ids = jax.random.normal(jax.random.key(0), (7, 4)), jnp.array([[0, 3, 3], [6, 1, 3]])
     weights = jax.random.normal(jax.random.key(1), (2, 3, 4))
-    ours = jax.grad(lambda t: (model._rows(t, ids) ** 2 * weights).sum())(table)
+    ours = jax.grad(lambda t: (cpu.rows(t, ids) ** 2 * weights).sum())(table)
     naive = jax.grad(lambda t: (t[ids] ** 2 * weights).sum())(table)
     np.testing.assert_allclose(ours, naive, rtol=1e-6, atol=1e-6)
 

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from bert4rec_jax.config import LossConfig
-from bert4rec_jax.devices.layout import compiler_options
+from bert4rec_jax.devices.cpu import compiler_options
 from bert4rec_jax.model import losses
 from bert4rec_jax.model.item_table import table_rows
 

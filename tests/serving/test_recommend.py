@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from conftest import small_config
 
-from bert4rec_jax import experiment as train
+import bert4rec_jax
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.recommend import Recommender
+from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.serving.titles import TitleIndex
 
 CATALOGUE = pd.DataFrame({
@@ -41,35 +41,66 @@ def test_unknown_and_ambiguous_titles_are_refused_with_choices():
         index.find("Toy Story (2010)")
 
 
-@pytest.fixture(scope="module")
-def run(cache, tmp_path_factory):
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def run(request, cache, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    results = train.train_and_evaluate(small_config(cache), str(workdir / "original"))
+    config = small_config(cache, **{"model.dtype": request.param})
+    results = bert4rec_jax.train(config, str(workdir / "original"))
     # From the run directory alone, wherever it went.
     shutil.move(workdir / "original", workdir / "moved")
     return workdir / "moved", results
 
 
 def test_seen_items_are_never_recommended_and_only_the_newest_count(run):
-    recommender = Recommender(str(run[0]))
+    recommender = bert4rec_jax.load(str(run[0]))
     history = np.random.default_rng(0).permutation(60)[:40] + 1
     recommended = recommender.recommend(history.tolist(), 60)
     assert len(recommended) == 20
-    assert not {item for item, _ in recommended} & set(history.tolist())
-    probabilities = [p for _, p in recommended]
+    assert not {r.number for r in recommended} & set(history.tolist())
+    probabilities = [r.probability for r in recommended]
     assert probabilities == sorted(probabilities, reverse=True)
     older = recommender.recommend([*history[:25][::-1].tolist(), *history[25:].tolist()], 60)
     assert older == recommended
+    everything = recommender.recommend(history.tolist(), 60, include_seen=True)
+    assert len(everything) == 60 and sum(r.probability for r in everything) == pytest.approx(1, abs=1e-4)
 
 
-def test_recommending_agrees_with_the_ranking_of_the_test_users(run, cache):
-    recommender = Recommender(str(run[0]))
-    experiment = train.Experiment(small_config(cache))
+def test_histories_are_given_as_titles_ids_or_numbers_alone_or_together(run):
+    recommender = bert4rec_jax.load(str(run[0]))
+    label = recommender.titles.label
+    one, other = [3, 17, 5], [8, 1]
+    first = recommender.recommend(one, 5)
+    assert recommender.recommend([label(n) for n in one], 5) == first
+    together = recommender.recommend([one, other, [label(3), 17, 5]], 5)
+    assert [[r.number for r in x] for x in together] == [
+        [r.number for r in first], [r.number for r in recommender.recommend(other, 5)], [r.number for r in first]]
+    scores = recommender.score([one, other], [label(first[0].number), 60])
+    assert scores.shape == (2, 2) and scores[0, 0] == pytest.approx(first[0].score, rel=1e-2)
+    assert recommender.embeddings.shape == (60, 16)
+    assert recommender.results == json.loads(json.dumps(run[1]))
+
+
+@pytest.mark.parametrize("history, named", [
+    ([], "this one is empty"), ([0], "item number 0 is out of range: there are items 1 to 60"),
+    ([61], "item number 61"), ([True], "True is neither"), ([1.5], "1.5 is neither"), (["Nothing like it"], "no 'Nothing"),
+    ("Genre 1, item 1", "a single text"), ([[1, 2], []], "this one is empty"),
+])
+def test_histories_that_cannot_be_are_refused(run, history, named):
+    with pytest.raises(UserError, match=named):
+        bert4rec_jax.load(str(run[0])).recommend(history)
+
+
+def test_scores_are_those_of_the_ranker_to_the_last_bit(run, cache):
+    recommender = bert4rec_jax.load(str(run[0]))
+    experiment = Experiment(recommender.config)
     cases, ranks = experiment.cases("test"), np.load(run[0] / "ranks_test.npz")["rank"]
-    for case in range(0, len(cases.users), 10):
-        history = experiment.dataset.items[cases.starts[case]:cases.targets[case]].tolist()
-        order = [item for item, _ in recommender.recommend(history, 60)]
-        assert abs(order.index(experiment.dataset.items[cases.targets[case]]) + 1 - ranks[case]) <= 1
+    items = experiment.dataset.items
+    histories = [items[start:target].tolist() for start, target in zip(cases.starts, cases.targets)]
+    scores = recommender.score(histories)
+    for case, history in enumerate(histories):
+        target = items[cases.targets[case]]
+        others = np.setdiff1d(np.arange(1, 61), [*history, target])
+        assert 1 + (scores[case, others - 1] >= scores[case, target - 1]).sum() == ranks[case]
 
 
 def command(*arguments):

@@ -15,10 +15,10 @@ import pytest
 from commands import SMALL, digest, metric_lines, outcome, start, succeed, train_command, user_error
 from conftest import small_config
 
-from bert4rec_jax.devices.errors import explained, step_bytes
+from bert4rec_jax.devices import explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
-from bert4rec_jax.training.checkpoint import Checkpoints
+from bert4rec_jax.training import Checkpoints, TrainState
 
 STEPS = SMALL["train.steps"]
 
@@ -66,7 +66,7 @@ def flip(path, part: float = 0.5, mask: int = 0xFF):
 @pytest.mark.parametrize("damage", [truncate, flip])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, copy, damage):
     # Where the values are differs from save to save, and other files are not read again.
-    for path in files_of(copy / "checkpoints" / str(STEPS) / "state"):
+    for path in files_of(copy / "checkpoints" / str(STEPS) / "rest"):
         if path.parent.name == "d":
             damage(path)
     done = succeed(train_command(copy), undisturbed)
@@ -79,7 +79,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, co
 
 def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
     for folder in (copy / "checkpoints").iterdir():
-        for path in files_of(folder / "state"):
+        for path in files_of(folder / "params"):
             flip(path)
     assert "none of the checkpoints" in user_error(train_command(copy), undisturbed)
 
@@ -88,7 +88,8 @@ def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
 @pytest.mark.parametrize("part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)])
 def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask):
     # Orbax leaves files behind that it does not read again, so some damage does not matter.
-    state = {"a": jax.numpy.arange(5000.0), "b": jax.numpy.arange(30), "c": jax.numpy.ones((40, 9))}
+    state = TrainState(jax.numpy.arange(30), {"a": jax.numpy.arange(5000.0)}, {"c": jax.numpy.ones((40, 9))},
+                       jax.numpy.zeros(3))
     with Checkpoints(tmp_path / "saved") as checkpoints:
         checkpoints.save(1, state, {"waited": 3, "losses": [1.5, 2.5]}, None)
     noticed = 0
@@ -111,13 +112,13 @@ def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask)
 
 
 def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
-    losses = [1.5]
+    losses, one = [1.5], jax.numpy.ones(1)
+    state = TrainState(one, jax.numpy.ones(10**6), one, one)
     with Checkpoints(tmp_path / "saved") as checkpoints:
-        checkpoints.save(1, {"a": jax.numpy.ones(10**6)}, {"losses": losses}, None)
+        checkpoints.save(1, state, {"losses": losses}, None)
         losses.append(2.5)
     with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
-        template = {"a": jax.ShapeDtypeStruct((10**6,), "float32")}
-        assert checkpoints.restore_latest(template)[1] == {"losses": [1.5]}
+        assert checkpoints.restore_latest(jax.eval_shape(lambda: state))[1] == {"losses": [1.5]}
 
 
 def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed, tmp_path):
@@ -158,12 +159,12 @@ def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed
 def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
     # The error alone is made up: where a system promises more memory than it has, the process would be killed.
     experiment = Experiment(small_config(cache))
-    with pytest.raises(UserError) as raised, explained(experiment):
+    with pytest.raises(UserError) as raised, explained(experiment.config, experiment.step_bytes):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes.")
     error = str(raised.value)
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(experiment.template))
-    assert state < step_bytes(experiment) < 100 * state
-    for named in ("out of memory", f"{step_bytes(experiment) / 2**30:.2f} GiB on each device", "config.train.batch_rows", "config.train.accumulate",
+    assert state < experiment.step_bytes() < 100 * state
+    for named in ("out of memory", f"{experiment.step_bytes() / 2**30:.2f} GiB on each device", "config.train.batch_rows", "config.train.accumulate",
                   "config.model.remat", "config.loss.chunk_items", "config.loss.name"):
         assert named in error
 

@@ -9,10 +9,10 @@ import pytest
 from conftest import small_config
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax import experiment as train
 from bert4rec_jax.data.sources.synthetic import bayes_optimal_ranks
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.ranking.metrics import from_ranks
+from bert4rec_jax.experiment import Experiment, evaluate, train_and_evaluate
+from bert4rec_jax.ranking import from_ranks
 from bert4rec_jax.training import optimizer
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent.parent / "configs").glob("*.py"))
@@ -35,7 +35,7 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
     config.eval.update(batch_rows=8)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 2)
     resolved = config_lib.resolve(config)
-    results = train.train_and_evaluate(resolved, str(tmp_path))
+    results = train_and_evaluate(resolved, str(tmp_path))
     assert np.isfinite(list(results["test"].values())).all()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(x["step"], x["split"]) for x in lines if x["split"] != "test"] == [
@@ -44,16 +44,16 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
     ranks = np.load(tmp_path / "ranks_test.npz")
     assert from_ranks(ranks["rank"])["ndcg@10"] == pytest.approx(results["test"]["ndcg@10"])
     if path.stem == "quickstart":
-        assert train.evaluate(resolved, str(tmp_path))["test"] == results["test"]
+        assert evaluate(resolved, str(tmp_path))["test"] == results["test"]
         config.eval.protocol = "uni100"
-        sampled = train.evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
+        sampled = evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
         assert "100 negatives" in sampled["protocol"] and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
         config.data.synthetic.seed = 1
         with pytest.raises(UserError, match="synthetic.seed"):
-            train.evaluate(config_lib.resolve(config), str(tmp_path / "other"), str(tmp_path))
+            evaluate(config_lib.resolve(config), str(tmp_path / "other"), str(tmp_path))
         config.model.width = 8
         with pytest.raises(UserError, match="synthetic.seed|model.width"):
-            train.evaluate(config_lib.resolve(config), str(tmp_path / "narrow"), str(tmp_path))
+            evaluate(config_lib.resolve(config), str(tmp_path / "narrow"), str(tmp_path))
 
 
 def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
@@ -63,8 +63,8 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
         "model.head": "tied", "model.positions": "right", "optimizer.learning_rate": 4e-3, "train.steps": 700,
         "train.batch_rows": 32, "train.eval_every": 350, "train.checkpoint_every": 350, "train.log_every": 350,
         "optimizer.schedule": "cosine", "eval.batch_rows": 128})
-    results = train.train_and_evaluate(config, str(tmp_path))
-    experiment = train.Experiment(config)
+    results = train_and_evaluate(config, str(tmp_path))
+    experiment = Experiment(config)
     cases = experiment.cases("test")
     best = from_ranks(bayes_optimal_ranks(experiment.dataset, cases.users, cases.targets))
     popular = results["baselines"]["popular"]["test"]["ndcg@10"]
@@ -73,7 +73,7 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
 
 
 def test_the_step_compiles_once(cache):
-    experiment = train.Experiment(small_config(cache))
+    experiment = Experiment(small_config(cache))
     state = experiment.initial_state()
     for step in range(3):
         state, _ = experiment.step(state, experiment.batch(step), experiment.root)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that ask a run to stop."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+
+_AGREE_EVERY = 10  # steps between two agreements of several processes
+# A terminal and a launcher may both pass on the one Ctrl-C that a person pressed.
+_SAME_SECONDS = 1.0
+
+
+class StopSignal:
+    """Turns SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C into a flag; a context manager.
+
+    Batch systems send these before they take a machine away; the loop saves and returns at the next step. Python runs
+    handlers between two of its own instructions, and XLA may compile or compute for minutes in between: a thread,
+    woken by the signal itself, answers at once, and a second signal ends the process whatever XLA does.
+    """
+
+    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
+    def __init__(self):
+        self._first: float | None = None  # when it was received
+        self._stopping = False
+        self._previous = {}
+
+    def __enter__(self) -> "StopSignal":
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        for number in self._SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+        self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        os.close(self._write)  # ends the thread
+
+    def _receive(self, *_) -> None:
+        self._stopping = True
+
+    def _watch(self) -> None:
+        while received := os.read(self._read, 1):
+            number = received[0]
+            if number not in self._SIGNALS:
+                continue
+            name = signal.Signals(number).name
+            if self._first is None:
+                self._first, self._stopping = time.monotonic(), True
+                _say(f"{name}: stopping behind the step or batch under way and saving; again, to end at once.")
+            elif time.monotonic() - self._first > _SAME_SECONDS:
+                _say(f"{name} again: ending at once; what the last checkpoint holds is safe.")
+                os._exit(128 + number)
+        os.close(self._read)
+
+    def requested(self, step: int) -> bool:
+        """Returns whether to stop; processes agree, so that all stop at the same step."""
+        if jax.process_count() == 1:
+            return self._stopping
+        if step % _AGREE_EVERY:
+            return False
+        from jax.experimental import multihost_utils
+        return bool(multihost_utils.process_allgather(np.int32(self._stopping)).max())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampled candidates, for comparison with papers that ranked against a hundred of them."""
+
+import numpy as np
+
+from bert4rec_jax.data import Dataset
+from bert4rec_jax.errors import UserError
+
+NEGATIVES = 100
+
+
+def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws items that a user never met, in proportion to `weights`, without repetition.
+
+    Args:
+      dataset: the data; all of a user's events count as met, the targets included.
+      users: int32[n].
+      weights: [num_items + 1], of ids 0..num_items.
+      count: how many for each user; at most what the user has not met.
+      seed: of the draw; the same seed gives the same negatives.
+
+    Returns:
+      int32[n, count].
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0x6E6567]))
+    cumulative = np.cumsum(np.asarray(weights[1:], np.float64) + 1e-9)
+    result = np.empty((len(users), count), np.int32)
+    for row, user in enumerate(users):
+        met = np.unique(dataset.items[dataset.offsets[user]:dataset.offsets[user + 1]])
+        if len(weights) - 1 - len(met) < count:
+            raise UserError(f"user number {user} has met {len(met)} of {len(weights) - 1} items, which leaves fewer "
+                            f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
+        chosen = np.empty(0, np.int32)
+        while len(chosen) < count:
+            draws = 1 + np.searchsorted(cumulative, generator.random(3 * count) * cumulative[-1], side="right")
+            draws = np.r_[chosen, draws[~np.isin(draws, met)]]
+            _, first = np.unique(draws, return_index=True)
+            chosen = draws[np.sort(first)]
+        result[row] = chosen[:count]
+    return result

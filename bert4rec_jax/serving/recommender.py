@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained run as a Python object: histories in, recommendations, scores and embeddings out."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from bert4rec_jax import config as config_lib
+from bert4rec_jax.config import Config, ParallelConfig
+from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.experiment import state_template
+from bert4rec_jax.ranking import Histories, PackedHistories, item_scores, own_histories, top_items, without_removed
+from bert4rec_jax.serving.titles import TitleIndex
+from bert4rec_jax.training import Checkpoints
+
+History = Sequence[str | int]
+
+
+class Recommendation(NamedTuple):
+    """One place of a ranked list.
+
+    Attributes:
+      number: item number, 1..num_items.
+      item: original id.
+      title: `Title (year)` as far as it is known, else the original id.
+      score: logit; differences between scores of one history are differences of log-probabilities.
+      probability: softmax over the whole catalogue, items of the history included.
+    """
+
+    number: int
+    item: str
+    title: str
+    score: float
+    probability: float
+
+
+class Recommender:
+    """The best model of a run with the titles it knows.
+
+    Items of a history are given as titles or original ids (str, see `TitleIndex.find`) or as item numbers (int,
+    1..num_items), oldest first. Of a longer history than the model takes, the newest part counts.
+
+    Attributes:
+      config: the run's configuration; one device serves, however many trained.
+      catalogue: one row per item, index 1..num_items, with the original id, title, year and genres.
+      titles: finds items by what people type.
+      num_items: size of the catalogue.
+      params: the parameters of the best checkpoint.
+      step: its step.
+    """
+
+    def __init__(self, workdir: str):
+        """Loads the run.
+
+        Raises:
+          UserError: `workdir` holds no trained model.
+        """
+        try:
+            with open(os.path.join(workdir, "config.json"), encoding="utf-8") as file:
+                config = config_lib.resolve(json.load(file))
+            self.catalogue = pd.read_parquet(os.path.join(workdir, "catalogue.parquet"))
+        except (OSError, ValueError):
+            raise UserError(f"{workdir} is no run directory; train one with python -m bert4rec_jax.main --config FILE "
+                            f"--workdir {workdir}.") from None
+        self._workdir = workdir
+        self.config: Config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
+        self.titles = TitleIndex(self.catalogue)
+        self.num_items = len(self.catalogue)
+        self._layout = Layout(self.config.parallel)
+        template = state_template(self.config, self.num_items, self._layout).params
+        with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
+            progress = checkpoints.latest_progress()
+            if progress is None:
+                raise UserError(f"{workdir} holds no checkpoint yet; train first.")
+            best = progress["best_step"]
+            self.step, self.params = checkpoints.restore_params(
+                max(checkpoints.steps()) if best is None else best, template)
+        self._map = functools.cache(
+            lambda k: self._layout.map(functools.partial(_score_step, self.config, self.num_items, k), self.params))
+
+    @property
+    def results(self) -> dict | None:
+        """What results.json holds; None while the run is not finished."""
+        try:
+            with open(os.path.join(self._workdir, "results.json"), encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return None
+
+    @property
+    def embeddings(self) -> np.ndarray:
+        """float32[num_items, D]; row i belongs to item number i + 1."""
+        return np.asarray(self.params["items"]["embedding"])[1:self.num_items + 1]
+
+    def numbers(self, history: History) -> list[int]:
+        """Returns the item numbers of a history.
+
+        Raises:
+          UserError: it is empty, a title is unknown or ambiguous, or a number is out of range; says which.
+        """
+        if isinstance(history, str) or not len(history):
+            raise UserError("a history is a list of at least one title, original id or item number; this one is "
+                            + ("a single text." if isinstance(history, str) else "empty."))
+        return [self._number(item) for item in history]
+
+    def _number(self, item: str | int) -> int:
+        if isinstance(item, str):
+            return self.titles.find(item)
+        if isinstance(item, bool) or not isinstance(item, int | np.integer):
+            raise UserError(f"{item!r} is neither a title or original id (str) nor an item number (int).")
+        if not 1 <= item <= self.num_items:
+            raise UserError(f"item number {item} is out of range: there are items 1 to {self.num_items}.")
+        return int(item)
+
+    def recommend(self, history: History | Sequence[History], k: int = 10, include_seen: bool = False,
+                  ) -> list[Recommendation] | list[list[Recommendation]]:
+        """Returns the k best items that are not in the history, best first.
+
+        Args:
+          history: one history, or a sequence of histories, which are scored together.
+          k: how many; fewer come back where the catalogue has no more.
+          include_seen: whether items of the history may be recommended again.
+
+        Returns:
+          A list of `Recommendation`s; for several histories a list of such lists.
+
+        Raises:
+          UserError: as `numbers`, or k is below 1.
+        """
+        if k < 1:
+            raise UserError(f"k = {k} must be at least 1.")
+        several = len(history) > 0 and isinstance(history[0], Sequence | np.ndarray) and not isinstance(history[0], str)
+        histories = [self.numbers(h) for h in (history if several else [history])]
+        out = self._run(histories, min(k, self.num_items), not include_seen)
+        lists = [[self._recommendation(int(item), float(score), float(total))
+                  for item, score in zip(items, scores) if item]
+                 for items, scores, total in zip(out["items"], out["scores"], out["log_total"])]
+        return lists if several else lists[0]
+
+    def _recommendation(self, number: int, score: float, log_total: float) -> Recommendation:
+        return Recommendation(number, str(self.catalogue.at[number, "item"]), self.titles.label(number), score,
+                              float(np.exp(score - log_total)))
+
+    def score(self, histories: Sequence[History], items: Sequence[str | int] | None = None) -> np.ndarray:
+        """Returns the scores of items after each history: float32[n, len(items)].
+
+        They are those that the ranker compares, whatever the model's dtype; the same histories packed together give
+        the same bits. Items of a history are scored like all others.
+
+        Args:
+          histories: n histories.
+          items: titles, original ids or item numbers; None: all items, in the order of their numbers.
+
+        Raises:
+          UserError: as `numbers`.
+        """
+        columns = np.arange(1, self.num_items + 1) if items is None else np.array([self._number(x) for x in items])
+        return self._run([self.numbers(h) for h in histories], 0, False)["all"][:, columns]
+
+    def _run(self, histories: list[list[int]], k: int, remove_seen: bool) -> dict[str, np.ndarray]:
+        """Scores histories in batches; with k = 0 returns `all` scores, else the best `items` and their `scores`."""
+        lengths = np.array([len(h) for h in histories], np.int64)
+        stops = np.cumsum(lengths)
+        starts = stops - lengths
+        items = np.array([*(item for h in histories for item in h), 0], np.int32)
+
+        def seen(cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            place = np.repeat(np.arange(len(cases)), lengths[cases])
+            return place, np.concatenate([items[starts[case]:stops[case]] for case in cases])
+
+        # A single history is not padded to a batch of the evaluation.
+        rows = min(self.config.eval.batch_rows, 1 << (len(histories) - 1).bit_length())
+        packed = PackedHistories(self.config.model, self.num_items, items, starts, stops, rows, self._layout,
+                                 seen if remove_seen else None)
+        result: dict[str, Any] = {}
+        for cases, output in packed.run(self._map(k), self.params):
+            for name, value in output.items():
+                result.setdefault(name, np.zeros((len(histories), *value.shape[1:]), value.dtype))[cases] = value
+        return result
+
+
+def _score_step(config: Config, num_items: int, k: int, params: Any, batch: tuple[Histories, tuple], _key,
+                axes: Axes) -> dict[str, jax.Array]:
+    """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
+    histories, _ = batch
+    axis, own = axes.catalogue, histories.used_N.shape[0]
+    scores_NV = item_scores(config.model, num_items, params, histories, axis)
+    if k == 0:
+        result = {"all": scores_NV}
+    else:
+        items_NK, scores_NK = top_items(without_removed(scores_NV, histories, axis), k, axis)
+        result = {"items": items_NK, "scores": scores_NK, "log_total": jax.nn.logsumexp(scores_NV, axis=1)}
+    return {name: own_histories(x, own, axis) for name, x in result.items()}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run says: the schema of results.json and ranks_test.npz, and its summary for people."""
+
+import shutil
+import textwrap
+
+import numpy as np
+
+from bert4rec_jax.config import Config
+from bert4rec_jax.data import Dataset
+from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, from_ranks
+
+
+def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dict[str, Cases],
+            rankings: dict[str, Ranking], simple: dict[str, Ranking], run: dict) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns what goes into results.json and into ranks_test.npz.
+
+    Args:
+      config: the run's configuration.
+      dataset: the data.
+      popularity: int64[num_items + 1], training interactions of each item id.
+      cases: of `valid` and `test`.
+      rankings: of them by the best checkpoint; that of `test` with lists.
+      simple: rankings of the test cases by the baselines.
+      run: what is known of the run itself: steps, seconds, parameters, protocol.
+    """
+    ties, test = config.eval.ties, rankings["test"]
+    targets = np.asarray(dataset.items[cases["test"].targets])
+    metrics = {part: from_ranks(ranking.ranks(ties)) for part, ranking in rankings.items()}
+    metrics["test"] |= beyond_accuracy(test.top, popularity)
+    results = {
+        **metrics, **run, "dataset": dataset.statistics(), "seed": config.seed, "model": config.model_name,
+        "baselines": {name: {"test": from_ranks(r.ranks(ties))} for name, r in simple.items()},
+    }
+    ranks = {
+        "user": cases["test"].users, "item": targets, "rank": test.ranks(ties), "candidates": test.candidates,
+        "history_length": (cases["test"].targets - cases["test"].starts).astype(np.int32),
+        "item_popularity": popularity[targets],
+        **{f"{name}_rank": r.ranks(ties) for name, r in simple.items()},
+    }
+    return results, ranks
+
+
+def summary(results: dict) -> str:
+    """Returns the test metrics beside the baselines, with their protocol, as text for a terminal."""
+    names = ("ndcg@10", "hr@10", "mrr", "ndcg@100", "hr@100")
+    rows = [(results["model"], results["test"])] + [(k, v["test"]) for k, v in results["baselines"].items()]
+    first = max(16, *(len(name) + 2 for name, _ in rows))
+    lines = ["", f"{'test':{first}s}" + "".join(f"{name:>10s}" for name in names)]
+    lines += [f"{model:{first}s}" + "".join(f"{metrics[name]:10.4f}" for name in names) for model, metrics in rows]
+    data = results["dataset"]
+    facts = {
+        "data": f"{data['name']}, {data['users']:,} users, {data['items']:,} items, "
+                f"{data['interactions']:,} interactions, fingerprint {data['fingerprint']}",
+        "protocol": results["protocol"],
+        "run": f"best step {results['best_step']} of {results['steps']} by validation, seed {results['seed']}, "
+               f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
+               f"{results['users_per_second']:,.0f} users ranked a second",
+    }
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+    return "\n".join([*lines, "", *(
+        textwrap.fill(text, width, initial_indent=f"{name + ':':10s}", subsequent_indent=" " * 10)
+        for name, text in facts.items())])

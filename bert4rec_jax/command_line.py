@@ -4,13 +4,17 @@
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
+from ml_collections import config_flags
 
 from bert4rec_jax.allocator import keep_freed_memory
+from bert4rec_jax.config import load
 from bert4rec_jax.errors import UserError, exit_cleanly
 
 
@@ -23,6 +27,14 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     handler.addFilter(_ours_or_serious)
     sys.unraisablehook = _report_unraisable
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+
+class ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
+    """Reads what --config names, in all the forms that `config.load` knows."""
+
+    def parse(self, path: str) -> ml_collections.ConfigDict:
+        """Returns the values of the file."""
+        return load(path)
 
 
 def _ours_or_serious(record: logging.LogRecord) -> bool:
@@ -46,7 +58,10 @@ def _report_unraisable(unraisable) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError) as error:
+        text = re.sub(r"[\\'\"]*(\\n|\n)", "; ", " ".join(str(x) for x in error.args)).strip("'\" ")
+        raise UserError(f"there is no such config field: {text}; --help lists all fields.") from None
+    except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
     except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"the config file cannot be read: {error}.") from None

@@ -7,7 +7,13 @@ is wrong.
 """
 
 import dataclasses
+import importlib.util
+import inspect
+import json
+import math
+import os
 import re
+import textwrap
 import typing
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +23,7 @@ import ml_collections
 from bert4rec_jax.errors import UserError
 
 FORMATS = ("table", "lines", "sequences", "synthetic")
+WRITERS = ("tensorboard", "wandb", "mlflow")
 MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 
 
@@ -162,7 +169,11 @@ class EvalConfig:
     protocol: Literal["full", "pop100", "uni100"] = "full"
     metric: str = "ndcg@10"  # of validation; chooses the best checkpoint
     ties: Literal["pessimistic", "expected"] = "pessimistic"
-    filter_seen: bool = True  # remove the items of a user's own history from the candidates
+    filter_seen: bool = True  # remove the items of a user's own history from the candidates; `recommend` does the same
+    # A target that the user has met before, where seen items are removed. last: it is removed too and ranks behind all
+    # candidates, as it would never be recommended. compete: it alone of the seen items stays, as in most papers' code.
+    repeated_targets: Literal["last", "compete"] = "last"
+    negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64
     valid_users: int = 0  # validate during training on the first N users of a fixed shuffle; 0: on all
 
@@ -221,6 +232,85 @@ def recommended() -> ml_collections.ConfigDict:
     return config
 
 
+def load(path: str) -> ml_collections.ConfigDict:
+    """Returns the values of a config file: Python with `get_config()`, or the config.json of a run or a record.
+
+    Args:
+      path: of the file; a name behind a colon is given to `get_config`, as in `configs/amazon.py:2023`.
+
+    Raises:
+      UserError: the file cannot be read or is none; names what is wrong.
+    """
+    if path.endswith(".json"):
+        return _from_json(path)
+    file, _, name = path.partition(":")
+    try:
+        spec = importlib.util.spec_from_file_location("_" + os.path.basename(file).removesuffix(".py"), file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        values = module.get_config(*[name] if name else [])
+        return ml_collections.ConfigDict(values).lock()
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {file}; configs/ holds those that come with the program.") from None
+    except Exception as error:  # the file is the user's code
+        raise UserError(f"the config file {path} cannot be read ({type(error).__name__}): {error}.") from None
+
+
+def _from_json(path: str) -> ml_collections.ConfigDict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = json.load(file)
+    except OSError as error:
+        raise UserError(f"the config file {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"the config file {path} is not valid JSON: {error}.") from None
+    # Through `Config`, so that whole numbers become floats where floats belong, and unknown fields are named.
+    return ml_collections.ConfigDict(_build(Config, values, "").to_dict()).lock()
+
+
+class Field(typing.NamedTuple):
+    """One field of the configuration, for people: `group.name`, its type or choices, its default, what it does."""
+
+    name: str
+    kind: str
+    default: object
+    text: str
+
+
+def describe() -> list[Field]:
+    """Returns all fields in the order of this file; what they do is read from the comments beside them."""
+    fields = []
+
+    def walk(cls, prefix: str) -> None:
+        lines = inspect.getsource(cls).splitlines()
+        for f in dataclasses.fields(cls):
+            if dataclasses.is_dataclass(f.type):
+                walk(f.type, f"{prefix}{f.name}.")
+                continue
+            place = next(n for n, line in enumerate(lines) if re.match(rf"    {f.name}: ", line))
+            above = place
+            while lines[above - 1].strip().startswith("#"):
+                above -= 1
+            text = [line.strip().lstrip("# ") for line in lines[above:place]]
+            text += lines[place].split("  # ")[1:]
+            kinds = typing.get_args(f.type) if typing.get_origin(f.type) is Literal else (f.type.__name__,)
+            fields.append(Field(prefix + f.name, "|".join(kinds), f.default, " ".join(text)))
+
+    walk(Config, "")
+    return fields
+
+
+def help_text() -> str:
+    """Returns all fields with their defaults, as text for a terminal."""
+    lines = ["Fields of the configuration, with their defaults (--config.GROUP.FIELD=VALUE):"]
+    for name, kind, default, text in describe():
+        lines.append(f"  {name} = {default!r} ({kind})")
+        lines += textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
 def choose(choices: dict, name: str):
     """Returns choices[name], for a config file that takes a name behind a colon, as in `amazon.py:2023`.
 
@@ -266,6 +356,8 @@ def _value(kind, value, name: str):
         value = float(value)
     if type(value) is not kind:
         raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}.")
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"config.{name} must be a finite number, not {value!r}.")
     return value
 
 
@@ -299,11 +391,16 @@ def _check(c: Config) -> None:
         require(value >= 1, name, "at least 1")
     for name in ("masking.max_masks", "loss.chunk_items", "optimizer.warmup_steps", "optimizer.weight_decay",
                  "optimizer.clip_norm", "train.patience", "eval.valid_users", "parallel.data", "data.user_core",
-                 "data.item_core", "data.min_rating", "seed"):
+                 "data.item_core", "data.min_rating", "eval.negatives_seed", "seed"):
         value = c
         for part in name.split("."):
             value = getattr(value, part)
         require(value >= 0, name, "at least 0")
+    for name in ("seed", "eval.negatives_seed", "data.synthetic.seed"):
+        value = c
+        for part in name.split("."):
+            value = getattr(value, part)
+        require(0 <= value < 2**32, name, "at least 0 and below 2**32")
     require(c.data.source in MOVIELENS + FORMATS, "data.source", "one of " + ", ".join(MOVIELENS + FORMATS))
     require(c.data.source not in ("table", "lines", "sequences") or c.data.path != "", "data.path",
             f"given when config.data.source is {c.data.source!r}")
@@ -313,6 +410,7 @@ def _check(c: Config) -> None:
     require(0 < c.data.test_share < 1, "data.test_share", "between 0 and 1")
     require(0 < c.data.valid_share < 1 - c.data.test_share, "data.valid_share",
             "above 0 and, with config.data.test_share, below 1")
+    require(abs(c.data.first_users) < 2**63, "data.first_users", "within 64 bits")
     require(c.model.max_length >= 2, "model.max_length", "at least 2")
     require(c.model.width % c.model.heads == 0, "model.heads", f"a divisor of config.model.width = {c.model.width}")
     require(c.model.positions != "rotary" or c.model.width % (2 * c.model.heads) == 0, "model.heads",
@@ -320,6 +418,9 @@ def _check(c: Config) -> None:
     require(0 < c.masking.probability <= 1, "masking.probability", "above 0 and at most 1")
     require(c.masking.random_token + c.masking.keep_token <= 1, "masking.keep_token",
             "at most 1 together with config.masking.random_token")
+    require(c.model.init_scale > 0, "model.init_scale", "above 0")
+    named = [name.strip() for name in c.train.writers.split(",") if name.strip()]
+    require(set(named) <= set(WRITERS), "train.writers", "empty or some of " + ", ".join(WRITERS))
     require(c.optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
     require(0 <= c.optimizer.beta1 < 1, "optimizer.beta1", "at least 0 and below 1")
     require(0 <= c.optimizer.beta2 < 1, "optimizer.beta2", "at least 0 and below 1")

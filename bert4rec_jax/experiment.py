@@ -12,10 +12,10 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset
-from bert4rec_jax.devices import Layout, StopSignal, explained
+from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import masks_per_history
-from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol
+from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
 from bert4rec_jax.training import (
     Checkpoints,
     Loop,
@@ -48,6 +48,9 @@ class Experiment:
         self.dataset: Dataset = load_dataset(c.data)
         self.split: Split = split_dataset(self.dataset, c.data)
         self.num_items = self.dataset.num_items
+        if (self.split.train_stop - self.dataset.offsets[:-1]).max() < 2:
+            raise UserError(f"no user has two training events ({self.split.description}), and one alone teaches "
+                            "nothing of what comes next; use more data.")
         self.batches = TrainingBatches(
             self.dataset, self.split, c.model.max_length, c.train.batch_rows, c.train.windows, c.seed)
         self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
@@ -55,6 +58,7 @@ class Experiment:
         self.popularity = baselines.training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
         self.template = state_template(c, self.num_items, self.layout)
+        check_memory(c, self.template)
         self.step = self.layout.map(
             functools.partial(train_step, c, self.num_items, self.num_slots), self.template, donate=True)
 
@@ -129,7 +133,8 @@ class Experiment:
             baselines.rank_all(self.config, self.dataset, self.split, cases["test"]),
             {"best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
              "eval_seconds": seconds, "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
-             "protocol": protocol(self.config.eval, self.split),
+             "protocol": protocol(self.config.eval, self.split,
+                                  int(repeated_targets(self.dataset, cases["test"]).sum())),
              "parameters": sum(x.size for x in jax.tree.leaves(params))})
         run.write_results(results, ranks)
         if run.writes:
@@ -163,7 +168,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
     """
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
-        run.claim(experiment.dataset, "train")
+        run.claim(experiment.dataset, experiment.popularity, "train")
         with (Checkpoints(run.path("checkpoints")) as checkpoints,
               explained(config, experiment.step_bytes)):
             progress = experiment.train(run, checkpoints, stop)
@@ -188,7 +193,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
         experiment = Experiment(config)
         if trained:
             RunDirectory(trained, config).check_trained(experiment.dataset)
-        run.claim(experiment.dataset, "evaluate")
+        run.claim(experiment.dataset, experiment.popularity, "evaluate")
         folder = os.path.join(trained or workdir, "checkpoints")
         with (Checkpoints(folder, read_only=bool(trained)) as checkpoints,
               explained(config, experiment.step_bytes)):

@@ -17,11 +17,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.command_line import run_command
+from bert4rec_jax.command_line import ConfigParser, run_command
 from bert4rec_jax.errors import UserError
 
 config_flags.DEFINE_config_file(
-    "config", None, "Config file; a field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
+    "config", None, "Config file: Python with get_config(), or the config.json of a run. A field is set with "
+    "--config.GROUP.FIELD=VALUE.", lock_config=True)
+flags.FLAGS["config"].parser = ConfigParser("config")
 flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"],
                   "train: train, then rank the test users. evaluate: rank only.")
@@ -69,4 +71,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    __doc__ = f"{__doc__}\n{config_lib.help_text()}\n"  # what --help prints
     run_command(main)

@@ -3,30 +3,53 @@ r"""Recommends what to watch next, from a run directory alone.
 
   python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history "The Lion King"
   python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories experiments/article_histories.json
+
+An item is named by its title or by its id in the data; `id:187` and `title:187` say which is meant.
 """
 
 import json
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from absl import flags
 
 from bert4rec_jax.command_line import run_command
+from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from bert4rec_jax.serving import Recommendation, Recommender
 
-def as_text(recommender, recommended) -> str:
-    """Returns `Recommendation`s as a table."""
+
+class Answer(NamedTuple):
+    """What one history came to.
+
+    Attributes:
+      history: item numbers, as understood.
+      lacking: what the catalogue has not.
+      recommended: best first.
+      popular: whether these are just the most popular items, because nothing of the history is known.
+    """
+
+    history: list[int]
+    lacking: list[str]
+    recommended: "list[Recommendation]"
+    popular: bool
+
+
+def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> str:
+    """Returns recommendations as a table."""
     width = max((len(r.title) for r in recommended), default=0)
     lines = []
     for place, r in enumerate(recommended, 1):
         genres = recommender.catalogue.loc[r.number].get("genres")
         genres = "" if pd.isna(genres) else genres
         lines.append(f"{place:3d}  {r.title:{width}s}  {100 * r.probability:5.2f} %  {genres}")
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in lines) or "     nothing is left to recommend"
 
 
-def example(workdir: str, config) -> str:
+def example(workdir: str, config: Config) -> str:
     """Returns, as text, the newest items of a test user's history and what the run recommends after them."""
     from bert4rec_jax.data import load_dataset, split_dataset
     from bert4rec_jax.serving import Recommender
@@ -46,36 +69,77 @@ def example(workdir: str, config) -> str:
             f"{recommender.titles.label(int(dataset.items[target]))}")
 
 
-def _answer(recommender, titles: list[str], k: int, skip_unknown: bool) -> dict:
-    """Returns the history as understood, what the catalogue lacks, and the recommendations."""
-    history, lacking = [], []
-    for title in titles:
-        try:
-            history.append(recommender.titles.find(title))
-        except UserError:
-            if not skip_unknown:
-                raise
-            lacking.append(title)
-    if not history:
-        raise UserError(f"the catalogue has none of {titles}; this model was trained on other items.")
-    return {"history": history, "lacking": lacking, "recommended": recommender.recommend(history, k)}
+def _answers(recommender: "Recommender", named: dict[str, list[str]], k: int, skip_unknown: bool) -> dict[str, Answer]:
+    """Answers all histories; what is unknown is left out and named, or refused."""
+    known, lacking = {}, {}
+    for name, items in named.items():
+        known[name], lacking[name] = [], []
+        for item in items:
+            try:
+                known[name].append(recommender.titles.find(item))
+            except UserError as error:
+                if not skip_unknown:
+                    raise
+                lacking[name].append(f"{item} ({error})" if "could be" in str(error) else item)
+    scored = [name for name in named if known[name]]
+    lists = dict(zip(scored, recommender.recommend([known[name] for name in scored], k))) if scored else {}
+    popular = recommender.popular(k)
+    return {name: Answer(known[name], lacking[name], lists.get(name, popular), name not in lists) for name in named}
 
 
-def _as_json(recommender, answer: dict) -> dict:
-    def describe(item):
-        row = recommender.catalogue.loc[item]
+def _as_json(recommender: "Recommender", answer: Answer) -> dict:
+    def describe(number):
+        row = recommender.catalogue.loc[number]
         known = {name: row[name] for name in ("item", "title", "year", "genres") if not pd.isna(row.get(name))}
         return {name: int(value) if name == "year" else str(value) for name, value in known.items()}
 
-    return {"history": [describe(item) for item in answer["history"]], "lacking": answer["lacking"],
-            "recommended": [{**describe(r.number), "probability": r.probability} for r in answer["recommended"]]}
+    return {"history": [describe(item) for item in answer.history], "lacking": answer.lacking,
+            "by": "popularity" if answer.popular else "the model",
+            "recommended": [{**describe(r.number), "probability": r.probability} for r in answer.recommended]}
 
 
-def _print(recommender, answer: dict) -> None:
-    print("history: " + " | ".join(recommender.titles.label(item) for item in answer["history"]))
-    if answer["lacking"]:
-        print("lacking in this catalogue: " + " | ".join(answer["lacking"]))
-    print(as_text(recommender, answer["recommended"]))
+def _print(recommender: "Recommender", answer: Answer) -> None:
+    understood = (f"{recommender.titles.label(n)} [id {recommender.catalogue.at[n, 'item']}]" for n in answer.history)
+    print("history: " + (" | ".join(understood) or "nothing of it is known"))
+    if answer.lacking:
+        print("lacking in this catalogue: " + " | ".join(answer.lacking))
+    if answer.popular:
+        print("most popular in training, as the model has nothing to go by")
+    print(as_text(recommender, answer.recommended))
+
+
+def _read_histories(path: str) -> dict[str, list[str]]:
+    """Returns named histories from JSON: {name: [item, ...]}, or a list of histories, which are named 1, 2, ...
+
+    Raises:
+      UserError: the file is something else; says what and where.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            named = json.load(file)
+    except OSError as error:
+        raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UserError(f"--histories {path} is not JSON ({error}); it holds {{name: [title or id, ...]}}.") from None
+    if isinstance(named, list):
+        named = {str(number): history for number, history in enumerate(named, 1)}
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"--histories {path} holds no histories; write {{name: [title or id, ...]}}.")
+    for name, history in named.items():
+        if not isinstance(history, list):
+            raise UserError(f"--histories {path}: the history {name!r} must be a list of titles or ids, not "
+                            f"{str(history)[:60]!r}.")
+    return {name: [_item(path, name, item) for item in history] for name, history in named.items()}
+
+
+def _item(path: str, name: str, item: object) -> str:
+    """Returns an item of a history as `TitleIndex.find` takes it; a number can only be an id."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, bool) or not isinstance(item, int | float) or item != item:
+        raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
+                        "nor an id.")
+    return f"id:{int(item) if float(item).is_integer() else item}"
 
 
 def main(arguments: list[str]) -> int:
@@ -87,17 +151,11 @@ def main(arguments: list[str]) -> int:
         raise UserError("give --history TITLE (once for every item, oldest first) or --histories FILE.")
     if f.k < 1:
         raise UserError(f"--k={f.k} must be at least 1.")
-    named = {"": f.history}
-    if f.histories:
-        try:
-            with open(f.histories, encoding="utf-8") as file:
-                named = json.load(file)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--histories {f.histories} cannot be read: {error}.") from None
+    named = _read_histories(f.histories) if f.histories else {"": f.history}
     from bert4rec_jax.serving import Recommender
 
     recommender = Recommender(f.workdir)
-    answers = {name: _answer(recommender, titles, f.k, bool(f.histories)) for name, titles in named.items()}
+    answers = _answers(recommender, named, f.k, bool(f.histories))
     if f.json:
         values = {name: _as_json(recommender, answer) for name, answer in answers.items()}
         print(json.dumps(values if f.histories else values[""], indent=2, ensure_ascii=False))
@@ -112,8 +170,8 @@ def main(arguments: list[str]) -> int:
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of a trained run.", required=True)
     flags.DEFINE_multi_string("history", [], "Title or item id; once for every item, oldest first.")
-    flags.DEFINE_string("histories", "", "JSON file of named histories: {name: [title, ...]}; unknown titles are named "
-                        "and left out.")
+    flags.DEFINE_string("histories", "", "JSON file of histories: {name: [title or id, ...]}, or a list of lists; "
+                        "unknown items are named and left out.")
     flags.DEFINE_integer("k", 10, "How many items to recommend.")
     flags.DEFINE_bool("json", False, "Print JSON.")
 

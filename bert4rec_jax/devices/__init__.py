@@ -6,9 +6,9 @@ report, `signals` hears when a run is to stop, `cpu` holds what is there only be
 """
 
 from bert4rec_jax.devices import cpu
-from bert4rec_jax.devices.errors import explained, lost_process
+from bert4rec_jax.devices.errors import check_memory, explained, lost_process
 from bert4rec_jax.devices.layout import Axes, Layout, agreed, join_cluster, leaving_together
 from bert4rec_jax.devices.signals import StopSignal
 
-__all__ = ["Axes", "Layout", "StopSignal", "agreed", "cpu", "explained", "join_cluster", "leaving_together",
-           "lost_process"]
+__all__ = ["Axes", "Layout", "StopSignal", "agreed", "check_memory", "cpu", "explained", "join_cluster",
+           "leaving_together", "lost_process"]

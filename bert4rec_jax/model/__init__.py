@@ -5,11 +5,11 @@
 or split over devices, `losses` compares hidden states with the table.
 """
 
-from bert4rec_jax.model.encoder import Inputs, encode, encoder_inputs, init_params
+from bert4rec_jax.model.encoder import Draws, Inputs, encode, encoder_inputs, init_params
 from bert4rec_jax.model.item_table import all_rows, candidate_bias, first_row, lookup, mask_token, table_rows
 from bert4rec_jax.model.losses import loss_sum
 from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_history, next_items
 
-__all__ = ["Inputs", "all_rows", "candidate_bias", "encode", "encoder_inputs", "first_row", "init_params",
+__all__ = ["Draws", "Inputs", "all_rows", "candidate_bias", "encode", "encoder_inputs", "first_row", "init_params",
            "learns_next_item", "lookup", "loss_sum", "mask_items", "mask_token", "masks_per_history", "next_items",
            "table_rows"]

@@ -66,8 +66,22 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
     return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
 
 
+class Draws(NamedTuple):
+    """What dropout draws from in training; None stands for evaluation.
+
+    Every row of a batch draws for itself, so that what is dropped does not depend on how rows are dealt out to devices.
+
+    Attributes:
+      key: PRNG key of the step.
+      rows_B: int32[B], numbers of the rows in the whole batch.
+    """
+
+    key: jax.Array
+    rows_B: jax.Array
+
+
 def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
-           dropout_key: jax.Array | None, causal: bool) -> jax.Array:
+           draws: Draws | None, causal: bool) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
 
     Args:
@@ -75,13 +89,13 @@ def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: 
       encoder_params: `params["encoder"]`.
       x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
       inputs: see `Inputs`.
-      dropout_key: a PRNG key in training, None in evaluation.
+      draws: what dropout draws from in training, None in evaluation.
       causal: whether an item attends only to itself and to what came before it.
 
     Returns:
       float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
     """
-    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, inputs, dropout_key)
+    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, inputs, draws)
 
 
 class Encoder(nn.Module):
@@ -91,22 +105,22 @@ class Encoder(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, dropout_key):
+    def __call__(self, x_BLD, inputs: Inputs, draws: Draws | None):
         """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
-        keys = _key_stream(dropout_key)
+        draw = _draw_stream(draws)
         if c.positions != "rotary":
             table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
             x_BLD = x_BLD + cpu.rows(table, inputs.positions)
         x_BLD = x_BLD.astype(c.dtype)
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
-        x_BLD = dropout(x_BLD, c.dropout, next(keys))
+        x_BLD = dropout(x_BLD, c.dropout, next(draw))
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
         for layer in range(c.layers):
             last = layer == c.layers - 1
             x_BLD = block(c, self.causal, name=f"block_{layer}")(
-                x_BLD, inputs, inputs.slots if last else None, next(keys))
+                x_BLD, inputs, inputs.slots if last else None, next(draw))
         if c.norm == "pre":
             x_BLD = _layer_norm(c, "final_norm")(x_BLD)
         if c.head == "transform":
@@ -122,20 +136,20 @@ class Block(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
         """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` are wanted."""
         c = self.config
-        keys = _key_stream(dropout_key)
+        draw = _draw_stream(draws)
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(keys))
+        attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(draw))
         x = x_BLD if slots_BK is None else cpu.pick(x_BLD, slots_BK)
-        x = x + dropout(attended, c.dropout, next(keys))
+        x = x + dropout(attended, c.dropout, next(draw))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
         y = _layer_norm(c, "ffn_norm")(x) if pre else x
         y = gelu(_dense(c, c.ffn_width, "ffn_in")(y))
-        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(keys))
+        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(draw))
         return x + y if pre else _layer_norm(c, "ffn_norm")(x + y)
 
 
@@ -146,7 +160,7 @@ class Attention(nn.Module):
     causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, slots_BK, dropout_key):
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
         """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
         c = self.config
         B, L, D = x_BLD.shape
@@ -171,7 +185,7 @@ class Attention(nn.Module):
         weights_BHQL = jnp.exp(scores_BHQL)
         # Normalising after the product spares one pass over [B, H, Q, L].
         total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
-        weights_BHQL = dropout(weights_BHQL.astype(x_BLD.dtype), c.attention_dropout, dropout_key)
+        weights_BHQL = dropout(weights_BHQL.astype(x_BLD.dtype), c.attention_dropout, draws)
         y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(x_BLD.dtype)
         return _dense(c, D, "out")(y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D))
 
@@ -195,17 +209,18 @@ def rotate(x_BHLE: jax.Array, positions_BL: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x_BHLE.dtype)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` (any shape) and scales up the rest; the identity without a key.
+def dropout(x: jax.Array, rate: float, draws: Draws | None) -> jax.Array:
+    """Zeroes a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation.
 
-    Whether an element stays is a hash of the key and of its place, in the integer arithmetic of MurmurHash3's
-    finaliser: a few instructions that are computed again in the backward pass, where random bits of Threefry take
-    twenty rounds and are kept in memory.
+    Whether an element stays is a hash of two numbers that its row draws and of its place in the row, in the integer
+    arithmetic of MurmurHash3's finaliser: a few instructions that are computed again in the backward pass, where
+    random bits of Threefry take twenty rounds and are kept in memory.
     """
-    if key is None or rate == 0:
+    if draws is None or rate == 0:
         return x
-    first, second = jax.random.bits(key, (2,), jnp.uint32)
-    place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
+    bits_B2 = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(draws.key, row), (2,), jnp.uint32))(draws.rows_B)
+    first, second = (bits.reshape(-1, *(1,) * (x.ndim - 1)) for bits in bits_B2.T)
+    place = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
     h = place * jnp.uint32(0x9E3779B1) + first
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B) ^ second
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -218,11 +233,11 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
-def _key_stream(key):
-    """Yields independent keys, or None for ever where there is no key."""
+def _draw_stream(draws: Draws | None):
+    """Yields draws with independent keys, or None for ever in evaluation."""
     number = 0
     while True:
-        yield None if key is None else jax.random.fold_in(key, number)
+        yield None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, number))
         number += 1
 
 

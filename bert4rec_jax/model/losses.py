@@ -42,7 +42,7 @@ def loss_sum(config: LossConfig, items: dict, h_MD: jax.Array, labels_M: jax.Arr
         return softmax_cross_entropy(
             h_MD, embedding_VD, bias_V, labels_M, weights_M, config.chunk_items, axis)
     negatives_N = jax.random.randint(key, (config.negatives,), 1, num_items + 1)
-    sampled = sampled_softmax if config.name == "sampled_softmax" else functools.partial(gbce, t=config.gbce_t)
+    sampled = {"sampled_softmax": sampled_softmax, "gbce": functools.partial(gbce, t=config.gbce_t)}[config.name]
     return sampled(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, num_items=num_items, axis=axis)
 
 
@@ -150,11 +150,12 @@ def _sampled_logits(h_MD, embedding_VD, bias_V, labels_M, negatives_N, axis):
 def sampled_softmax(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, *, num_items, axis=None):
     """Softmax over the target and shared uniform negatives with log-Q correction (Jean et al. 2015).
 
-    Each of N negatives stands for (num_items - 1) / N items, so log((num_items - 1) / N) is added to its logit:
-    the partition function is then estimated without bias. Arguments as in `loss_sum`; `negatives_N` int32 ids.
+    Negatives are drawn from all items, and those that hit the slot's own target do not count. Each of N then stands
+    for num_items / N items, so log(num_items / N) is added to its logit: the partition function is estimated without
+    bias. Arguments as in `loss_sum`; `negatives_N` int32 ids.
     """
     target_M, negative_MN = _sampled_logits(h_MD, embedding_VD, bias_V, labels_M, negatives_N, axis)
-    negative_MN += math.log((num_items - 1) / negatives_N.shape[0])
+    negative_MN += math.log(num_items / negatives_N.shape[0])
     log_sum_M = jnp.logaddexp(target_M, jax.nn.logsumexp(negative_MN, axis=1))
     return jnp.sum(weights_M * (log_sum_M - target_M))
 
@@ -163,10 +164,12 @@ def gbce(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, *, num_it
     """Generalised binary cross-entropy of gSASRec (Petrov and Macdonald 2023) with shared uniform negatives.
 
     With sampling rate a = N / (num_items - 1), the positive's probability is raised to
-    beta = a * (t * (1 - 1/a) + 1/a): t = 0 is plain sampled BCE, t = 1 is calibrated like the full softmax.
+    beta = a * (t * (1 - 1/a) + 1/a): t = 0 is plain sampled BCE, with t = 1 the sigmoid of an item's score is its
+    probability. The sum over target and negatives is divided by N + 1, as in the paper, so that its size does not
+    grow with the number of negatives.
     """
     target_M, negative_MN = _sampled_logits(h_MD, embedding_VD, bias_V, labels_M, negatives_N, axis)
     rate = min(negatives_N.shape[0] / (num_items - 1), 1.0)
     beta = rate * (t * (1 - 1 / rate) + 1 / rate)
     losses_M = -beta * jax.nn.log_sigmoid(target_M) - jax.nn.log_sigmoid(-negative_MN).sum(axis=1)
-    return jnp.sum(weights_M * losses_M)
+    return jnp.sum(weights_M * losses_M) / (negatives_N.shape[0] + 1)

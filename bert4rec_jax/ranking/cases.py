@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is ranked, how it came out, and the sentence that says under which protocol."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from bert4rec_jax.config import EvalConfig
-from bert4rec_jax.data import Split
+from bert4rec_jax.data import Dataset, Split
 
 
 class Cases(NamedTuple):
@@ -33,12 +34,14 @@ class Ranking:
       ties: int32[n], other candidates that score the same.
       candidates: int32[n], items that were ranked, the target included.
       top: int32[n, k] best candidates, 0 where there are fewer than k; or None.
+      negatives: int32[n, C] sampled candidates; C = 0 where all items are.
     """
 
     greater: np.ndarray
     ties: np.ndarray
     candidates: np.ndarray
     top: np.ndarray | None = None
+    negatives: np.ndarray | None = None
 
     def ranks(self, ties: str) -> np.ndarray:
         """Returns 1-based ranks: behind all ties (`pessimistic`), or in their middle (`expected`)."""
@@ -47,11 +50,49 @@ class Ranking:
         return 1 + self.greater + self.ties / 2
 
 
-def protocol(config: EvalConfig, split: Split) -> str:
-    """Returns the sentence that goes with every number."""
+def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
+    """Returns bool[n]: whether the user has met the item to predict before."""
+    targets = dataset.items[cases.targets]
+    return np.array([target in dataset.items[start:stop]
+                     for target, start, stop in zip(targets, cases.starts, cases.targets)], bool)
+
+
+def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
+    """Returns bool[n]: whether a target has the time of the event before it, or None where there are no times.
+
+    Which of the two is predicted is then a matter of the order in the file, which a model may learn.
+    """
+    if dataset.timestamps is None:
+        return None
+    return (cases.targets > cases.starts) & (
+        dataset.timestamps[cases.targets] == dataset.timestamps[np.maximum(cases.targets - 1, 0)])
+
+
+def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
+    """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates, negatives."""
+    content = hashlib.sha256()
+    for array in (cases.users, dataset.items[cases.targets], cases.targets - cases.starts, ranking.candidates,
+                  ranking.negatives):
+        content.update(np.ascontiguousarray(array, np.int64).tobytes())
+    return content.hexdigest()[:16]
+
+
+def protocol(config: EvalConfig, split: Split, repeated: int) -> str:
+    """Returns the sentence that goes with every number.
+
+    Args:
+      config: how cases are ranked.
+      split: where they come from.
+      repeated: how many targets their users have met before.
+    """
     candidates = {"full": "ranked against the whole catalogue",
                   "pop100": "ranked against 100 negatives drawn by training popularity, never interacted with",
                   "uni100": "ranked against 100 negatives drawn uniformly, never interacted with"}[config.protocol]
     seen = "seen items removed" if config.filter_seen or config.protocol != "full" else "seen items kept"
+    if repeated and config.protocol == "full" and config.filter_seen:
+        seen += {"last": f", and {repeated} targets among them, which rank last",
+                 "compete": f", but for {repeated} targets among them"}[config.repeated_targets]
+    elif repeated:
+        seen += f", {repeated} targets among them"
     ties = {"pessimistic": "the target ranks behind all ties", "expected": "the target ranks in the middle of ties"}
     return f"{split.description}; {candidates}, {seen}; {ties[config.ties]}; one target a user"

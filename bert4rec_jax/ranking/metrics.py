@@ -8,22 +8,25 @@ import numpy as np
 from bert4rec_jax.errors import UserError
 
 CUTOFFS = (1, 5, 10, 20, 50, 100)
+# Names that papers use for the same numbers, where every user has one target.
+SAME = {"recall": "hr", "map": "mrr"}
 _NAME = re.compile(r"(ndcg|hr|recall|mrr|map)@(\d+)|mrr")
 
 
 def from_ranks(ranks: np.ndarray) -> dict[str, float]:
     """Returns all accuracy metrics as means over users.
 
-    With one target a user, HR@k = Recall@k = [rank <= k], NDCG@k = [rank <= k] / log2(1 + rank) and
-    MRR@k = MAP@k = [rank <= k] / rank.
+    With one target a user, HR@k = [rank <= k], NDCG@k = [rank <= k] / log2(1 + rank) and MRR@k = [rank <= k] / rank;
+    Recall@k is HR@k and MAP@k is MRR@k (`SAME`).
 
     Args:
       ranks: float or int [users], 1 is best; halves occur with `ties = "expected"`.
     """
     result = {}
     for k in CUTOFFS:
-        for name in ("ndcg", "hr", "recall", "mrr", "map"):
+        for name in ("ndcg", "hr", "mrr"):
             result[f"{name}@{k}"] = float(np.mean(per_user(f"{name}@{k}", ranks)))
+        result |= {f"{name}@{k}": result[f"{same}@{k}"] for name, same in SAME.items()}
     result["mrr"] = float(np.mean(per_user("mrr", ranks)))
     return result
 
@@ -40,28 +43,29 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
     ranks = np.asarray(ranks, np.float64)
     if name == "mrr":
         return 1 / ranks
-    kind, hit = match[1], ranks <= int(match[2])
-    gain = {"ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks, "map": lambda: 1 / ranks}
-    return hit * gain.get(kind, lambda: np.ones_like(ranks))()
+    kind, hit = SAME.get(match[1], match[1]), ranks <= int(match[2])
+    return hit * {"hr": lambda: 1.0, "ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks}[kind]()
 
 
 def beyond_accuracy(lists: np.ndarray, popularity: np.ndarray) -> dict[str, float]:
     """Returns coverage, novelty and popularity of the recommended lists.
 
     Args:
-      lists: int[users, k], recommended item ids, 1-based.
+      lists: int[users, k], recommended item ids, 1-based; 0 where a user has fewer than k candidates.
       popularity: int64[num_items + 1], training interactions of each id.
 
     Returns:
       `coverage@k`, share of the catalogue that is recommended to anyone; `novelty@k`, mean self-information
       -log2(share of training interactions) in bits, with one interaction added to each item; `popularity@k`, mean
-      number of training interactions of a recommended item.
+      number of training interactions of a recommended item. Coverage alone where no user has a candidate left.
     """
-    k = lists.shape[1]
+    k, shown = lists.shape[1], lists[lists > 0]
+    if len(shown) == 0:
+        return {f"coverage@{k}": 0.0}
     counts = popularity[1:]
     information = -np.log2((counts + 1) / (counts.sum() + len(counts)))
     return {
-        f"coverage@{k}": len(np.unique(lists)) / len(counts),
-        f"novelty@{k}": float(information[lists - 1].mean()),
-        f"popularity@{k}": float(counts[lists - 1].mean()),
+        f"coverage@{k}": len(np.unique(shown)) / len(counts),
+        f"novelty@{k}": float(information[shown - 1].mean()),
+        f"popularity@{k}": float(counts[shown - 1].mean()),
     }

@@ -17,7 +17,7 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
       users: int32[n].
       weights: [num_items + 1], of ids 0..num_items.
       count: how many for each user; at most what the user has not met.
-      seed: of the draw; the same seed gives the same negatives.
+      seed: of the draw (`eval.negatives_seed`); the same seed gives the same negatives.
 
     Returns:
       int32[n, count].

@@ -15,7 +15,7 @@ from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import all_rows, first_row
 from bert4rec_jax.phases import Phase
-from bert4rec_jax.ranking.cases import Cases, Ranking
+from bert4rec_jax.ranking.cases import Cases, Ranking, repeated_targets
 from bert4rec_jax.ranking.negatives import NEGATIVES, sample_negatives
 from bert4rec_jax.ranking.scores import (
     Histories,
@@ -94,9 +94,12 @@ class Ranker:
         if config.eval.protocol != "full":
             self._candidates[:] = 1 + NEGATIVES
             weights = np.ones(dataset.num_items + 1) if config.eval.protocol == "uni100" else popularity
-            self._sampled = sample_negatives(dataset, cases.users, weights, NEGATIVES, config.seed)
+            self._sampled = sample_negatives(dataset, cases.users, weights, NEGATIVES, config.eval.negatives_seed)
         else:
             self._candidates -= self._histories.removed_counts
+        self._last = np.zeros(len(cases.users), bool)
+        if config.eval.protocol == "full" and filtered and config.eval.repeated_targets == "last":
+            self._last = repeated_targets(dataset, cases)
         self._compiled = {}
 
     def _seen_pairs(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,4 +145,6 @@ class Ranker:
             raise UserError(f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
                             "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
                             "in another --workdir.")
-        return Ranking(**result, candidates=self._candidates)
+        result["greater"] = np.where(self._last, self._candidates - 1, result["greater"])
+        result["ties"] = np.where(self._last, 0, result["ties"])
+        return Ranking(**result, candidates=self._candidates, negatives=self._sampled)

@@ -50,7 +50,8 @@ class Recommender:
 
     Attributes:
       config: the run's configuration; one device serves, however many trained.
-      catalogue: one row per item, index 1..num_items, with the original id, title, year and genres.
+      catalogue: one row per item, index 1..num_items, with the original id, title, year, genres and
+        training_interactions; the model has learnt nothing of an item that has none.
       titles: finds items by what people type.
       num_items: size of the catalogue.
       params: the parameters of the best checkpoint.
@@ -120,14 +121,15 @@ class Recommender:
             raise UserError(f"item number {item} is out of range: there are items 1 to {self.num_items}.")
         return int(item)
 
-    def recommend(self, history: History | Sequence[History], k: int = 10, include_seen: bool = False,
+    def recommend(self, history: History | Sequence[History], k: int = 10, include_seen: bool | None = None,
                   ) -> list[Recommendation] | list[list[Recommendation]]:
         """Returns the k best items that are not in the history, best first.
 
         Args:
           history: one history, or a sequence of histories, which are scored together.
           k: how many; fewer come back where the catalogue has no more.
-          include_seen: whether items of the history may be recommended again.
+          include_seen: whether items of the history may be recommended again; None: as the run was evaluated
+            (`eval.filter_seen`).
 
         Returns:
           A list of `Recommendation`s; for several histories a list of such lists.
@@ -139,7 +141,8 @@ class Recommender:
             raise UserError(f"k = {k} must be at least 1.")
         several = len(history) > 0 and isinstance(history[0], Sequence | np.ndarray) and not isinstance(history[0], str)
         histories = [self.numbers(h) for h in (history if several else [history])]
-        out = self._run(histories, min(k, self.num_items), not include_seen)
+        out = self._run(histories, min(k, self.num_items),
+                        self.config.eval.filter_seen if include_seen is None else not include_seen)
         lists = [[self._recommendation(int(item), float(score), float(total))
                   for item, score in zip(items, scores) if item]
                  for items, scores, total in zip(out["items"], out["scores"], out["log_total"])]
@@ -148,6 +151,16 @@ class Recommender:
     def _recommendation(self, number: int, score: float, log_total: float) -> Recommendation:
         return Recommendation(number, str(self.catalogue.at[number, "item"]), self.titles.label(number), score,
                               float(np.exp(score - log_total)))
+
+    def popular(self, k: int = 10) -> list[Recommendation]:
+        """Returns the k items with the most training interactions; the score is their number.
+
+        For histories of which the model knows nothing.
+        """
+        counts = self.catalogue["training_interactions"]
+        best = counts.sort_values(ascending=False, kind="stable").index[:k]
+        return [Recommendation(int(n), str(self.catalogue.at[n, "item"]), self.titles.label(n), float(counts[n]),
+                               float(counts[n] / counts.sum())) for n in best]
 
     def score(self, histories: Sequence[History], items: Sequence[str | int] | None = None) -> np.ndarray:
         """Returns the scores of items after each history: float32[n, len(items)].

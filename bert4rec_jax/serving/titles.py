@@ -51,11 +51,32 @@ class TitleIndex:
         return title if pd.isna(year) else f"{title} ({int(year)})"
 
     def find(self, text: str) -> int:
-        """Returns the item id of a title, with or without its year, or of an original id.
+        """Returns the item number of a title, with or without its year, or of an original id.
+
+        `id:187` and `title:187` say which of the two is meant.
 
         Raises:
           UserError: there is none (names the three nearest), or several (lists them).
         """
+        kind, _, rest = text.partition(":")
+        if kind == "id" and rest:
+            if rest not in self._by_id:
+                raise UserError(f"there is no item with the id {shortened(rest)} in the catalogue"
+                                f"{self._hint(difflib.get_close_matches(rest, self._by_id, n=3, cutoff=0.6))}.")
+            return self._by_id[rest]
+        if kind == "title" and rest:
+            return self._by_title(rest)
+        if text in self._by_id:
+            number = self._by_id[text]
+            others = [n for n in self._titled(text) if n != number]
+            if others:
+                raise UserError(f"{shortened(text)} is the id of {self.label(number)!r} and the title of "
+                                f"{self.label(others[0])!r}; write 'id:{text}' or 'title:{text}'.")
+            return number
+        return self._by_title(text)
+
+    def _titled(self, text: str) -> list[int]:
+        """Returns the numbers of all items with that title, best first; several where it is ambiguous."""
         year = _YEAR.search(text)
         wanted = _plain(_YEAR.sub("", text))
         bare = _LEADING.sub("", wanted)
@@ -67,24 +88,49 @@ class TitleIndex:
             if len(found) > 1:
                 exact = [n for n in found if _plain(str(self._catalogue.loc[n, "title"])) == key]
                 found = exact if len(exact) == 1 else found
-            if len(found) == 1:
-                return found[0]
             if found:
-                raise UserError(f"{text!r} could be " + ", ".join(repr(self.label(n)) for n in found[:8])
-                                + "; give the title with its year, or the item's id "
-                                + f"({', '.join(str(self._catalogue.loc[n, 'item']) for n in found[:8])}).")
-        if text in self._by_id:
-            return self._by_id[text]
-        nearest = self._nearest(bare or text)
-        hint = "the nearest are " + ", ".join(repr(x) for x in nearest) if nearest else "nothing is like it"
-        raise UserError(f"there is no {text!r} in the catalogue; {hint}.")
+                return found
+        return []
+
+    def _by_title(self, text: str) -> int:
+        found = self._titled(text)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(f"id:{self._catalogue.loc[n, 'item']}" for n in found[:8])
+            labels = list(dict.fromkeys(self.label(n) for n in found[:8]))
+            if len(labels) == 1:
+                raise UserError(f"{shortened(text)} is the title of {len(found)} items; write the id of one: {ids}.")
+            raise UserError(f"{shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its year, "
+                            f"or the item's id ({ids}).")
+        raise UserError(f"there is no {shortened(text)} in the catalogue{self._hint(self._nearest(text))}.")
+
+    def _hint(self, nearest: list[str]) -> str:
+        return "; the nearest are " + ", ".join(repr(x) for x in nearest) if nearest else "; nothing is like it"
 
     def _year(self, number: int) -> int | None:
         year = self._catalogue["year"].get(number) if "year" in self._catalogue else None
         return None if year is None or pd.isna(year) else int(year)
 
     def _nearest(self, text: str) -> list[str]:
-        forms = difflib.get_close_matches(text, self._by_form, n=9, cutoff=0.4)
+        """Returns labels of up to three items: those with the typed words in their title, then those spelt alike."""
+        words = _LEADING.sub("", _plain(_YEAR.sub("", text))).split()
+        forms = []
+        if words:
+            holds = [form for form in self._by_form if f" {' '.join(words)}" in f" {form}"]
+            whole = [form for form in holds if f" {' '.join(words)} " in f" {form} "]
+            # The best known first: who types `star` means Star Wars and not Stag.
+            forms = [*sorted(whole, key=self._fame)[:2], *sorted(holds, key=self._fame)[:3]]
+        forms += difflib.get_close_matches(" ".join(words) or text, self._by_form, n=9, cutoff=0.4)
         labels = [self.label(self._by_form[form][0]) for form in forms]
         labels += difflib.get_close_matches(text, self._by_id, n=3, cutoff=0.4) if not labels else []
         return list(dict.fromkeys(labels))[:3]
+
+    def _fame(self, form: str) -> tuple[float, int]:
+        counts = self._catalogue.get("training_interactions")
+        return (0.0 if counts is None else -float(counts.loc[self._by_form[form][0]]), len(form))
+
+
+def shortened(text: str) -> str:
+    """Returns what somebody typed, quoted and short enough for a line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

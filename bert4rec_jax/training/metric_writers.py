@@ -134,8 +134,6 @@ def _rewrite(path: str, keep, end: str) -> None:
 
 def _tracker(name: str, run: RunDirectory):
     kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
-    if name not in kinds:
-        raise UserError(f"config.train.writers names {name!r}; there are {', '.join(kinds)}.")
     try:
         return kinds[name](run)
     except ImportError:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
-from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, from_ranks
+from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_ranks, tied_targets
 
 
 def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dict[str, Cases],
@@ -28,14 +28,21 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
     targets = np.asarray(dataset.items[cases["test"].targets])
     metrics = {part: from_ranks(ranking.ranks(ties)) for part, ranking in rankings.items()}
     metrics["test"] |= beyond_accuracy(test.top, popularity)
+    tied = tied_targets(dataset, cases["test"])
+    if tied is not None:
+        for name, chosen in (("tied", tied), ("untied", ~tied)):
+            if chosen.any():
+                metrics[f"test_{name}"] = {"users": int(chosen.sum()), **from_ranks(test.ranks(ties)[chosen])}
     results = {
-        **metrics, **run, "dataset": dataset.statistics(), "seed": config.seed, "model": config.model_name,
+        **metrics, **run, "cases_digest": digest(dataset, cases["test"], test), "dataset": dataset.statistics(),
+        "seed": config.seed, "model": config.model_name,
         "baselines": {name: {"test": from_ranks(r.ranks(ties))} for name, r in simple.items()},
     }
     ranks = {
         "user": cases["test"].users, "item": targets, "rank": test.ranks(ties), "candidates": test.candidates,
         "history_length": (cases["test"].targets - cases["test"].starts).astype(np.int32),
         "item_popularity": popularity[targets],
+        **({} if tied is None else {"tied": tied}),
         **{f"{name}_rank": r.ranks(ties) for name, r in simple.items()},
     }
     return results, ranks

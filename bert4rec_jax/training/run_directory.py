@@ -24,7 +24,7 @@ from bert4rec_jax.files import replacing, write_json
 _FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
          "model.remat", "eval.batch_rows")
 # What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
-_PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen")
+_PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen", "eval.repeated_targets", "eval.negatives_seed")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
 
 
@@ -63,11 +63,12 @@ class RunDirectory:
         if self._lock:
             self._lock.close()
 
-    def claim(self, dataset: Dataset, mode: str) -> None:
+    def claim(self, dataset: Dataset, popularity: np.ndarray, mode: str) -> None:
         """Makes this the directory of the configuration and data, or checks that it already is; notes the start.
 
         Args:
           dataset: the data.
+          popularity: int64[num_items + 1], training interactions of each item id.
           mode: what the start is for: train or evaluate.
 
         Raises:
@@ -80,7 +81,7 @@ class RunDirectory:
             starts = (self.read("environment.json") or {"starts": []})["starts"]
             write_json(self.path("environment.json"), {
                 "data_fingerprint": dataset.fingerprint, "starts": [*starts, _start(mode)]})
-            self._write_catalogue(dataset)
+            self._write_catalogue(dataset, popularity)
 
     def check_trained(self, dataset: Dataset) -> None:
         """Checks that this is a finished run on these data, and differs from the configuration in its protocol at most.
@@ -116,12 +117,13 @@ class RunDirectory:
                 f"{new.get(name)!r}" + (f" ({len(differing) - 1} more fields differ)" if differing[1:] else "")
                 + "; choose another --workdir.")
 
-    def _write_catalogue(self, dataset: Dataset) -> None:
+    def _write_catalogue(self, dataset: Dataset, popularity: np.ndarray) -> None:
         """Keeps what recommending needs, so that a run directory can be moved to another machine."""
         path = self.path("catalogue.parquet")
         if not os.path.exists(path):
             table = dataset.item_table()
             table = table[[c for c in ("item", "title", "year", "genres") if c in table.columns]]
+            table["training_interactions"] = popularity[1:]
             with replacing(path, "wb") as file:
                 table.to_parquet(file)
 

@@ -16,6 +16,7 @@ from bert4rec_jax.config import Config
 from bert4rec_jax.data import Packed
 from bert4rec_jax.devices import Axes
 from bert4rec_jax.model import (
+    Draws,
     encode,
     encoder_inputs,
     init_params,
@@ -86,8 +87,8 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
             config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers[chosen])
         inputs = encoder_inputs(config.model, rows, task.tokens, task.slots)
         x_BLD = lookup(params["items"]["embedding"], task.tokens, axes.catalogue)
-        dropout_key = jax.random.fold_in(jax.random.fold_in(stream_key(root, "dropout", step), first_row), next_item)
-        h_BKD = encode(config.model, params["encoder"], x_BLD, inputs, dropout_key, causal=next_item)
+        draws = Draws(stream_key(root, "dropout", step), numbers[chosen])
+        h_BKD = encode(config.model, params["encoder"], x_BLD, inputs, draws, causal=next_item)
         parts.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
     h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*parts))
     total = loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,

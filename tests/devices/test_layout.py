@@ -9,9 +9,6 @@ import numpy as np
 import pytest
 from commands import succeed
 
-# The softmax does not see the keys' bias, so its gradient is rounding noise, which Adam scales up to full steps.
-NOISE = "['attention']['key']['bias']"
-
 
 def run_script(which: str, folder) -> dict:
     path = folder / f"{which}.pickle"
@@ -30,16 +27,19 @@ def rest(tmp_path_factory):
 
 
 def assert_equal_runs(trained: dict, name: str, tolerance: float = 1e-5):
+    """Compares what layouts must share: sums of losses and targets, and gradients, to the size of the largest."""
     reference = trained[f"{name.split(':')[0]}: one" if ":" in name else "one"]
     other = trained[name]
     assert other["targets"] == reference["targets"]
     assert other["dtypes"] == {"float32"}
     np.testing.assert_allclose(other["losses"], reference["losses"], rtol=tolerance)
-    np.testing.assert_allclose(other["norms"], reference["norms"], rtol=100 * tolerance)
-    # Four steps of 0.005: parameters have moved by up to 0.02.
-    for leaf, value in reference["params"].items():
-        if NOISE not in leaf:
-            np.testing.assert_allclose(other["params"][leaf], value, atol=tolerance, err_msg=leaf)
+    np.testing.assert_allclose(other["norms"], reference["norms"], rtol=10 * tolerance)
+    # The first step starts from the same parameters; the others from what was made of its rounding.
+    for step, factor in ((0, 1), (-1, 10)):
+        largest = max(np.abs(x).max() for x in reference["moments"][step].values())
+        for leaf, value in reference["moments"][step].items():
+            np.testing.assert_allclose(other["moments"][step][leaf], value, rtol=0,
+                                       atol=factor * tolerance * largest, err_msg=leaf)
 
 
 @pytest.mark.parametrize("name", [n for n in eight_devices.QUICK if not n.endswith("one")])
@@ -66,17 +66,12 @@ def test_ranks_are_identical(quick, layout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in eight_devices.REST if not n.endswith("one")
-                                  and not n.startswith("dropout")])
+@pytest.mark.parametrize("name", [n for n in eight_devices.REST if not n.endswith("one")])
 def test_other_losses_and_models_in_layouts(rest, name):
     # Half precision rounds activations to 8 bits, at other places in other layouts.
     assert_equal_runs(rest["trained"], name, 1e-2 if name.startswith("bf16") else 1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["8 pmap", "4x2"])
-def test_dropout_differs_by_layout_and_agrees_on_average(rest, layout):
-    one, other = rest["trained"]["dropout: one"]["losses"], rest["trained"][f"dropout: {layout}"]["losses"]
-    assert one[0] != other[0]
-    assert abs(np.mean(one[-20:]) - np.mean(other[-20:])) < 0.03
-    assert np.mean(one[-20:]) < np.mean(one[:10]) - 0.2
+def test_dropout_drops_and_differs_from_step_to_step(quick):
+    one, plain = quick["trained"]["dropout: one"], quick["trained"]["one"]
+    assert one["losses"][0] != plain["losses"][0] and one["targets"] == plain["targets"]

@@ -81,14 +81,16 @@ def test_padding_and_other_histories_never_matter(cache):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_expectation(rate):
     x = jnp.ones((400, 400))
-    y = model.dropout(x, rate, jax.random.key(0))
+    y = model.dropout(x, rate, model.Draws(jax.random.key(0), jnp.arange(400)))
     assert abs(float((y == 0).mean()) - rate) < 0.005
     assert abs(float(y.mean()) - 1) < 0.01
     assert model.dropout(x, rate, None) is x
 
 
 def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
-    drops = [np.asarray(model.dropout(jnp.ones((1000, 64)), 0.25, jax.random.fold_in(jax.random.key(3), n)) == 0)
+    rows = jnp.arange(1000)
+    drops = [np.asarray(model.dropout(jnp.ones((1000, 64)), 0.25,
+                                      model.Draws(jax.random.fold_in(jax.random.key(3), n), rows)) == 0)
              for n in range(4)]
     bound = 4.5 / np.sqrt(drops[0].size)  # standard deviations of a correlation of independent draws
     for number, first in enumerate(drops):
@@ -100,6 +102,14 @@ def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
         for other in drops[:number]:
             for shift in (0, 1, 64):
                 assert abs(np.corrcoef(first.ravel(), np.roll(other.ravel(), shift))[0, 1]) < bound
+
+
+def test_dropout_is_a_matter_of_the_row_and_not_of_its_neighbours():
+    x, key = jnp.ones((6, 5, 8)), jax.random.key(1)
+    whole = model.dropout(x, 0.5, model.Draws(key, jnp.arange(6)))
+    part = model.dropout(x[:2], 0.5, model.Draws(key, jnp.array([4, 1])))
+    np.testing.assert_array_equal(part, whole[jnp.array([4, 1])])
+    assert (whole[4] != whole[1]).any()
 
 
 def test_the_gradient_of_positions_is_that_of_a_lookup():

@@ -76,17 +76,48 @@ def test_sampled_softmax_estimates_the_full_loss(arrays):
     assert abs(np.mean(sampled) - full) < 0.01 * full
 
 
-def test_gbce_follows_its_definition(arrays):
-    items, h, labels, weights = arrays
-    h = 0.1 * h
-    negatives = jnp.array([3, 9, 27, 81])
-    value = losses.gbce(h, items["embedding"], items["bias"], labels, weights, negatives, num_items=N, t=0.75)
-    rate = 4 / (N - 1)
-    beta = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
-    score = lambda item: np.asarray(h @ items["embedding"][item] + items["bias"][item])  # noqa: E731
-    expected = 0.0
-    for slot in range(M):
-        positive = 1 / (1 + np.exp(-float(score(labels[slot])[slot])))
-        negative = [1 / (1 + np.exp(-score(n)[slot])) for n in (3, 9, 27, 81) if n != labels[slot]]
-        expected -= weights[slot] * (beta * np.log(positive) + sum(np.log1p(-np.array(negative))))
-    np.testing.assert_allclose(value, expected, rtol=1e-4)
+def test_the_partition_function_of_sampled_softmax_is_unbiased():
+    # With equal scores it is the number of items; (n - 1) / N instead of n / N would be a tenth too little.
+    n, negatives, draws = 10, 5, 3000
+    items = {"embedding": jnp.zeros((table_rows(n), 1)), "bias": jnp.zeros(table_rows(n))}
+    config = LossConfig(name="sampled_softmax", negatives=negatives)
+    loss = lambda key: losses.loss_sum(  # noqa: E731
+        config, items, jnp.ones((1, 1)), jnp.array([3]), jnp.ones(1), n, key)
+    partition = np.exp(jax.vmap(loss)(jax.random.split(jax.random.key(0), draws)))
+    assert abs(partition.mean() - n) < 4 * partition.std() / np.sqrt(draws) < 0.2
+
+
+def gbce_of_scores(scores_N, labels, weights, negatives, t):
+    """The loss of slots that all have these scores of items 1.."""
+    table = jnp.concatenate([jnp.zeros(1), scores_N])[:, None]
+    return losses.gbce(jnp.ones((len(labels), 1)), table, jnp.zeros(len(table)), labels, weights, negatives,
+                       num_items=len(scores_N), t=t)
+
+
+def test_gbce_is_least_at_the_true_probabilities_when_it_is_calibrated():
+    # Section 5 of the paper: with t = 1 the sigmoid of a score tends to the item's probability, with t = 0 it exceeds
+    # it the more, the fewer negatives are drawn.
+    n = 1000
+    p = np.random.default_rng(0).dirichlet(np.ones(n))
+    labels, halves = jnp.arange(1, n + 1), np.random.default_rng(1).permutation(n).reshape(2, -1) + 1
+
+    def pull(t):
+        loss = lambda scores: sum(gbce_of_scores(scores, labels, jnp.asarray(p), jnp.asarray(half), t)  # noqa: E731
+                                  for half in halves) / 2
+        return np.asarray(jax.grad(loss)(jnp.asarray(np.log(p) - np.log1p(-p)))) * (n / 2 + 1) / p
+
+    assert np.abs(pull(1.0)).max() < 0.005
+    assert (pull(0.0) < -0.4).all() and (pull(0.5) < -0.2).all()
+
+
+def test_gbce_does_not_grow_with_the_number_of_negatives():
+    for count in (1, 20):
+        negatives = jnp.full(count, 7)
+        value = gbce_of_scores(jnp.zeros(50), jnp.array([3]), jnp.ones(1), negatives, 0.0)
+        np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+
+
+def test_a_negative_that_is_the_target_does_not_count():
+    with_target = gbce_of_scores(jnp.arange(50.0), jnp.array([3]), jnp.ones(1), jnp.array([9, 3]), 0.0)
+    without = gbce_of_scores(jnp.arange(50.0), jnp.array([3]), jnp.ones(1), jnp.array([9]), 0.0)
+    np.testing.assert_allclose(3 * with_target, 2 * without, rtol=1e-6)

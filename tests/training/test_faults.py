@@ -113,7 +113,7 @@ def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask)
 
 def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
     losses, one = [1.5], jax.numpy.ones(1)
-    state = TrainState(one, jax.numpy.ones(10**6), one, one)
+    state = TrainState(one, {"a": jax.numpy.ones(10**6)}, {"c": one}, one)
     with Checkpoints(tmp_path / "saved") as checkpoints:
         checkpoints.save(1, state, {"losses": losses}, None)
         losses.append(2.5)

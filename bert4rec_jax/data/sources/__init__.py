@@ -2,5 +2,5 @@
 """Logs as they lie around in the world, read into one form.
 
 `find` turns a config into a `Source`, `movielens` and `tables` read its files (both through `delimited` where they
-are text), `download` fetches MovieLens, `synthetic` makes a log up. What they all produce is a `Log`, as `log` defines it.
+are text), `download` fetches MovieLens, `synthetic` makes a log up. What they all produce is a `Log`, defined in `log`.
 """

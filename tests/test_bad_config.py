@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hundred values that a configuration must refuse, each in one line that names the field."""
+
+import pytest
+
+from bert4rec_jax import config as config_lib
+from bert4rec_jax.errors import UserError
+
+BIG = 99999999999999999999
+WRONG = {
+    "seed": [-1, 2**32, BIG, 0.5, "zero", None, True],
+    "data.source": ["netflix", "", 3],
+    "data.min_rating": [-1.0, float("nan"), "four"],
+    "data.user_core": [-1, 1.5],
+    "data.item_core": [-2],
+    "data.first_users": [BIG, "all"],
+    "data.repeats": ["sometimes", True],
+    "data.split": ["random", None],
+    "data.test_share": [0.0, 1.0, -0.1, float("nan")],
+    "data.valid_share": [0.0, 0.95],
+    "data.synthetic.users": [0, -5],
+    "data.synthetic.num_items": [3],
+    "data.synthetic.genres": [0],
+    "data.synthetic.mean_length": [1],
+    "data.synthetic.seed": [-1, BIG],
+    "model.width": [0, -8, 7, 64.0, "wide"],
+    "model.layers": [0, -1],
+    "model.heads": [0, 3],
+    "model.ffn_width": [0],
+    "model.max_length": [1, 0, -3, 1e3],
+    "model.norm": ["middle", ""],
+    "model.positions": ["absolute"],
+    "model.head": ["none"],
+    "model.dropout": [1.0, -0.1, float("nan"), "some"],
+    "model.attention_dropout": [1.0],
+    "model.init_scale": [-0.1, float("nan"), float("inf")],
+    "model.dtype": ["float16", "int8"],
+    "model.remat": [1, "yes"],
+    "model.ranks_from": ["last_item", "first_item"],
+    "masking.probability": [0.0, 1.1, float("nan")],
+    "masking.max_masks": [-1],
+    "masking.next_item": [-0.5, 1.5, 1.0],
+    "masking.last_item_only": [-0.1, 1.1],
+    "masking.random_token": [-0.1, 1.5],
+    "masking.keep_token": [2.0],
+    "loss.name": ["bpr", "", "Softmax"],
+    "loss.negatives": [0, -4],
+    "loss.gbce_t": [-0.1, 1.1],
+    "loss.chunk_items": [-1],
+    "optimizer.name": ["sgd"],
+    "optimizer.learning_rate": [0.0, -1e-3, float("nan"), float("inf")],
+    "optimizer.warmup_steps": [-1, 1000],
+    "optimizer.schedule": ["step"],
+    "optimizer.final_fraction": [-0.1, 2.0],
+    "optimizer.beta1": [1.0, -0.1],
+    "optimizer.beta2": [1.0],
+    "optimizer.weight_decay": [0.1, -0.1],
+    "optimizer.clip_norm": [-1.0, float("nan")],
+    "train.steps": [0, -5, "many", 1e3],
+    "train.batch_rows": [0],
+    "train.windows": ["oldest"],
+    "train.accumulate": [0, 5],
+    "train.eval_every": [0],
+    "train.patience": [-1],
+    "train.checkpoint_every": [0],
+    "train.log_every": [0],
+    "train.on_nan": ["ignore"],
+    "train.writers": ["tensorbord"],
+    "eval.protocol": ["pop1000"],
+    "eval.metric": ["ndgc@10", "ndcg@7", "ndcg", ""],
+    "eval.ties": ["optimistic"],
+    "eval.filter_seen": [1],
+    "eval.repeated_targets": ["drop"],
+    "eval.negatives_seed": [-1, BIG],
+    "eval.batch_rows": [0],
+    "eval.valid_users": [-1],
+    "parallel.mode": ["tpu"],
+    "parallel.data": [-1],
+    "parallel.catalogue": [0],
+}
+CASES = [(name, value) for name, values in WRONG.items() for value in values]
+
+
+def test_there_are_a_hundred():
+    assert len(CASES) >= 100
+
+
+@pytest.mark.parametrize("name, value", CASES, ids=[f"{name}={value}" for name, value in CASES])
+def test_a_wrong_value_is_refused_and_its_field_named(name, value):
+    values = config_lib.base().to_dict()
+    group = values
+    *path, leaf = name.split(".")
+    for part in path:
+        group = group[part]
+    assert leaf in group, "a misspelt test"
+    group[leaf] = value
+    with pytest.raises(UserError) as raised:
+        config_lib.resolve(values)
+    text = str(raised.value)
+    related = {"model.width": "model.heads", "masking.next_item": "model.ranks_from"}.get(name, name)
+    assert f"config.{name}" in text or f"config.{related}" in text
+    assert "\n" not in text and len(text) < 400
+
+
+def test_every_field_is_described():
+    described = config_lib.describe()
+    flat = config_lib.base().to_dict()
+
+    def count(tree):
+        return sum(count(x) if isinstance(x, dict) else 1 for x in tree.values())
+
+    assert len(described) == count(flat)
+    masking = next(field for field in described if field.name == "masking.next_item")
+    assert masking.default == 0.0 and "next item of every item" in masking.text

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest shops there are: catalogues of a few items, users of a few events, from the log to the list."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import ROOT
+
+import bert4rec_jax
+from bert4rec_jax import config as config_lib
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.experiment import evaluate
+
+
+def configure(folder, log: pd.DataFrame, **changes):
+    """Returns the configuration of a small run on a log."""
+    folder.mkdir(exist_ok=True)
+    log.to_csv(folder / "log.csv", index=False)
+    values = config_lib.base()
+    values.data.update(source="table", path=str(folder / "log.csv"), cache_dir=str(folder / "cache"))
+    values.model.update(width=8, layers=1, heads=1, ffn_width=8, max_length=8)
+    values.train.update(steps=2, batch_rows=2, eval_every=1, checkpoint_every=1, log_every=1)
+    values.eval.update(batch_rows=2)
+    values.update_from_flattened_dict(changes)
+    return config_lib.resolve(values)
+
+
+def shop(users: int, items: int, events: int, seed: int = 0) -> pd.DataFrame:
+    """Returns a log in which every user has so many events."""
+    random = np.random.default_rng(seed)
+    rows = [(user, f"item {item}", time) for user in range(users)
+            for time, item in enumerate(np.resize(random.permutation(items), events))]
+    return pd.DataFrame(rows, columns=["user", "item", "timestamp"])
+
+
+@pytest.mark.parametrize("items, causal", [(1, False), (1, True), (2, False), (3, False), (5, True), (8, False),
+                                           (12, False)])
+def test_catalogues_of_a_few_items(tmp_path, items, causal):
+    changes = {"masking.next_item": 1.0, "model.ranks_from": "last_item"} if causal else {}
+    config = configure(tmp_path, shop(5, items, max(items, 4)), **changes)
+    results = bert4rec_jax.train(config, str(tmp_path / "run"))
+    assert 0 <= results["test"]["ndcg@10"] <= 1 and 0 <= results["test"]["coverage@10"] <= 1
+    json.dumps(results, allow_nan=False)
+    assert evaluate(config, str(tmp_path / "run"))["test"] == results["test"]
+    run = bert4rec_jax.load(str(tmp_path / "run"))
+    assert len(run.recommend([1], 10)) == min(items - 1, 10)
+    assert len(run.recommend([1], 10, include_seen=True)) == min(items, 10)
+    assert run.recommend(list(range(1, items + 1)), 10) == []
+
+
+def test_a_customer_who_owns_nearly_everything(tmp_path):
+    log = pd.concat([shop(6, 60, 8), shop(1, 60, 55).assign(user=99)])
+    results = bert4rec_jax.train(configure(tmp_path, log), str(tmp_path / "run"))
+    ranks = np.load(tmp_path / "run" / "ranks_test.npz")
+    assert ranks["candidates"].min() == results["dataset"]["items"] - 54
+    assert results["test"]["coverage@10"] > 0
+
+
+@pytest.mark.parametrize("events", [1, 2, 3])
+@pytest.mark.parametrize("users", [1, 3])
+def test_users_of_a_few_events(tmp_path, users, events):
+    config = configure(tmp_path, shop(users, 6, events))
+    if events < 3:
+        with pytest.raises(UserError, match="has no validation targets"):
+            bert4rec_jax.train(config, str(tmp_path / "run"))
+    else:  # one event is left to train on, and that teaches nothing
+        with pytest.raises(UserError, match="no user has two training events"):
+            bert4rec_jax.train(config, str(tmp_path / "run"))
+
+
+def test_reports_of_the_smallest_shops(tmp_path):
+    for seed in (0, 1):
+        bert4rec_jax.train(configure(tmp_path, shop(4, 3, 4), seed=seed), str(tmp_path / f"run{seed}"))
+    done = subprocess.run([sys.executable, "-m", "experiments.report", tmp_path / "run0", tmp_path / "run1", "--out",
+                           tmp_path / "report"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_repeats_are_recommended_where_seen_items_are_candidates(tmp_path):
+    config = configure(tmp_path, shop(5, 6, 6), **{"eval.filter_seen": False})
+    bert4rec_jax.train(config, str(tmp_path / "run"))
+    run = bert4rec_jax.load(str(tmp_path / "run"))
+    assert {r.number for r in run.recommend([1, 2], 10)} == set(range(1, 7))
+    assert {r.number for r in run.recommend([1, 2], 10, include_seen=False)} == set(range(3, 7))

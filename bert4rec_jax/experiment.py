@@ -15,6 +15,7 @@ from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_data
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import masks_per_history
+from bert4rec_jax.phases import waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
 from bert4rec_jax.training import (
     Checkpoints,
@@ -85,7 +86,8 @@ class Experiment:
 
     def ranker(self, part: str) -> Ranker:
         """Returns the ranker of `valid` or `test`."""
-        return Ranker(self.config, self.dataset, self.cases(part), self.layout, self.popularity)
+        with waiting(f"packing the histories of {part} users", self.layout.process == 0):
+            return Ranker(self.config, self.dataset, self.cases(part), self.layout, self.popularity)
 
     def step_bytes(self) -> int:
         """Returns the memory that a training step takes on each device: state, batch, activations, gradients."""
@@ -128,9 +130,10 @@ class Experiment:
             if rankings[part] is None:
                 return None
         seconds = time.perf_counter() - begin
+        with waiting("ranking by the baselines", run.writes):
+            simple = baselines.rank_all(self.config, self.dataset, self.split, cases["test"])
         results, ranks = collect(
-            self.config, self.dataset, self.popularity, cases, rankings,
-            baselines.rank_all(self.config, self.dataset, self.split, cases["test"]),
+            self.config, self.dataset, self.popularity, cases, rankings, simple,
             {"best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
              "eval_seconds": seconds, "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
              "protocol": protocol(self.config.eval, self.split,

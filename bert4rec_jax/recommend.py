@@ -69,7 +69,8 @@ def example(workdir: str, config: Config) -> str:
             f"{recommender.titles.label(int(dataset.items[target]))}")
 
 
-def _answers(recommender: "Recommender", named: dict[str, list[str]], k: int, skip_unknown: bool) -> dict[str, Answer]:
+def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
+               skip_unknown: bool) -> dict[str, Answer]:
     """Answers all histories; what is unknown is left out and named, or refused."""
     known, lacking = {}, {}
     for name, items in named.items():
@@ -108,7 +109,7 @@ def _print(recommender: "Recommender", answer: Answer) -> None:
     print(as_text(recommender, answer.recommended))
 
 
-def _read_histories(path: str) -> dict[str, list[str]]:
+def read_histories(path: str) -> dict[str, list[str]]:
     """Returns named histories from JSON: {name: [item, ...]}, or a list of histories, which are named 1, 2, ...
 
     Raises:
@@ -119,8 +120,9 @@ def _read_histories(path: str) -> dict[str, list[str]]:
             named = json.load(file)
     except OSError as error:
         raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UserError(f"--histories {path} is not JSON ({error}); it holds {{name: [title or id, ...]}}.") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:100]
+        raise UserError(f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}.") from None
     if isinstance(named, list):
         named = {str(number): history for number, history in enumerate(named, 1)}
     if not isinstance(named, dict) or not named:
@@ -136,7 +138,7 @@ def _item(path: str, name: str, item: object) -> str:
     """Returns an item of a history as `TitleIndex.find` takes it; a number can only be an id."""
     if isinstance(item, str):
         return item
-    if isinstance(item, bool) or not isinstance(item, int | float) or item != item:
+    if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
         raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
                         "nor an id.")
     return f"id:{int(item) if float(item).is_integer() else item}"
@@ -151,11 +153,11 @@ def main(arguments: list[str]) -> int:
         raise UserError("give --history TITLE (once for every item, oldest first) or --histories FILE.")
     if f.k < 1:
         raise UserError(f"--k={f.k} must be at least 1.")
-    named = _read_histories(f.histories) if f.histories else {"": f.history}
+    named = read_histories(f.histories) if f.histories else {"": f.history}
     from bert4rec_jax.serving import Recommender
 
     recommender = Recommender(f.workdir)
-    answers = _answers(recommender, named, f.k, bool(f.histories))
+    answers = answer_all(recommender, named, f.k, bool(f.histories))
     if f.json:
         values = {name: _as_json(recommender, answer) for name, answer in answers.items()}
         print(json.dumps(values if f.histories else values[""], indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ from absl import logging
 
 from bert4rec_jax.devices import agreed, lost_process
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.phases import waiting
 from bert4rec_jax.training.step import TrainState
 
 _LATEST = 2  # a damaged newest one leaves another to fall back to
@@ -127,7 +128,8 @@ class Checkpoints:
         or on closing, as an OSError, a ValueError of TensorStore, or a RuntimeError about either.
         """
         try:
-            yield
+            with waiting("saving a checkpoint", jax.process_index() == 0):
+                yield
         except UserError:
             raise
         except Exception as error:
@@ -235,9 +237,10 @@ class Checkpoints:
           _Damaged: it cannot be read, or reads back different from what was saved.
         """
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(
-                progress=ocp.args.JsonRestore(),
-                **{name: ocp.args.StandardRestore(template) for name, template in templates.items()}))
+            with waiting(f"reading the checkpoint of step {step}", jax.process_index() == 0):
+                restored = self._manager.restore(step, args=ocp.args.Composite(
+                    progress=ocp.args.JsonRestore(),
+                    **{name: ocp.args.StandardRestore(template) for name, template in templates.items()}))
             progress = dict(restored["progress"])
             intact = progress.pop("checksum") == _checksum(progress)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.

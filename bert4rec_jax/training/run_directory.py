@@ -96,7 +96,7 @@ class RunDirectory:
 
     def _check_data(self, dataset: Dataset) -> None:
         environment = self.read("environment.json")
-        if environment and environment["data_fingerprint"] != dataset.fingerprint:
+        if environment and environment["data_fingerprint"] != dataset.fingerprint and self._holds_something():
             raise UserError(
                 f"{self._workdir} belongs to other data (fingerprint {environment['data_fingerprint']}, not "
                 f"{dataset.fingerprint}); choose another --workdir or restore the data.")
@@ -110,17 +110,23 @@ class RunDirectory:
                      if old.get(k) != new.get(k) and not k.startswith(free)]
         if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
             return  # A longer or shorter run of the same curve.
-        if differing:
+        if differing and self._holds_something():
             name = differing[0]
             raise UserError(
                 f"{self._workdir} belongs to another run: config.{name} was {old.get(name)!r} and is now "
                 f"{new.get(name)!r}" + (f" ({len(differing) - 1} more fields differ)" if differing[1:] else "")
                 + "; choose another --workdir.")
 
+    def _holds_something(self) -> bool:
+        """Whether there is a checkpoint or a result that another configuration would spoil."""
+        folder = self.path("checkpoints")
+        saved = os.path.isdir(folder) and any(name.isdigit() for name in os.listdir(folder))
+        return saved or os.path.exists(self.path("results.json"))
+
     def _write_catalogue(self, dataset: Dataset, popularity: np.ndarray) -> None:
         """Keeps what recommending needs, so that a run directory can be moved to another machine."""
         path = self.path("catalogue.parquet")
-        if not os.path.exists(path):
+        if not os.path.exists(path) or not self._holds_something():
             table = dataset.item_table()
             table = table[[c for c in ("item", "title", "year", "genres") if c in table.columns]]
             table["training_interactions"] = popularity[1:]

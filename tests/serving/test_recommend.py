@@ -12,6 +12,7 @@ from conftest import small_config
 import bert4rec_jax
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.recommend import answer_all, read_histories
 from bert4rec_jax.serving.titles import TitleIndex
 
 CATALOGUE = pd.DataFrame({
@@ -29,6 +30,29 @@ CATALOGUE = pd.DataFrame({
 ])
 def test_titles_are_found_as_people_type_them(typed, item):
     assert TitleIndex(CATALOGUE).find(typed) == item
+
+
+def test_ids_and_titles_are_told_apart():
+    catalogue = pd.DataFrame({"item": ["187", "9", "5", "6"], "title": ["Casino", "187", "Twins", "Twins"],
+                              "year": pd.array([1995, 1997, 1988, 1988], dtype="Int64")}, index=range(1, 5))
+    index = TitleIndex(catalogue)
+    with pytest.raises(UserError, match=r"'187' is the id of 'Casino \(1995\)' and the title of '187 \(1997\)'; write 'id:187'"):
+        index.find("187")
+    assert index.find("id:187") == 1 and index.find("title:187") == 2 and index.find("187 (1997)") == 2
+    with pytest.raises(UserError, match="'Twins' is the title of 2 items; write the id of one: id:5, id:6"):
+        index.find("Twins")
+    with pytest.raises(UserError, match="no item with the id '188' .*'187'"):
+        index.find("id:188")
+    with pytest.raises(UserError) as raised:
+        index.find("x" * 10_000)
+    assert len(str(raised.value)) < 300
+
+
+def test_the_nearest_titles_hold_the_word_and_the_best_known_come_first():
+    catalogue = pd.DataFrame({"item": list("abcd"), "title": ["Stag", "Stalker", "Star Wars", "Star Trek"],
+                              "training_interactions": [5, 9, 500, 300]}, index=range(1, 5))
+    with pytest.raises(UserError, match="the nearest are 'Star Wars', 'Star Trek', 'Stag'"):
+        TitleIndex(catalogue).find("star")
 
 
 def test_unknown_and_ambiguous_titles_are_refused_with_choices():
@@ -104,17 +128,62 @@ def test_scores_are_those_of_the_ranker_to_the_last_bit(run, cache):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "bert4rec_jax.recommend", *arguments],
+    return subprocess.run([sys.executable, "-m", "bert4rec_jax.recommend", *map(str, arguments)],
                           capture_output=True, text=True, check=False)
 
 
-def test_the_command_prints_json_and_one_line_for_what_is_wrong(run):
-    title = "Genre 1, item 1"
-    answer = command("--workdir", str(run[0]), "--history", title, "--k", "3", "--json")
+@pytest.fixture(scope="module")
+def recommender(run):
+    return bert4rec_jax.load(str(run[0]))
+
+
+TITLE = "Genre 1, item 1"
+HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
+    ({"a": [TITLE], "b": ["nothing like it"], "c": []}, None),
+    ([[TITLE], [TITLE, TITLE]], None),
+    ({"a": [1, 2, 3]}, None), ({"a": [1.0]}, None), ({"a": [10**30]}, None), ({"a": ["x" * 10_000]}, None),
+    ({"a": ["id:1", "title:1"]}, None), ({"": [TITLE]}, None), ({"a": [""]}, None), ({"a": [" "]}, None),
+    ({"a": [TITLE] * 500}, None), ({"é 中": [TITLE]}, None), ({"a": ["id:"]}, None), ({"a": [-1, 0, 1.5]}, None),
+    ([], "no histories"), ({}, "no histories"), ("text", "no histories"), (3, "no histories"), (None, "no histories"),
+    (True, "no histories"), ([TITLE], "must be a list"), ({"a": TITLE}, "must be a list"), ({"a": {"b": 1}}, "must be a list"),
+    ({"a": None}, "must be a list"), ({"a": 3}, "must be a list"), ({"a": [None]}, "neither a title nor an id"),
+    ({"a": [True]}, "neither a title nor an id"), ({"a": [[1]]}, "neither a title nor an id"),
+    ({"a": [{"item": 1}]}, "neither a title nor an id"), ({"a": [float("nan")]}, "neither a title nor an id"),
+    ({"a": [TITLE], "b": 1}, "'b' must be a list"), ([[TITLE], None], "'2' must be a list"),
+]
+RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]", "not JSON"), (b"{'a': []}", "not JSON"),
+       (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "not JSON")]
+
+
+@pytest.mark.parametrize("content, named", [(json.dumps(c).encode(), n) for c, n in HISTORIES] + RAW)
+def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_path, content, named):
+    path = tmp_path / "histories.json"
+    path.write_bytes(content)
+    if named is not None:
+        with pytest.raises(UserError, match=named) as raised:
+            read_histories(str(path))
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+        return
+    histories = read_histories(str(path))
+    answers = answer_all(recommender, histories, 3, skip_unknown=True)
+    assert answers.keys() == histories.keys()
+    for name, answer in answers.items():
+        assert len(answer.recommended) == 3
+        assert answer.popular == (not answer.history)
+        assert len(answer.history) + len(answer.lacking) == len(histories[name])
+
+
+def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
+    answer = command("--workdir", run[0], "--history", TITLE, "--k", "3", "--json")
     assert answer.returncode == 0, answer.stderr
-    assert len(json.loads(answer.stdout)["recommended"]) == 3
-    for arguments in (["--workdir", str(run[0]), "--history", "Gerne 1, itme 1"], ["--workdir", "nowhere", "--history", "x"],
-                      ["--workdir", str(run[0])]):
+    assert len(json.loads(answer.stdout)["recommended"]) == 3 and answer.stderr == ""
+    (tmp_path / "h.json").write_text(json.dumps({"known": [TITLE], "unknown": ["Nothing"]}))
+    answer = command("--workdir", run[0], "--histories", tmp_path / "h.json")
+    assert answer.returncode == 0, answer.stderr
+    assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
+    for arguments in (["--workdir", run[0], "--history", "Gerne 1, itme 1"], ["--workdir", "nowhere", "--history", "x"],
+                      ["--workdir", run[0]], ["--workdir", run[0], "--history", TITLE, "--k", "0"],
+                      ["--workdir", run[0], "--histories", tmp_path / "missing.json"]):
         failed = command(*arguments)
         assert failed.returncode == 2
-        assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
+        assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr

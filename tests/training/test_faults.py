@@ -149,6 +149,10 @@ def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed
     diverging = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0}
     error = user_error(train_command(tmp_path / "run", diverging), undisturbed)
     assert "step 2: the loss is" in error and "no checkpoint yet" in error
+    # There is nothing to protect yet, so what the message recommends works in the same workdir.
+    mended = {"optimizer.learning_rate": 1e-3, "train.steps": 20, "train.eval_every": 20}
+    succeed(train_command(tmp_path / "run", mended), undisturbed)
+    assert [line["step"] for line in metric_lines(tmp_path / "run") if line["split"] == "train"] == [10, 20]
     # What is left after skipping every later step has no scores to rank by, and must not rank first.
     error = user_error(train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed)
     assert "not finite" in error

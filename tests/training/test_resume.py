@@ -2,12 +2,25 @@
 """A run that is stopped and started again ends as the one that never stopped, bit for bit."""
 
 import signal
+import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from commands import SMALL, digest, metric_lines, outcome, run, start, succeed, train_command, wait_for
+from commands import (
+    ROOT,
+    SMALL,
+    digest,
+    environment,
+    metric_lines,
+    outcome,
+    run,
+    start,
+    succeed,
+    train_command,
+    wait_for,
+)
 
 STEPS = SMALL["train.steps"]
 # Sends a signal to the command when it ranks for the NUMBER-th time.
@@ -64,6 +77,7 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
     workdir = undisturbed / "signals"
     stop_while_training(workdir, undisturbed, signal.SIGTERM)
     stop_while_training(workdir, undisturbed, signal.SIGUSR1)
+    stop_while_training(workdir, undisturbed, signal.SIGHUP)
     # In the last validation: what is left of four, less those that are done.
     validated = sum(line["split"] == "valid" for line in metric_lines(workdir))
     stop_while_ranking(workdir, undisturbed, 4 - validated, signal.SIGTERM)
@@ -72,6 +86,24 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
     stop_while_ranking(workdir, undisturbed, 3, signal.SIGUSR1)
     succeed(train_command(workdir), undisturbed)
     assert_same_run(workdir, undisturbed / "undisturbed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_process(undisturbed, tmp_path, number):
+    large = {"model.width": 256, "model.layers": 8, "model.max_length": 64, "model.ffn_width": 512}
+    with open(tmp_path / "said", "w+") as said:
+        process = subprocess.Popen(train_command(tmp_path / "run", large), cwd=ROOT, stderr=said,
+                                   stdout=subprocess.DEVNULL, env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"))
+        heard = lambda: (tmp_path / "said").read_text()  # noqa: E731
+        wait_for(lambda: "compiling the training step" in heard(), process)
+        begin = time.monotonic()
+        process.send_signal(number)
+        wait_for(lambda: f"{number.name}: stopping" in heard(), process, seconds=5)
+        time.sleep(1.2)  # both at once would be taken for one
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 128 + number
+        assert "again: ending at once" in heard() and "Traceback" not in heard()
+        assert time.monotonic() - begin < 15
 
 
 @pytest.mark.parametrize("parallel", [

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import itertools
 
 import jax
 import numpy as np
@@ -10,24 +11,28 @@ from plain_numpy import naive_encoder
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import encoder as model
-from bert4rec_jax.ranking import baselines, metrics
-from bert4rec_jax.ranking.ranker import sample_negatives
+from bert4rec_jax.ranking import baselines, digest, metrics, protocol, repeated_targets, sample_negatives, tied_targets
 
 
 def history_scores(experiment, params, case, cases):
     """Scores of items 1..n after one history, by the plain NumPy model."""
     c, n = experiment.config.model, experiment.num_items
-    history = experiment.dataset.items[cases.starts[case]:cases.targets[case]][-(c.max_length - 1):]
+    history = experiment.dataset.items[cases.starts[case]:cases.targets[case]]
+    seen = history[-c.max_length:] if c.causal else [*history[-(c.max_length - 1):], n + 1]
     table = np.asarray(params["items"]["embedding"], np.float64)
-    h = naive_encoder(c, params["encoder"], table[[*history, n + 1]], causal=False)[-1]
+    h = naive_encoder(c, params["encoder"], table[seen], c.causal)[-1]
     return table[1:n + 1] @ h + np.asarray(params["items"]["bias"])[1:n + 1]
 
 
-@pytest.mark.parametrize("protocol", ["full", "uni100"])
-@pytest.mark.parametrize("filter_seen", [True, False])
-def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter_seen):
-    config = small_config(cache, **{"eval.protocol": protocol, "eval.filter_seen": filter_seen,
-                                    "data.synthetic.num_items": 160, "model.init_scale": 0.3})
+CAUSAL = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+
+
+@pytest.mark.parametrize("protocol, filter_seen, model_choice", [
+    ("full", True, {}), ("full", False, {}), ("uni100", True, {}), ("uni100", False, {}), ("full", True, CAUSAL)])
+def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter_seen, model_choice):
+    config = small_config(cache, **model_choice, **{
+        "eval.protocol": protocol, "eval.filter_seen": filter_seen,
+        "data.synthetic.num_items": 160, "model.init_scale": 0.3})
     experiment = Experiment(config)
     params = model.init_params(config.model, experiment.num_items, jax.random.key(5))
     # Groups of five items with the very same embedding and bias tie exactly.
@@ -60,6 +65,125 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter
     assert tied > 50
     assert np.array_equal(ranking.ranks("pessimistic"), 1 + ranking.greater + ranking.ties)
     assert np.array_equal(ranking.ranks("expected"), 1 + ranking.greater + ranking.ties / 2)
+
+
+def with_repeats(experiment):
+    """Makes every second test target an item that its user has met before; returns which."""
+    items, split = np.array(experiment.dataset.items), experiment.split
+    repeated = np.arange(len(split.test_users)) % 2 == 0
+    starts = experiment.dataset.offsets[split.test_users]
+    items[split.test_targets[repeated]] = items[starts[repeated]]
+    experiment.dataset = dataclasses.replace(experiment.dataset, items=items)
+    return repeated
+
+
+def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_says_so(cache):
+    experiment = Experiment(small_config(cache))
+    params = model.init_params(experiment.config.model, experiment.num_items, jax.random.key(5))
+    repeated, rankings = with_repeats(experiment), {}
+    cases = experiment.cases("test")
+    assert np.array_equal(repeated_targets(experiment.dataset, cases), repeated)
+    for choice in ("last", "compete"):
+        changed = dataclasses.replace(experiment.config.eval, repeated_targets=choice)
+        experiment.config = dataclasses.replace(experiment.config, eval=changed)
+        ranked = experiment.ranker("test").rank(params)
+        simple = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases)
+        rankings[choice] = {"model": ranked, **simple}
+        assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "last")
+    for name, last in rankings["last"].items():
+        compete = rankings["compete"][name]
+        np.testing.assert_array_equal(last.candidates, compete.candidates)
+        np.testing.assert_array_equal(last.ranks("pessimistic")[repeated], last.candidates[repeated])
+        np.testing.assert_array_equal(last.ranks("pessimistic")[~repeated], compete.ranks("pessimistic")[~repeated])
+    # Among its competitors is none that was seen: a target that was removed itself would rank last here too.
+    assert rankings["compete"]["model"].greater[repeated].min() < 20
+    for case in np.flatnonzero(repeated)[:10]:
+        scores = history_scores(experiment, params, case, cases)
+        history = experiment.dataset.items[cases.starts[case]:cases.targets[case]]
+        target = experiment.dataset.items[cases.targets[case]]
+        unseen = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
+        assert rankings["compete"]["model"].greater[case] == (scores[unseen - 1] > scores[target - 1]).sum()
+
+
+def naive_markov(experiment):
+    counts = np.zeros((experiment.num_items + 1,) * 2)
+    data, split = experiment.dataset, experiment.split
+    for start, stop in zip(data.offsets, split.train_stop):
+        for before, behind in itertools.pairwise(data.items[start:stop]):
+            counts[before, behind] += 1
+    return lambda history: counts[history[-1]]
+
+
+def naive_knn(experiment):
+    data, split = experiment.dataset, experiment.split
+    met = np.zeros((data.num_users, data.num_items + 1))
+    for user, (start, stop) in enumerate(zip(data.offsets, split.train_stop)):
+        met[user, data.items[start:stop]] = 1
+    norms = np.maximum(np.linalg.norm(met, axis=0), 1)
+    cosine = met.T @ met / np.outer(norms, norms)
+    np.fill_diagonal(cosine, 0)
+    return lambda history: cosine[history].sum(axis=0)
+
+
+@pytest.mark.parametrize("name, naive", [("markov", naive_markov), ("item_knn", naive_knn)])
+@pytest.mark.parametrize("protocol_name", ["full", "pop100"])
+def test_the_ranks_of_counting_models_equal_a_brute_force_ranking(cache, name, naive, protocol_name):
+    # As many items as neighbours are kept: none is cut off.
+    items = 60 if protocol_name == "full" else 160
+    config = small_config(cache, **{"data.synthetic.num_items": items, "eval.protocol": protocol_name})
+    experiment = Experiment(config)
+    cases, data, score = experiment.cases("test"), experiment.dataset, naive(experiment)
+    ranking = baselines.rank_all(config, data, experiment.split, cases)[name]
+    negatives = sample_negatives(data, cases.users, experiment.popularity, 100, 0) if items > 100 else None
+    compared = 0
+    for case in range(len(cases.users)):
+        history, target = data.items[cases.starts[case]:cases.targets[case]], data.items[cases.targets[case]]
+        scores = score(history)
+        others = np.setdiff1d(np.arange(1, items + 1), [*history, target]) if negatives is None else negatives[case]
+        if items > 100 and name == "item_knn":  # neighbours beyond the hundredth do not count
+            continue
+        assert ranking.greater[case] == (scores[others] > scores[target] + 1e-6).sum()
+        assert ranking.ties[case] == (abs(scores[others] - scores[target]) <= 1e-6).sum()
+        assert ranking.candidates[case] == len(others) + 1
+        compared += scores[target] > 0
+    assert compared > 10 or items > 100
+
+
+def test_popular_recent_counts_the_newest_tenth_of_training(cache):
+    experiment = Experiment(small_config(cache))
+    data, split, cases = experiment.dataset, experiment.split, experiment.cases("test")
+    inside = np.concatenate([np.arange(a, b) for a, b in zip(data.offsets, split.train_stop)])
+    newest = inside[np.asarray(data.timestamps[inside]) >= np.quantile(data.timestamps[inside], 0.9)]
+    assert 0.05 < len(newest) / len(inside) < 0.2
+    counts = np.bincount(data.items[newest], minlength=61)
+    ranking = baselines.rank_all(experiment.config, data, split, cases)["popular_recent"]
+    for case in range(len(cases.users)):
+        target = data.items[cases.targets[case]]
+        others = np.setdiff1d(np.arange(1, 61), [*data.items[cases.starts[case]:cases.targets[case]], target])
+        assert ranking.greater[case] == (counts[others] > counts[target]).sum()
+
+
+def test_negatives_do_not_depend_on_the_runs_seed_and_the_digest_covers_them(cache):
+    digests = {}
+    for seed, negatives_seed in ((0, 0), (1, 0), (1, 1)):
+        experiment = Experiment(small_config(cache, **{
+            "seed": seed, "eval.negatives_seed": negatives_seed, "eval.protocol": "uni100",
+            "data.synthetic.num_items": 160}))
+        params = model.init_params(experiment.config.model, experiment.num_items, jax.random.key(0))
+        cases = experiment.cases("test")
+        digests[seed, negatives_seed] = digest(experiment.dataset, cases, experiment.ranker("test").rank(params))
+    assert digests[0, 0] == digests[1, 0] != digests[1, 1]
+
+
+def test_ties_in_time_are_found(cache):
+    experiment = Experiment(small_config(cache))
+    times = np.array(experiment.dataset.timestamps)
+    cases = experiment.cases("test")
+    tied = np.arange(len(cases.users)) % 3 == 0
+    times[cases.targets] = times[cases.targets - 1] + np.where(tied, 0, 1)
+    dataset = dataclasses.replace(experiment.dataset, timestamps=times)
+    np.testing.assert_array_equal(tied_targets(dataset, cases), tied)
+    assert tied_targets(dataclasses.replace(dataset, timestamps=None), cases) is None
 
 
 def test_the_ranks_of_popularity_equal_a_brute_force_ranking(cache):

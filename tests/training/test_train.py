@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import importlib.util
 import json
 import pathlib
 
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import small_config
 
@@ -35,7 +37,13 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
     config.eval.update(batch_rows=8)
     config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 2)
     resolved = config_lib.resolve(config)
-    results = train_and_evaluate(resolved, str(tmp_path))
+    # Half of it, and from there on.
+    half = dataclasses.replace(resolved, train=dataclasses.replace(resolved.train, steps=2),
+                               optimizer=dataclasses.replace(resolved.optimizer, schedule="constant", warmup_steps=1))
+    whole = dataclasses.replace(half, train=resolved.train)
+    assert train_and_evaluate(half, str(tmp_path))["steps"] == 2
+    results = train_and_evaluate(whole, str(tmp_path))
+    resolved = whole
     assert np.isfinite(list(results["test"].values())).all()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(x["step"], x["split"]) for x in lines if x["split"] != "test"] == [
@@ -70,6 +78,29 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
     popular = results["baselines"]["popular"]["test"]["ndcg@10"]
     reached = (results["test"]["ndcg@10"] - popular) / (best["ndcg@10"] - popular)
     assert 0.6 < reached < 1.1, (results["test"]["ndcg@10"], popular, best["ndcg@10"])
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path):
+    # A rate at which training wanders.
+    config = small_config(cache, **{"optimizer.learning_rate": 0.3, "train.steps": 12, "train.eval_every": 1,
+                                    "train.checkpoint_every": 12})
+    results = train_and_evaluate(config, str(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    valid = [line for line in lines if line["split"] == "valid"]
+    best = max(valid, key=lambda line: line["ndcg@10"])
+    assert best["step"] < 11, "one of the newest two is the best: this run cannot tell"
+    assert results["best_step"] == best["step"] and results["steps"] == 12
+    assert results["valid"]["ndcg@10"] == pytest.approx(best["ndcg@10"]) != valid[-1]["ndcg@10"]
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.01])
+def test_the_gradient_is_clipped_to_its_norm(cache, limit):
+    experiment = Experiment(small_config(cache, **{"optimizer.clip_norm": limit}))
+    state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
+    # After one step, Adam's first moment is the gradient times 1 - beta1.
+    moment = optax.tree.norm(optax.tree.get(state.opt_state, "mu")) / (1 - experiment.config.optimizer.beta1)
+    assert metrics["grad_norm"] > 0.02
+    assert float(moment) == pytest.approx(limit or float(metrics["grad_norm"]), rel=1e-4)
 
 
 def test_the_step_compiles_once(cache):

@@ -178,7 +178,7 @@ def test_ids_are_kept_as_written(tmp_path):
 
 def test_large_files_are_read_in_blocks(tmp_path, monkeypatch):
     """Ids get the same code in every block, and a line break inside quotes does not end a block."""
-    monkeypatch.setattr("bert4rec_jax.data.delimited._BLOCK_BYTES", 100)
+    monkeypatch.setattr("bert4rec_jax.data.sources.delimited._BLOCK_BYTES", 100)
     rows = [(i % 7, f'"item\n{i % 11}"', i) for i in range(500)]
     (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows))
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))

@@ -23,7 +23,8 @@ flags.DEFINE_list("losses", ["softmax", "naive", "sampled_softmax", "gbce"], "Of
 
 SLOTS = 32 * 40
 _MEASURE = """
-import bert4rec_jax  # before NumPy, see there
+from bert4rec_jax.allocator import keep_freed_memory
+keep_freed_memory()
 import dataclasses, json, resource, sys
 sys.path.insert(0, sys.argv[3])
 import jax, jax.numpy as jnp

@@ -13,7 +13,9 @@ Batches are made up and full, so no data are needed. Printed, and written to OUT
 * OUT/growth.png: time against length, rows, width, layers and items, with fitted exponents.
 """
 
-import bert4rec_jax  # noqa: F401  first, as it has to speak to the allocator before NumPy starts threads  # isort: skip
+from bert4rec_jax.allocator import keep_freed_memory
+
+keep_freed_memory()  # as the commands do, before NumPy starts threads
 
 import collections
 import dataclasses
@@ -33,10 +35,10 @@ import numpy as np
 from absl import app, flags
 
 from bert4rec_jax.config import Config, base, resolve
-from bert4rec_jax.data.batching import Packed
-from bert4rec_jax.devices.layout import Layout
-from bert4rec_jax.experiment import init_state, train_step
-from bert4rec_jax.model.tasks import masks_per_history
+from bert4rec_jax.data import Packed
+from bert4rec_jax.devices import Layout
+from bert4rec_jax.model import masks_per_history
+from bert4rec_jax.training import init_state, train_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for step.md and growth.png.")
@@ -49,6 +51,8 @@ CONFIGURATIONS = {"A": (64, 2, 200, 70, 3416), "B": (128, 4, 50, 228, 3416), "C"
 MASKED = 0.2
 _START = """
 import sys
+from bert4rec_jax.allocator import keep_freed_memory
+keep_freed_memory()
 from bert4rec_jax.config import base, resolve
 config = base()
 config.data.update(source="synthetic", cache_dir=sys.argv[1])

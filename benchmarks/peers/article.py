@@ -32,11 +32,11 @@ answers = take_answers()
 config = PeerConfig.load(arguments.config)
 set_threads(config.threads)
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 torch.set_num_threads(config.threads)
 

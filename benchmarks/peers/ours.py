@@ -5,7 +5,9 @@ A batch has as many tokens as `batch_users` users have on average. Like the hand
 on attention weights.
 """
 
-import bert4rec_jax  # first, as it has to speak to the allocator before NumPy starts threads  # isort: skip
+from bert4rec_jax.allocator import keep_freed_memory
+
+keep_freed_memory()  # as the commands do, before NumPy starts threads
 
 import functools
 import tempfile
@@ -17,15 +19,15 @@ arguments = parse_arguments(__doc__.splitlines()[0])
 answers = take_stdout()
 peer = PeerConfig.load(arguments.config)
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from bert4rec_jax.config import base, resolve  # noqa: E402
-from bert4rec_jax.data.prefetch import prefetch  # noqa: E402
-from bert4rec_jax.experiment import Experiment  # noqa: E402
-from bert4rec_jax.ranking.ranker import Cases, Ranker  # noqa: E402
+from bert4rec_jax.config import base, resolve
+from bert4rec_jax.data import prefetch
+from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.ranking import Cases, Ranker
 
 
 def experiment(data: PeerData, folder: str) -> Experiment:

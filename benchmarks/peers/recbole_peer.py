@@ -34,15 +34,15 @@ sys.argv = sys.argv[:1]  # RecBole reads the command line, too
 folder = tempfile.TemporaryDirectory(prefix="recbole_")
 os.chdir(folder.name)
 
-import logging  # noqa: E402
+import logging
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import recbole  # noqa: E402
-import torch  # noqa: E402
-from recbole.config import Config  # noqa: E402
-from recbole.data import create_dataset, data_preparation  # noqa: E402
-from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
+import numpy as np
+import pandas as pd
+import recbole
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
 
 torch.set_num_threads(config.threads)
 

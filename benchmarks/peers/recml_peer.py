@@ -31,12 +31,12 @@ bare = types.ModuleType("recml")
 bare.__path__ = list(find_spec("recml").submodule_search_locations)
 sys.modules["recml"] = bare
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from recml.layers.keras.bert4rec import BERT4Rec  # noqa: E402
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+from recml.layers.keras.bert4rec import BERT4Rec
 
 EVAL_ROWS = 256
 

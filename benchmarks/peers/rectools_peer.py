@@ -22,18 +22,18 @@ set_threads(config.threads)
 folder = tempfile.TemporaryDirectory(prefix="rectools_")
 os.chdir(folder.name)  # Lightning may write where it is started
 
-import logging  # noqa: E402
-import warnings  # noqa: E402
+import logging
+import warnings
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import pytorch_lightning as pl  # noqa: E402
-import rectools  # noqa: E402
-import torch  # noqa: E402
-from rectools import Columns  # noqa: E402
-from rectools.dataset import Dataset  # noqa: E402
-from rectools.metrics import NDCG, calc_metrics  # noqa: E402
-from rectools.models import BERT4RecModel  # noqa: E402
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import rectools
+import torch
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.metrics import NDCG, calc_metrics
+from rectools.models import BERT4RecModel
 
 torch.set_num_threads(config.threads)
 warnings.filterwarnings("ignore")

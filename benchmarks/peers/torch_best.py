@@ -51,10 +51,10 @@ answers = take_stdout()
 config = PeerConfig.load(arguments.config)
 set_threads(config.threads)
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 torch.set_num_threads(config.threads)
 torch.set_num_interop_threads(1)

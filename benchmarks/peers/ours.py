@@ -5,6 +5,7 @@ A batch has as many tokens as `batch_users` users have on average. Like the hand
 on attention weights.
 """
 
+from bert4rec_jax import __version__
 from bert4rec_jax.allocator import keep_freed_memory
 
 keep_freed_memory()  # as the commands do, before NumPy starts threads
@@ -87,7 +88,7 @@ def main() -> None:
             about = {
                 "peer": "ours",
                 "parameters": sum(x.size for x in jax.tree.leaves(trainer.state.params)),
-                "version": f"bert4rec_jax {bert4rec_jax.__version__}, jax {jax.__version__}",
+                "version": f"bert4rec_jax {__version__}, jax {jax.__version__}",
             }
             serve(answers, arguments, trainer.step, evaluate, about)
 

@@ -24,8 +24,7 @@ from absl import flags
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from experiments import sweep as sweeps
-from experiments.sweeping import board, clusters, local, trials
+from experiments.sweeping import board, clusters, cost, local, sweep_file, trials
 from experiments.sweeping.adaptive import Study
 
 SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
@@ -69,11 +68,11 @@ def main(argv: list[str]) -> int:
         return _watch(root)
     if not SWEEP.value:
         raise UserError("--sweep is missing: the sweep file.")
-    sweep = sweeps.load(SWEEP.value, sweeps.parse_assignments(SET.value))
+    sweep = sweep_file.load(SWEEP.value, sweep_file.parse_assignments(SET.value))
     if INDEX.value is not None and INDEX.value >= len(sweep):
         raise UserError(f"--index {INDEX.value}: {SWEEP.value} has trials 0 to {len(sweep) - 1}.")
     if DRY_RUN.value:
-        print(board.plan(sweep, root, WORKERS.value))
+        print(cost.plan(sweep, root, WORKERS.value))
         return 0
     if BACKEND.value == "k8s":
         return _kubernetes(sweep)
@@ -95,7 +94,7 @@ def main(argv: list[str]) -> int:
     return _one(runner, root, INDEX.value) if INDEX.value is not None else _local(runner, sweep, root)
 
 
-def _local(runner: local.Runner, sweep: sweeps.Sweep, root: Path) -> int:
+def _local(runner: local.Runner, sweep: sweep_file.Sweep, root: Path) -> int:
     slots = local.divide(WORKERS.value, local.visible_cpus(), local.visible_gpus())
     threads = runner.drain(range(len(sweep)), slots)
     board.follow(root, _metric(sweep.config), lambda: any(thread.is_alive() for thread in threads))
@@ -115,7 +114,7 @@ def _one(runner: local.Runner, root: Path, index: int) -> int:
     return {trials.FINISHED: 0, trials.PRUNED: 0, trials.FAILED: 1}.get(state, clusters.UNFINISHED)
 
 
-def _slurm(sweep: sweeps.Sweep, root: Path) -> int:
+def _slurm(sweep: sweep_file.Sweep, root: Path) -> int:
     left = [i for i in range(len(sweep)) if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)]
     if not left:
         print(board.summary(root))
@@ -134,7 +133,7 @@ def _slurm(sweep: sweeps.Sweep, root: Path) -> int:
     return 0
 
 
-def _kubernetes(sweep: sweeps.Sweep) -> int:
+def _kubernetes(sweep: sweep_file.Sweep) -> int:
     if not IMAGE.value or not CLAIM.value:
         raise UserError("--backend k8s needs --k8s_image and --k8s_volume_claim.")
     if not Path(ROOT.value).is_relative_to(MOUNT.value):
@@ -185,7 +184,7 @@ def _watch(root: Path) -> int:
 
 
 def _metric(config: str) -> str:
-    return sweeps.apply(sweeps.base_values(config), {}).eval.metric
+    return sweep_file.apply(sweep_file.base_values(config), {}).eval.metric
 
 
 def _listen(runner: local.Runner) -> None:

@@ -7,7 +7,8 @@
   python -m experiments.report --check experiments/results/example/table.md           # are its numbers true?
 
 A folder is a run directory or holds some, such as the --root of a sweep. Runs that differ in their seed alone
-become one row.
+become one row. --check derives the table, and the .tex and .csv beside it, and asks whether the present program takes
+each record's config.json for what it was.
 
 Exit code: 0, 1 when --check finds a number that does not follow from the records, 2 wrong usage.
 """
@@ -20,7 +21,8 @@ from absl import flags
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from experiments.reporting import records, rendering, tables
+from experiments.reporting import checking, records, tables, writing
+from experiments.reporting.comparisons import PER_USER
 
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 
@@ -31,9 +33,12 @@ METRICS = flags.DEFINE_list(
 )
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "Which users' metrics.")
 BASELINE = flags.DEFINE_string("baseline", "", "Row that all others are compared with, on the ranks of every user.")
-SPREAD = flags.DEFINE_enum("spread", "sd", ["sd", "se"], "Behind the mean over seeds: standard deviation or error.")
+SPREAD = flags.DEFINE_enum("spread", "se", ["sd", "se"], "Over seeds: standard deviation or error of the mean.")
 ALPHA = flags.DEFINE_float("alpha", 0.05, "Level of significance.", lower_bound=0, upper_bound=1)
 RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Of the bootstrap.", lower_bound=100)
+MARGIN = flags.DEFINE_float(
+    "margin", 0.05, "Difference from --baseline that does not matter, as a share of its value.", lower_bound=0
+)
 DIGITS = flags.DEFINE_integer("digits", 4, "After the point.", lower_bound=1, upper_bound=8)
 FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures, as PDF and PNG.")
 CHECK = flags.DEFINE_string(
@@ -71,6 +76,7 @@ def main(argv: list[str]) -> int:
         ALPHA.value,
         RESAMPLES.value,
         DIGITS.value,
+        MARGIN.value,
     )
     groups = records.by_dataset(runs)
     built = {name: tables.build(name, group, options) for name, group in groups.items()}
@@ -85,8 +91,8 @@ def main(argv: list[str]) -> int:
 
 def _render(kind: str, table: tables.Table, runs: list[records.Run], folder: Path) -> str:
     if kind == "markdown":
-        return rendering.markdown(table, runs, folder)
-    return {"latex": rendering.latex, "csv": rendering.comma_separated}[kind](table)
+        return writing.markdown(table, runs, folder)
+    return {"latex": writing.latex, "csv": writing.comma_separated}[kind](table)
 
 
 def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tables.Table]) -> int:
@@ -101,16 +107,16 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
                 written.append(path)
         drawn = {}
         if FIGURES.value:
-            from experiments import figures  # matplotlib takes a second to start; tables alone need not wait
+            from experiments.reporting import figures  # matplotlib takes a second to start; tables need not wait
 
-            drawn = figures.draw_all(table.rows, _figure_metric(), BASELINE.value)
+            drawn = figures.draw_all(name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value)
             written += figures.save(drawn, folder, prefix)
         parts.append((table, drawn))
     if "html" in formats:
-        from experiments.reporting import page
+        from experiments.reporting.writing import web
 
         path = folder / "report.html"
-        path.write_text(page.page(f"Report on {', '.join(built)}", parts))
+        path.write_text(web.page(f"Report on {', '.join(built)}", parts))
         written.append(path)
     print(*written, sep="\n")
     return 0
@@ -118,15 +124,15 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
 
 def _figure_metric() -> str:
     """Returns the first metric that every single user has; the figures by group need one."""
-    return next((name for name in METRICS.value if tables.PER_USER.fullmatch(name)), "ndcg@10")
+    return next((name for name in METRICS.value if PER_USER.fullmatch(name)), "ndcg@10")
 
 
 def _check(file: Path, paths: list[str]) -> int:
-    problems = rendering.check(file, paths)
+    problems = checking.check(file, paths)
     for problem in problems:
         print(f"{file}: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{file}: every number follows from the records")
+        print(f"{file}: every number follows from the records, and the program can make them again")
     return 1 if problems else 0
 
 

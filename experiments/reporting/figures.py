@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of one data set: learning curves, swept parameters, parallel coordinates, quality by group."""
+"""Figures of one data set, with title and caption: curves, swept parameters, parallel coordinates, groups."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -10,11 +11,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.reporting import statistics
-from experiments.reporting.records import Row, Run, describe
+from experiments.reporting.records import Run
+from experiments.reporting.rows import Row, describe
 
 GROUPS = 5  # of users or items, about equally large
 MOST_LINES = 8  # more cannot be told apart
 MOST_TICKS = 6
+_GREYS = [{"color": shade, "linestyle": dots} for shade in ("0.3", "0.6") for dots in (":", "--", "-.")]  # of baselines
 matplotlib.use("Agg")
 plt.rcParams.update(
     {
@@ -30,43 +33,87 @@ plt.rcParams.update(
 )
 
 
-def draw_all(rows: Sequence[Row], metric: str, baseline: str) -> dict[str, Figure]:
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with what is said about it.
+
+    Attributes:
+      figure: the drawing, its title on top.
+      title: what it shows, in a few words.
+      caption: how to read it: what lines, bars and bands are.
+    """
+
+    figure: Figure
+    title: str
+    caption: str
+
+
+def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread: str) -> dict[str, Drawn]:
     """Draws the figures that the rows have data for.
 
     Args:
+      name: of the data set.
       rows: of the table.
       metric: accuracy metric of all figures.
       baseline: row that is always shown among the groups, if any.
+      spread: of the table, over seeds: `sd` or `se`; error bars over seeds are the same.
 
     Returns:
       name -> figure: `curves`, `parameters`, `coordinates`, `history_length`, `item_popularity`.
     """
     models = [row for row in rows if not row.baseline]
-    figures = {"curves": curves(models, metric)}
-    swept = sorted({name for row in models for name in _swept(models, row)})
+    bars = {"sd": "standard deviation", "se": "standard error of the mean"}[spread]
+    drawn = {
+        "curves": Drawn(
+            curves(models, [row for row in rows if row.baseline], metric),
+            f"{name}: validation {metric} during training",
+            f"Mean over seeds; bands run from the lowest to the highest seed. Grey: test {metric} of the baselines. "
+            f"At most {MOST_LINES} rows, the best on test.",
+        )
+    }
+    swept = sorted({field for row in models for field in _swept(models, row)})
     if swept:
-        figures["parameters"] = parameters(models, swept, metric)
+        drawn["parameters"] = Drawn(
+            parameters(models, swept, metric, spread),
+            f"{name}: test {metric} by setting",
+            f"Mean over seeds; bars are ± the {bars} over seeds, as in the table, and absent where there is one seed. "
+            "A line joins settings that differ in this field alone.",
+        )
     if len(swept) > 1:
-        figures["coordinates"] = coordinates(models, swept, metric)
+        drawn["coordinates"] = Drawn(
+            coordinates(models, swept, metric),
+            f"{name}: every setting",
+            f"A line is a setting, its colour and its place on the last axis are the mean over seeds of test {metric}.",
+        )
     shown = _best_and_baselines(rows, metric, baseline)
-    figures["history_length"] = by_group(shown, "history_length", "items in the history", metric)
-    figures["item_popularity"] = by_group(shown, "item_popularity", "training interactions of the target", metric)
-    return figures
+    for array, label in (
+        ("history_length", "items in the history"),
+        ("item_popularity", "training interactions of the target"),
+    ):
+        drawn[array] = Drawn(
+            by_group(shown, array, label, metric),
+            f"{name}: test {metric} by {label}",
+            "Cases in groups of about equal size; means over seeds, bars are 95 % intervals over the cases of a group "
+            "(Student), without the variance of seeds. The best row of every model, and the baselines.",
+        )
+    for one in drawn.values():
+        one.figure.suptitle(one.title, fontsize=9)
+    return drawn
 
 
-def save(figures: dict[str, Figure], folder: Path, prefix: str) -> list[Path]:
+def save(figures: dict[str, Drawn], folder: Path, prefix: str) -> list[Path]:
     """Writes every figure as PDF and as PNG; returns the paths."""
     paths = []
-    for name, figure in figures.items():
+    for name, drawn in figures.items():
         for kind in ("pdf", "png"):
             path = folder / f"{prefix}-{name}.{kind}"
             # No date inside: the same records give the same file.
-            figure.savefig(path, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
+            drawn.figure.savefig(path, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
             paths.append(path)
     return paths
 
 
-def curves(rows: Sequence[Row], metric: str) -> Figure:
+def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure:
     """Draws validation against step and against training seconds: the mean over seeds, and their range."""
     figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
     chosen = _top(rows, metric, MOST_LINES)
@@ -80,14 +127,17 @@ def curves(rows: Sequence[Row], metric: str) -> Figure:
         for axis, x in zip(axes, (np.array(steps), seconds)):
             axis.plot(x, values.mean(axis=0), color=color, label=row.name, marker=".", markersize=3)
             axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+    for style, row in zip(_GREYS, baselines):
+        for axis in axes:
+            axis.axhline(row.values(metric, "test").mean(), **style, label=f"{row.name} (test)")
     axes[0].set(xlabel="step", ylabel=f"validation {metric}")
     axes[1].set(xlabel="training seconds")
     _legend(figure, axes[0])
     return figure
 
 
-def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figure:
-    """Draws test quality against each swept field, with 95 % intervals over seeds.
+def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str, spread: str) -> Figure:
+    """Draws test quality against each swept field, with the table's error over seeds.
 
     A line joins the settings that differ in this field alone; where there are none, every setting is a point.
     """
@@ -105,7 +155,7 @@ def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figure
             axis.errorbar(
                 [position(row) for row in family],
                 [v.mean() for v in values],
-                yerr=[statistics.half_width(v) for v in values],
+                yerr=np.nan_to_num([statistics.spread(v)[spread == "se"] for v in values]),
                 marker="o",
                 markersize=3,
                 capsize=2,
@@ -167,7 +217,7 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
     group = np.clip(np.searchsorted(edges, key, side="right") - 1, 0, max(len(edges) - 2, 0))
     present = np.unique(group)
     for color, row in zip(_colors(len(rows)), rows):
-        case = row.per_case(metric)
+        case = row.per_case(metric).mean(axis=1)
         parts = [case[group == g] for g in present]
         offset = (rows.index(row) - (len(rows) - 1) / 2) * 0.3 / len(rows)
         axis.errorbar(

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished runs on disk, grouped into the rows of a table: one row per setting, one value per seed."""
+"""Finished runs on disk: reading them, the command that makes one again, and copies to commit."""
 
 import hashlib
-import itertools
 import json
+import shlex
 import shutil
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
 
@@ -15,15 +13,11 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.ranking.metrics import per_user
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "results.json", "ranks_test.npz")
-BASELINES = ("popular", "popular_recent")
-
 # Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
 # computed; runs that differ only here are the same experiment.
-_INCIDENTAL = (
-    "seed",
+INCIDENTAL = (
     "data.path",
     "data.items_path",
     "data.cache_dir",
@@ -34,6 +28,7 @@ _INCIDENTAL = (
     "model.remat",
     "eval.batch_rows",
 )
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Run:
@@ -59,10 +54,32 @@ class Run:
         return self.results["dataset"]
 
     @property
+    def starts(self) -> list[dict]:
+        """Every start of the program in this run, the first one first.
+
+        Raises:
+          UserError: the record keeps no history.
+        """
+        starts = self.environment.get("starts")
+        if not starts:
+            raise UserError(
+                f"{self.path}/environment.json keeps no history of starts, so the run was made by an older program; "
+                "make it again."
+            )
+        return starts
+
+    @property
+    def commits(self) -> str:
+        """The commits of all starts, each once; `+` behind one says that files were changed since."""
+        return " ".join(
+            dict.fromkeys((s["git_commit"] or "unknown")[:12] + "+" * bool(s["git_dirty"]) for s in self.starts)
+        )
+
+    @property
     def device_hours(self) -> float:
         """Hours of training and evaluation times devices."""
         seconds = self.results["train_seconds"] + self.results["eval_seconds"]
-        return seconds * self.environment["device_count"] / 3600
+        return seconds * self.starts[-1]["device_count"] / 3600
 
     @cached_property
     def fields(self) -> dict:
@@ -87,61 +104,53 @@ class Run:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}/ranks_test.npz cannot be read: {error}") from None
 
+    @property
+    def cases_digest(self) -> np.ndarray:
+        """uint8[32], the SHA-256 of what was ranked; records keep it in the place of the items.
+
+        It covers each case's user, target and number of candidates, and, where candidates were sampled, which ones
+        (`candidates_digest`, as the run noted it).
+
+        Raises:
+          UserError: the run does not say.
+        """
+        if "cases_digest" in self.ranks:
+            return self.ranks["cases_digest"]
+        needed = ["user", "item", "candidates", *["candidates_digest"] * (self.fields["eval.protocol"] != "full")]
+        if missing := [name for name in needed if name not in self.ranks]:
+            raise UserError(
+                f"{self.path}/ranks_test.npz has no {missing[0]}, so nobody can tell whether two runs ranked the same; "
+                "it was made by an older program: make the run again."
+            )
+        content = hashlib.sha256()
+        for name in needed:
+            array = self.ranks[name]
+            content.update((array if array.dtype == np.uint8 else array.astype("<i4")).tobytes())
+        return np.frombuffer(content.digest(), np.uint8)
+
     def command(self) -> str:
-        """Returns the command that made the run, without folders of the machine it ran on."""
-        words = self.environment["command"]
-        first = next((i for i, word in enumerate(words) if word.startswith("--")), len(words))
-        kept, skip = [], False
-        for word in words[first:]:
-            if not skip and word != "--workdir" and not word.startswith("--workdir="):
-                kept.append(portable(word))
-            skip = word == "--workdir"
-        return " ".join(["python -m bert4rec_jax.main", *kept])
+        """Returns the command that makes the run again: its own config.json is the config."""
+        words = ["python", "-m", "bert4rec_jax.main", "--config", f"{shown(self.path)}/config.json"]
+        if path := self.fields["data.path"]:
+            words.append(f"--config.data.path={PurePath(path).name}")
+        if trained := self._trained():
+            words += ["--mode", "evaluate", "--trained", f"runs/{PurePath(trained).name}"]
+        return shlex.join([*words, "--workdir", f"runs/{self.path.name}"])
+
+    def _trained(self) -> str:
+        """Returns which run's model was ranked, where it was not this one's."""
+        for word, following in zip(self.starts[-1]["command"], [*self.starts[-1]["command"][1:], ""]):
+            if word == "--trained":
+                return following
+            if word.startswith("--trained="):
+                return word.partition("=")[2]
+        return ""
 
     def _json(self, name: str) -> dict:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}/{name} cannot be read: {error}; is it a run directory?") from None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model in one setting, or a baseline.
-
-    Attributes:
-      name: as shown.
-      runs: one per seed.
-      baseline: empty, or which of the runs' baselines this is.
-      changes: dotted fields that tell the row from others of its model.
-    """
-
-    name: str
-    runs: tuple[Run, ...]
-    baseline: str
-    changes: dict
-
-    def values(self, metric: str, split: str) -> np.ndarray:
-        """Returns float64[runs], one metric of each seed; nan where a baseline does not have it.
-
-        Raises:
-          UserError: a run has no such metric.
-        """
-        if self.baseline:
-            parts = [run.results["baselines"][self.baseline].get(split, {}) for run in self.runs]
-            return np.array([part.get(metric, np.nan) for part in parts], np.float64)
-        for run in self.runs:
-            if metric not in (known := run.results[split]):
-                raise UserError(f"{run.path} has no {split} {metric}; it has {', '.join(known)}.")
-        return np.array([run.results[split][metric] for run in self.runs], np.float64)
-
-    def ranks(self, run: Run) -> np.ndarray:
-        """Returns [cases], the ranks of this row's model in one of its runs."""
-        return run.ranks[f"{self.baseline}_rank" if self.baseline else "rank"]
-
-    def per_case(self, metric: str) -> np.ndarray:
-        """Returns float64[cases], the metric of each test case as a mean over seeds."""
-        return np.mean([per_user(metric, self.ranks(run)) for run in self.runs], axis=0)
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
@@ -180,59 +189,6 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
-    """Groups runs of one dataset into rows; the baselines that were ranked beside them come first.
-
-    Within a model, up to two varying fields are all named; with more, a row names what differs from the most
-    common value.
-
-    Returns:
-      The rows, and per model the most common values that its rows do not name (empty where all are named).
-
-    Raises:
-      UserError: two runs of one setting have the same seed.
-    """
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        setting = {k: v for k, v in run.fields.items() if not k.startswith(_INCIDENTAL)}
-        groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(run)
-    found, commons = _baseline_rows(runs), {}
-    for model in dict.fromkeys(key[0] for key in groups):
-        own = [sorted(group, key=lambda run: run.seed) for key, group in groups.items() if key[0] == model]
-        varying = [
-            name
-            for name in own[0][0].fields
-            if not name.startswith(_INCIDENTAL) and len({repr(group[0].fields.get(name)) for group in own}) > 1
-        ]
-        common = {}
-        if len(varying) > 2:
-            # Where values are equally common, the first run's wins: an ablation begins with its base.
-            common = {n: Counter(g[0].fields[n] for g in own).most_common(1)[0][0] for n in varying}
-            commons[model] = common
-        for group in own:
-            _require_distinct_seeds(group)
-            changes = {n: group[0].fields[n] for n in varying if n not in common or group[0].fields[n] != common[n]}
-            found.append(Row(", ".join([model, *describe(changes, varying)]), tuple(group), "", changes))
-    return found, commons
-
-
-def describe(changes: dict, among: Sequence[str]) -> list[str]:
-    """Returns fields as `width=64`, with the group's name only where `among` has two fields of that name."""
-    leaves = Counter(name.rpartition(".")[2] for name in among)
-    return [
-        f"{name if leaves[name.rpartition('.')[2]] > 1 else name.rpartition('.')[2]}={value}"
-        for name, value in changes.items()
-    ]
-
-
-def flatten(values: dict, prefix: str = "") -> dict:
-    """Returns nested dicts as dotted name -> value."""
-    flat = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
-
-
 def export(runs: Sequence[Run], destination: Path) -> list[Path]:
     """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
 
@@ -248,29 +204,28 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if name.endswith(".json"):
-                values = portable(run._json(name))
-                values.pop("host", None)
-                (folder / name).write_text(json.dumps(values, indent=1) + "\n")
+                (folder / name).write_text(json.dumps(portable(run._json(name)), indent=1) + "\n")
             elif name.endswith(".npz"):
                 kept = {k: v for k, v in run.ranks.items() if k != "item"}
-                np.savez_compressed(folder / name, **kept | {"item_digest": item_digest(run.ranks)})
+                np.savez_compressed(folder / name, **kept | {"cases_digest": run.cases_digest})
             else:
                 shutil.copyfile(run.path / name, folder / name)
         made.append(folder)
     return made
 
 
-def item_digest(ranks: dict[str, np.ndarray]) -> np.ndarray:
-    """Returns uint8[32], the SHA-256 of the cases' items, from a run's ranks or from a record's."""
-    if "item_digest" in ranks:
-        return ranks["item_digest"]
-    return np.frombuffer(hashlib.sha256(ranks["item"].astype("<i4").tobytes()).digest(), np.uint8)
+def flatten(values: dict, prefix: str = "") -> dict:
+    """Returns nested dicts as dotted name -> value."""
+    flat = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def portable(value):
-    """Returns JSON values with every absolute path cut to its last part, also in `--flag=/path`."""
+    """Returns JSON values without host names and with absolute paths cut to their last part, also in `--flag=/path`."""
     if isinstance(value, dict):
-        return {key: portable(part) for key, part in value.items()}
+        return {key: portable(part) for key, part in value.items() if key != "host"}
     if isinstance(value, list):
         return [portable(part) for part in value]
     if not isinstance(value, str):
@@ -279,17 +234,13 @@ def portable(value):
     return flag + equals + PurePath(path).name if PurePath(path).is_absolute() else value
 
 
-def _baseline_rows(runs: Sequence[Run]) -> list[Row]:
-    found = []
-    for name in BASELINES:
-        # Baselines do not depend on the model beside them: one run per seed says all.
-        seeds = {run.seed: run for run in reversed(runs) if name in run.results.get("baselines", {})}
-        if seeds:
-            found.append(Row(name, tuple(seeds[seed] for seed in sorted(seeds)), name, {}))
-    return found
+def shown(path: Path) -> str:
+    """Returns a path as the checkout's root sees it, or whole where it lies elsewhere."""
+    path = path.resolve()
+    return (path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path).as_posix()
 
 
-def _require_same(runs: Sequence[Run], key, what: str, quantity: str) -> None:
+def _require_same(runs: Sequence[Run], key: Callable[[Run], str], what: str, quantity: str) -> None:
     groups: dict[str, list[str]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(str(run.path))
@@ -300,12 +251,3 @@ def _require_same(runs: Sequence[Run], key, what: str, quantity: str) -> None:
         raise UserError(
             f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report them separately."
         )
-
-
-def _require_distinct_seeds(runs: Sequence[Run]) -> None:
-    for first, second in itertools.pairwise(runs):
-        if first.seed == second.seed:
-            raise UserError(
-                f"{first.path} and {second.path} are the same setting with the same seed; "
-                "leave one out, it would count twice."
-            )

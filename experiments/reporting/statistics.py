@@ -1,8 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics behind the tables: intervals over seeds, paired tests over users, Holm's correction."""
+"""Statistics behind the tables: errors over users and over seeds, differences tested with both, Holm's correction.
+
+A number of a table has two sources of error. Another sample of users would give another number, and so would another
+seed of the training. The runs of a row rank the same users, so the values [users, seeds] are a crossed two-way layout.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference between two rows, with the variance of both sources.
+
+    Attributes:
+      mean: over users and seeds, first row less second.
+      se_users: standard error from the users.
+      se_seeds: standard error from the seeds; nan where a trained row has one seed, and so does not tell.
+      degrees: of freedom of Student's distribution (Satterthwaite); of the users alone where the seeds do not tell.
+    """
+
+    mean: float
+    se_users: float
+    se_seeds: float
+    degrees: float
+
+    @property
+    def error(self) -> float:
+        """The standard error from both sources, or from the users alone where the seeds do not tell."""
+        return float(np.hypot(self.se_users, np.nan_to_num(self.se_seeds)))
+
+    def p_value(self) -> float:
+        """Returns the two-sided p-value of no difference; 1 where all differences are 0."""
+        if self.mean == 0:
+            return 1.0
+        return 2 * self._tail(abs(self.mean))
+
+    def p_equivalent(self, margin: float) -> float:
+        """Returns the p-value of a difference of `margin` or more, in either direction (two one-sided tests)."""
+        return max(self._tail(margin - self.mean), self._tail(margin + self.mean))
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Returns Student's confidence interval."""
+        half = float(special.stdtrit(self.degrees, (1 + confidence) / 2)) * self.error
+        return self.mean - half, self.mean + half
+
+    def _tail(self, distance: float) -> float:
+        """Returns the probability of a value that lies `distance` or more above the true one."""
+        if self.error == 0:
+            return float(distance <= 0)
+        # Student's distribution itself: scipy.stats takes longer to import than a report to make.
+        return float(special.stdtr(self.degrees, -distance / self.error))
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
@@ -20,49 +70,83 @@ def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
     return float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * spread(values)[1])
 
 
-def paired_t(differences: np.ndarray) -> float:
-    """Returns the two-sided p-value of a paired t-test; 1 where all differences are 0.
+def users_error(values: np.ndarray) -> float:
+    """Returns the standard error over users of one run's mean: the root mean square over the runs of [users, runs]."""
+    return float(np.sqrt(np.mean(np.var(values, axis=0, ddof=1)) / len(values)))
+
+
+def compare(first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = (True, True)) -> Difference:
+    """Compares two rows under a two-way random-effects model: users crossed with the seeds of each row.
+
+    The variance of the difference of means is that of the users' differences, whose residuals the seeds share out, and
+    that of each row's mean over its seeds. A residual is part of both; it is counted twice rather than subtracted,
+    which with a few seeds would make the estimate too small whenever seeds happen to agree.
 
     Args:
-      differences: [users], of one metric between two models.
+      first: float[users, seeds], one metric of every user in each run of a row.
+      second: float[users, seeds], the same users; the number of seeds may differ.
+      trained: whether each row depends on a seed at all; a popularity baseline does not.
     """
-    if not np.any(differences):
-        return 1.0
-    error = spread(differences)[1]
-    t = np.inf if error == 0 else np.mean(differences) / error
-    # Student's distribution itself: scipy.stats takes longer to import than a report to make.
-    return float(2 * special.stdtr(len(differences) - 1, -abs(t)))
+    users = len(first)
+    parts = [(np.var(first.mean(axis=1) - second.mean(axis=1), ddof=1) / users, users - 1)]
+    seeds_tell = True
+    for values, has_seed in zip((first, second), trained):
+        seeds = values.shape[1]
+        if has_seed and seeds > 1:
+            parts.append((np.var(values.mean(axis=0), ddof=1) / seeds, seeds - 1))
+        elif has_seed:
+            seeds_tell = False
+    if not seeds_tell:
+        parts = parts[:1]
+    total, weight = sum(v for v, _ in parts), sum(v**2 / degrees for v, degrees in parts)
+    return Difference(
+        float(first.mean() - second.mean()),
+        float(np.sqrt(parts[0][0])),
+        float(np.sqrt(sum(v for v, _ in parts[1:]))) if seeds_tell else float("nan"),
+        float(total**2 / weight) if weight else float(users - 1),
+    )
 
 
-def paired_bootstrap(
-    differences: np.ndarray, resamples: int, seed: int = 0, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Resamples users with replacement, the same users for every comparison.
+def hierarchical_bootstrap(
+    columns: np.ndarray, groups: list[list[int]], pairs: list[tuple[int, int]], resamples: int, seed: int = 0
+) -> np.ndarray:
+    """Resamples users, the same for all rows, and the seeds of every row.
+
+    The weights of resampled seeds are stretched by sqrt(n / (n - 1)): with n = 3, resampling alone would show two
+    thirds of the variance between seeds.
 
     Args:
-      differences: [users, comparisons].
+      columns: float[users, columns], one metric of every user in each run.
+      groups: columns of each row's runs.
+      pairs: rows to compare, as positions in `groups`.
       resamples: how many.
       seed: of the resampling; the same seed gives the same answer.
-      confidence: of the intervals.
 
     Returns:
-      Low and high ends of the percentile intervals of the mean difference, and two-sided p-values, each
-      [comparisons]. The p-value is the share of resampled means at least as far from the observed mean as
-      that is from 0 (itself counted: never 0).
+      float[pairs], two-sided p-values: the share of resampled differences at least as far from the observed one as that
+      is from 0 (itself counted: never 0).
     """
-    users, _ = differences.shape
+    users = len(columns)
     generator = np.random.Generator(np.random.Philox(key=seed))
-    means = np.empty((resamples, differences.shape[1]))
-    for first in range(0, resamples, 64):  # a block at a time: one matrix product instead of 64 passes
-        size = min(64, resamples - first)
+    means = np.empty((resamples, columns.shape[1]))
+    for start in range(0, resamples, 64):  # a block at a time: one matrix product instead of 64 passes
+        size = min(64, resamples - start)
         draws = [np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(size)]
-        means[first : first + size] = np.stack(draws).astype(np.float64) @ differences / users
-    observed = differences.mean(axis=0)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    # The tolerance makes differences that are all equal count as equally far in spite of rounding.
-    extreme = np.abs(means - observed) >= np.abs(observed) * (1 - 1e-12)
-    return low, high, (1 + extreme.sum(axis=0)) / (resamples + 1)
+        means[start : start + size] = np.stack(draws).astype(np.float64) @ columns / users
+    resampled, observed = [], []
+    for group in groups:
+        n = len(group)
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)
+        weights = 1 / n + np.sqrt(n / max(n - 1, 1)) * (counts / n - 1 / n)
+        resampled.append((means[:, group] * weights).sum(axis=1))
+        observed.append(columns[:, group].mean())
+    p_values = []
+    for a, b in pairs:
+        difference = observed[a] - observed[b]
+        # The tolerance makes differences that are all equal count as equally far in spite of rounding.
+        extreme = np.abs(resampled[a] - resampled[b] - difference) >= abs(difference) * (1 - 1e-12)
+        p_values.append((1 + extreme.sum()) / (resamples + 1))
+    return np.array(p_values)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

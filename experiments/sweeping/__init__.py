@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a sweep to finished trials: on this machine, on a cluster, watched from anywhere.
+"""Runs the trials of a sweep; behind `experiments.launch`.
 
-`trials` is what a trial is on disk, `local` runs them here, `clusters` hands them to SLURM or Kubernetes, `adaptive`
-proposes them with Optuna, `board` shows them.
+From low to high: `sweep_file` reads and checks what to run, `trials` is its state on disk, `adaptive` proposes and
+prunes with Optuna, `board` shows it, `cost` estimates it, `local` runs it on this machine, `clusters` hands it to SLURM
+or Kubernetes.
 """

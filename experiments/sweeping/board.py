@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the trials of a sweep: a live table on a terminal, lines elsewhere, and the plan with its cost."""
+"""Shows the trials of a sweep: a live table on a terminal, lines elsewhere."""
 
-import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments import sweep as sweeps
+from experiments.sweep import Overrides
 from experiments.sweeping import trials
 
 try:
@@ -32,7 +31,7 @@ HEADER = ("trial", "state", "step", "valid", "test", "time", "overrides")
 def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
     """Returns the cells of the table, one row per trial, in the order of `HEADER`."""
     table = []
-    shared = _shared(progress)
+    shared = common_overrides(progress)
     for p in progress:
         valid = p.results.get("valid", p.valid).get(metric)
         test = p.results.get("test", {}).get(metric)
@@ -50,7 +49,7 @@ def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
     return table
 
 
-def describe(overrides: sweeps.Overrides, shared: sweeps.Overrides | None = None) -> str:
+def describe(overrides: Overrides, shared: Overrides | None = None) -> str:
     """Returns overrides as `model.width=64 seed=1`, those in `shared` left out."""
     parts = [f"{name}={value}" for name, value in overrides.items() if name not in (shared or {})]
     return " ".join(parts) or "-"
@@ -107,55 +106,7 @@ def summary(root: Path) -> str:
     return "\n".join(lines)
 
 
-def plan(sweep: sweeps.Sweep, root: Path, workers: int) -> str:
-    """Returns the trials with their cost: tokens, and time where a finished trial tells the speed."""
-    values = sweeps.base_values(sweep.config)
-    progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
-    items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
-    configs = {p.index: sweeps.apply(values, p.overrides) for p in progress if p.overrides}
-    if sweep.search:  # what a search will propose is unknown; the config as it stands is the estimate
-        typical = sweeps.apply(values, {**sweep.common, **sweep.search.fixed})
-        configs = {p.index: configs.get(p.index, typical) for p in progress}
-    costs = {index: sweeps.work(config, items) for index, config in configs.items()}
-    paces = [
-        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1] for p in progress if p.results
-    ]
-    pace = statistics.median(paces) if paces else 0.0
-    shared = _shared(progress)
-    cells = [("trial", "state", "tokens", "time", "overrides")]
-    for p in progress:
-        tokens, operations = costs[p.index]
-        cells.append(
-            (
-                str(p.index),
-                p.state,
-                f"{tokens / 1e6:.1f} M",
-                duration(pace * operations),
-                describe(p.overrides, shared) if p.overrides else "(proposed when it starts)",
-            )
-        )
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
-    if shared:
-        lines.append(f"all trials: {describe(shared)}")
-    left = [p.index for p in progress if p.state not in trials.DONE]
-    tokens, operations = (sum(costs[i][part] for i in left) for part in (0, 1))
-    lines.append(
-        f"{len(sweep)} trials of {sweep.config}, {len(left)} left: {tokens / 1e6:.1f} M tokens "
-        f"(steps x rows x positions), {2 * 3 * operations / 1e12:.1f} TFLOP in the Transformer"
-        + (" and the output layer" if items else "")
-    )
-    if pace:
-        lines.append(
-            f"at the pace of {len(paces)} finished trial(s): {duration(pace * operations) or '0 s'} of "
-            f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} worker(s)"
-        )
-    else:
-        lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
-    return "\n".join(lines)
-
-
-def _shared(progress: list[trials.Progress]) -> sweeps.Overrides:
+def common_overrides(progress: list[trials.Progress]) -> Overrides:
     """Returns the overrides that all known trials have in common; nothing where there is one trial only."""
     known = [p.overrides for p in progress if p.overrides]
     if len(known) < 2:
@@ -182,6 +133,6 @@ def _rich_table(progress: list[trials.Progress], metric: str, height: int | None
         table.add_row(*cells, style=COLORS[p.state])
     counts = Counter(p.state for p in progress)
     table.caption = ", ".join(f"{counts[state]} {state}" for state in COLORS if counts[state])
-    if shared := _shared(progress):
+    if shared := common_overrides(progress):
         table.caption += f"; all trials: {describe(shared)}"
     return table

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments import sweep as sweeps
-from experiments.sweeping import trials
+from experiments.sweeping import sweep_file, trials
 from experiments.sweeping.adaptive import Study
 
 POLL_SECONDS = 0.2
@@ -82,7 +81,7 @@ class Runner:
       kill: set to end them at once.
     """
 
-    def __init__(self, sweep: sweeps.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float):
+    def __init__(self, sweep: sweep_file.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float):
         """Prepares a runner; starts nothing.
 
         Args:
@@ -95,7 +94,7 @@ class Runner:
         self.stop, self.kill = threading.Event(), threading.Event()
         self._sweep, self._root, self._program, self._study = sweep, root, list(program), study
         self._grace = grace
-        self._values = sweeps.base_values(sweep.config)
+        self._values = sweep_file.base_values(sweep.config)
 
     def run(self, index: int, slot: Slot) -> str:
         """Starts or resumes a trial and waits for it; returns its state afterwards.
@@ -149,12 +148,12 @@ class Runner:
             overrides = self._sweep.overrides(index) or self._study.overrides(index)
             trials.write_json(folder / "trial.json", {"index": index, "overrides": overrides})
         (folder / "status.json").unlink(missing_ok=True)
-        metric = sweeps.apply(self._values, overrides).eval.metric
+        metric = sweep_file.apply(self._values, overrides).eval.metric
         command = [
             *self._program,
             "--config",
             self._sweep.config,
-            *sweeps.arguments(overrides),
+            *sweep_file.arguments(overrides),
             "--workdir",
             str(folder),
         ]
@@ -225,7 +224,7 @@ class Runner:
         value = None
         if state == trials.FINISHED:
             overrides = trials.read_json(folder / "trial.json")["overrides"]
-            metric = sweeps.apply(self._values, overrides).eval.metric
+            metric = sweep_file.apply(self._values, overrides).eval.metric
             value = trials.read_json(folder / "results.json")["valid"][metric]
         self._study.conclude(index, state, value)
 

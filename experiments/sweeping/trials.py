@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert4rec_jax.errors import UserError
-from experiments.sweep import Overrides, Sweep
+from experiments.sweep import Overrides
+from experiments.sweeping.sweep_file import Sweep
 
 HEARTBEAT_SECONDS = 10
 STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died

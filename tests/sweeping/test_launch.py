@@ -17,9 +17,9 @@ import yaml
 
 from bert4rec_jax.errors import UserError
 from experiments import sweep
-from experiments.sweeping import local, trials
+from experiments.sweeping import local, sweep_file, trials
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 STUB = """\
 import json, pathlib, signal, sys, time
@@ -491,14 +491,14 @@ def test_search_proposes_prunes_and_resumes(place):
 
 
 def test_training_flags_spell_values_as_main_reads_them():
-    assert sweep.arguments({"eval.filter_seen": False, "optimizer.learning_rate": 1e-3, "seed": 2}) == [
+    assert sweep_file.arguments({"eval.filter_seen": False, "optimizer.learning_rate": 1e-3, "seed": 2}) == [
         "--config.eval.filter_seen=false",
         "--config.optimizer.learning_rate=0.001",
         "--config.seed=2",
     ]
-    assert sweep.parse_assignments(["data.path=a=b", "seed=3"]) == {"data.path": "a=b", "seed": 3}
+    assert sweep_file.parse_assignments(["data.path=a=b", "seed=3"]) == {"data.path": "a=b", "seed": 3}
     with pytest.raises(UserError):
-        sweep.parse_assignments(["seed"])
+        sweep_file.parse_assignments(["seed"])
 
 
 def wait_for(condition) -> None:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derives committed tables from their records again, and asks whether the present program could make the records."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bert4rec_jax.config import resolve
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.ranking.metrics import from_ranks
+from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flatten
+from experiments.reporting.rows import Row
+from experiments.reporting.tables import Table, build, load_options
+from experiments.reporting.writing import comma_separated, latex, markdown
+from experiments.reporting.writing.markdown import TAG
+
+
+def check(file: Path, paths: Sequence[str]) -> list[str]:
+    """Derives every line of a Markdown table again, the .tex and .csv beside it, and every record's own numbers.
+
+    Args:
+      file: text with one or more tables, as `markdown` writes them.
+      paths: folders of the records; none: those that the table names, relative to itself.
+
+    Returns:
+      What is wrong, a sentence each; empty where the tables are right and the program can make the records.
+
+    Raises:
+      UserError: the file holds no table, or records are missing or damaged.
+    """
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}.") from None
+    tags = list(TAG.finditer(text))
+    if not tags:
+        raise UserError(f"{file} holds no table of this program: the comment with its options is missing.")
+    problems, begin = [], 0
+    for tag in tags:
+        part = text[begin : tag.start()]
+        begin = tag.end()
+        name = re.search(r"^### (.+)$", part, re.MULTILINE)
+        runs, _ = find(paths or [str(file.parent / place) for place in json.loads(tag[1])])
+        groups = by_dataset(runs)
+        if name is None or name[1] not in groups:
+            raise UserError(
+                f"{file}: no record is about {name[1] if name else 'a table without a heading'!r}; "
+                f"the records are about {', '.join(groups)}."
+            )
+        group = groups[name[1]]
+        problems += check_records(group)
+        try:
+            table = build(name[1], group, load_options(tag[2]))
+            derived = markdown(table, group, file.parent)
+            problems += _differences(part[name.start() :], derived[: TAG.search(derived).start()])
+            problems += _beside(file, table)
+        except (UserError, TypeError, KeyError) as error:  # the last two: options or records of another program
+            problems.append(f"the table cannot be derived: {error}")
+    return problems
+
+
+def check_records(runs: Sequence[Run]) -> list[str]:
+    """Returns why records are not what the present program makes of their config, a sentence each."""
+    return [f"{run.path}: {problem}" for run in runs for problem in _problems(run)]
+
+
+def _problems(run: Run) -> Iterator[str]:
+    try:
+        config = resolve(run.config)
+    except UserError as error:
+        yield f"the present program refuses its config.json: {error}"
+    else:
+        now, then = flatten(config.to_dict()), flatten(run.config)
+        for name in now:
+            if name not in then and not name.startswith(INCIDENTAL):
+                yield f"its config.json says nothing of config.{name}, which is {now[name]!r} in the present program"
+        if run.results["seed"] != config.seed:
+            yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
+        if run.results["model"] != _model_name(config, run):
+            yield f"results.json calls it {run.results['model']!r}, the present program {_model_name(config, run)!r}"
+    try:
+        for start in run.starts:
+            if start["git_commit"] is None or start["git_dirty"]:
+                yield f"it was started at {start['started']} from files that no commit holds"
+    except UserError as error:
+        yield str(error).removeprefix(f"{run.path}/")
+    yield from _numbers(run)
+
+
+def _numbers(run: Run) -> Iterator[str]:
+    """Recomputes the test metrics of a run and of its baselines from the ranks."""
+    parts = {"": run.results["test"]} | {k: v["test"] for k, v in run.results.get("baselines", {}).items()}
+    for baseline, recorded in parts.items():
+        derived = from_ranks(Row("", (run,), baseline, {}).ranks(run))
+        for metric in recorded:
+            if metric in derived and abs(recorded[metric] - derived[metric]) > 1e-6:
+                yield (
+                    f"results.json says {baseline or 'test'} {metric} = {recorded[metric]:.6f}, but ranks_test.npz "
+                    f"gives {derived[metric]:.6f}"
+                )
+
+
+def _beside(file: Path, table: Table) -> Iterator[str]:
+    """Compares the .tex and .csv of the same name."""
+    for suffix, write in ((".tex", latex), (".csv", comma_separated)):
+        path = file.with_suffix(suffix)
+        if path.exists():
+            yield from (f"{path.name}: {problem}" for problem in _differences(path.read_text(), write(table)))
+
+
+def _differences(committed: str, derived: str) -> list[str]:
+    """Compares two texts line by line, and lines of a Markdown table cell by cell."""
+    mine, theirs = committed.rstrip().split("\n"), derived.rstrip().split("\n")
+    problems, header = [], []
+    if len(mine) != len(theirs):
+        problems.append(f"the table has {len(mine)} lines, the records give {len(theirs)}")
+    for old, new in zip(mine, theirs):
+        cells, expected = _split(old), _split(new)
+        header = (header or expected) if expected else []
+        if old == new:
+            continue
+        if expected and len(cells) == len(expected):
+            problems += [
+                f"row {expected[0]!r}, column {header[i]!r}: the table says {a!r}, the records give {b!r}"
+                for i, (a, b) in enumerate(zip(cells, expected))
+                if a != b
+            ]
+        else:
+            problems.append(f"the table says {old!r}, the records give {new!r}")
+    return problems
+
+
+def _split(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+
+
+def _model_name(config, run):  # TEMPORARY
+    return getattr(config, "model_name", run.results["model"])

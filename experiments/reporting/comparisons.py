@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every row of a table against one of them: what differs, what is as good as equal, and what nobody can tell."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bert4rec_jax.errors import UserError
+from experiments.reporting import statistics
+from experiments.reporting.rows import Row
+
+PER_USER = re.compile(r"mrr|(ndcg|hr|recall|mrr|map)@\d+")
+BETTER, WORSE, EQUAL, UNDECIDED, ONE_SEED = "better", "worse", "equal", "undecided", "one seed"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against the baseline on one metric; p-values are corrected by Holm's method over the whole table.
+
+    Attributes:
+      row: name of the row.
+      metric: name of the metric.
+      difference: mean over users and seeds, this row less the baseline.
+      low: low end of the 95 % interval, from users and seeds.
+      high: high end.
+      se_users: standard error from the users.
+      se_seeds: standard error from the seeds; nan where a trained row has one seed: then interval and p-values are of
+        these very runs, and the verdict is `one seed`.
+      p_t: of no difference, Student's test with both variances.
+      p_bootstrap: of no difference, resampling users and seeds.
+      p_equivalent: of a difference of `margin` or more.
+      margin: below which a difference does not matter.
+      verdict: `better` or `worse` where both tests of no difference are below alpha, else `equal` where the test of
+        equivalence is, else `undecided`.
+    """
+
+    row: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    se_users: float
+    se_seeds: float
+    p_t: float
+    p_bootstrap: float
+    p_equivalent: float
+    margin: float
+    verdict: str
+
+
+def compare(
+    found: Sequence[Row], base: Row, metrics: Sequence[str], alpha: float, resamples: int, margin: float
+) -> list[Comparison]:
+    """Compares every other row with `base`.
+
+    Args:
+      found: all rows.
+      base: one of them.
+      metrics: of the table; those that every single user has are compared.
+      alpha: level of significance.
+      resamples: of the bootstrap.
+      margin: below which a difference does not matter, as a share of the base's value.
+
+    Raises:
+      UserError: there is nothing to compare, or rows ranked different cases.
+    """
+    metrics = [m for m in metrics if PER_USER.fullmatch(m)]
+    others = [row for row in found if row is not base]
+    if not metrics or not others:
+        raise UserError(
+            "--baseline needs another row to compare, and a metric that every single user has "
+            "(ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr)."
+        )
+    _require_same_cases(found)
+    per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
+    pairs = [(row, metric) for row in others for metric in metrics]
+    differences = [
+        statistics.compare(
+            per_user[row.name, metric],
+            per_user[base.name, metric],
+            (not row.baseline, not base.baseline),
+        )
+        for row, metric in pairs
+    ]
+    margins = [margin * float(per_user[base.name, metric].mean()) for _, metric in pairs]
+    p_t = statistics.holm([d.p_value() for d in differences])
+    p_bootstrap = statistics.holm(_bootstrap(per_user, pairs, base, resamples))
+    p_equivalent = statistics.holm([d.p_equivalent(m) for d, m in zip(differences, margins)])
+    return [
+        Comparison(
+            row.name,
+            metric,
+            d.mean,
+            *d.interval(),
+            d.se_users,
+            d.se_seeds,
+            float(p_t[i]),
+            float(p_bootstrap[i]),
+            float(p_equivalent[i]),
+            margins[i],
+            _verdict(d, max(p_t[i], p_bootstrap[i]), p_equivalent[i], alpha),
+        )
+        for i, ((row, metric), d) in enumerate(zip(pairs, differences))
+    ]
+
+
+def _verdict(difference: statistics.Difference, p_different: float, p_equivalent: float, alpha: float) -> str:
+    if math.isnan(difference.se_seeds):
+        return ONE_SEED
+    if p_different < alpha:
+        return BETTER if difference.mean > 0 else WORSE
+    return EQUAL if p_equivalent < alpha else UNDECIDED
+
+
+def _bootstrap(per_user: dict, pairs: Sequence[tuple[Row, str]], base: Row, resamples: int) -> np.ndarray:
+    keys = list(per_user)
+    ends = np.cumsum([per_user[key].shape[1] for key in keys])
+    groups = [list(range(end - per_user[key].shape[1], end)) for key, end in zip(keys, ends)]
+    columns = np.concatenate([per_user[key] for key in keys], axis=1)
+    places = [(keys.index((row.name, metric)), keys.index((base.name, metric))) for row, metric in pairs]
+    return statistics.hierarchical_bootstrap(columns, groups, places, resamples)
+
+
+def _require_same_cases(found: Sequence[Row]) -> None:
+    runs = list({id(run): run for row in found for run in row.runs}.values())
+    for run in runs[1:]:
+        if not np.array_equal(run.cases_digest, runs[0].cases_digest):
+            raise UserError(
+                f"{runs[0].path} and {run.path} ranked different test cases or candidates, so they cannot be compared "
+                "user by user."
+            )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers that others have published (experiments/published.json), each with what makes it comparable or not."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.reporting.records import Run
+
+FILE = Path(__file__).parents[1] / "published.json"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of somebody else's table.
+
+    Attributes:
+      id: by which documents cite it.
+      data: names of our data sets that it may stand below.
+      candidates: full, pop100 or uni100, as in config.eval.protocol.
+      model: as its source calls it.
+      metrics: name -> value, as printed there.
+      source: where it is printed.
+      protocol: how it was made.
+      differences: from ours.
+      chosen_on: what its model or epoch was chosen on: validation, test, or not stated.
+    """
+
+    id: str
+    data: tuple[str, ...]
+    candidates: str
+    model: str
+    metrics: dict[str, str]
+    source: str
+    protocol: str
+    differences: str
+    chosen_on: str
+
+
+def load(file: Path = FILE) -> list[Published]:
+    """Reads all published numbers. Values are text, so that they are shown with the digits that were printed."""
+    groups = json.loads(file.read_text(encoding="utf-8"))["groups"]
+    return [
+        Published(
+            id=row["id"],
+            data=tuple(group["data"]),
+            candidates=group["candidates"],
+            model=row["model"],
+            metrics=row["metrics"],
+            source=row.get("source", group.get("source", "")),
+            protocol=row.get("protocol", group.get("protocol", "")),
+            differences=row.get("differences", group.get("differences", "")),
+            chosen_on=row.get("chosen_on", group.get("chosen_on", "")),
+        )
+        for group in groups
+        for row in group["rows"]
+    ]
+
+
+def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Published]:
+    """Returns the published rows to show below a table of runs like `run`, with one of these metrics at least."""
+    return [
+        row
+        for row in load(file)
+        if run.dataset["name"] in row.data
+        and run.fields["eval.protocol"] == row.candidates
+        and run.fields["data.split"] == "leave_one_out"
+        and any(metric in row.metrics for metric in metrics)
+    ]

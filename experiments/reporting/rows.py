@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs grouped into the rows of a table: one row per setting, one value per seed; a baseline is a row of one run."""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.ranking.metrics import per_user
+from experiments.reporting import statistics
+from experiments.reporting.records import INCIDENTAL, Run
+
+_NOT_A_SETTING = ("seed", *INCIDENTAL)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model in one setting, or a baseline.
+
+    Attributes:
+      name: as shown.
+      runs: one per seed; of a baseline, which depends on no seed, one.
+      baseline: empty, or which of the runs' baselines this is.
+      changes: dotted fields that tell the row from others of its model.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    baseline: str
+    changes: dict
+
+    def values(self, metric: str, split: str) -> np.ndarray:
+        """Returns float64[runs], one metric of each seed; nan where a baseline does not have it.
+
+        Args:
+          metric: such as ndcg@10.
+          split: part of results.json: test, valid, test_tied or test_untied.
+
+        Raises:
+          UserError: a run has no such metric.
+        """
+        if self.baseline:
+            parts = [run.results["baselines"][self.baseline].get(split, {}) for run in self.runs]
+            return np.array([part.get(metric, np.nan) for part in parts], np.float64)
+        for run in self.runs:
+            if metric not in (known := run.results.get(split, {})):
+                raise UserError(f"{run.path} has no {split} {metric}; it has {', '.join(known) or 'nothing of it'}.")
+        return np.array([run.results[split][metric] for run in self.runs], np.float64)
+
+    def ranks(self, run: Run) -> np.ndarray:
+        """Returns [cases], the ranks of this row's model in one of its runs."""
+        return run.ranks[f"{self.baseline}_rank" if self.baseline else "rank"]
+
+    def per_case(self, metric: str) -> np.ndarray:
+        """Returns float64[cases, runs], the metric of each test case in every run."""
+        return np.stack([per_user(metric, self.ranks(run)) for run in self.runs], axis=1)
+
+    def per_user(self, metric: str) -> np.ndarray:
+        """Returns float64[users, runs]: a user's cases are not independent, so she is one observation, their mean."""
+        _, places = np.unique(self.runs[0].ranks["user"], return_inverse=True)
+        counts = np.bincount(places)
+        return np.stack([np.bincount(places, case) / counts for case in self.per_case(metric).T], axis=1)
+
+    def users_error(self, metric: str) -> float:
+        """Returns the standard error of one run's metric over users."""
+        return statistics.users_error(self.per_user(metric))
+
+
+def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
+    """Groups runs of one dataset into rows; the baselines that were ranked beside them come first.
+
+    Within a model, up to two varying fields are all named; with more, a row names what differs from the most
+    common value.
+
+    Returns:
+      The rows, and per model the most common values that its rows do not name (empty where all are named).
+
+    Raises:
+      UserError: two runs of one setting have the same seed, or a baseline came out differently beside two runs.
+    """
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        setting = {k: v for k, v in run.fields.items() if not k.startswith(_NOT_A_SETTING)}
+        groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(run)
+    found, commons = _baseline_rows(runs), {}
+    for model in dict.fromkeys(key[0] for key in groups):
+        own = [sorted(group, key=lambda run: run.seed) for key, group in groups.items() if key[0] == model]
+        varying = [
+            name
+            for name in own[0][0].fields
+            if not name.startswith(_NOT_A_SETTING) and len({repr(group[0].fields.get(name)) for group in own}) > 1
+        ]
+        common = {}
+        if len(varying) > 2:
+            # Where values are equally common, the first run's wins: an ablation begins with its base.
+            common = {n: Counter(g[0].fields[n] for g in own).most_common(1)[0][0] for n in varying}
+            commons[model] = common
+        for group in own:
+            _require_distinct_seeds(group)
+            changes = {n: group[0].fields[n] for n in varying if n not in common or group[0].fields[n] != common[n]}
+            found.append(Row(", ".join([model, *describe(changes, varying)]), tuple(group), "", changes))
+    return found, commons
+
+
+def describe(changes: dict, among: Sequence[str]) -> list[str]:
+    """Returns fields as `width=64`, with the group's name only where `among` has two fields of that name."""
+    leaves = Counter(name.rpartition(".")[2] for name in among)
+    return [
+        f"{name if leaves[name.rpartition('.')[2]] > 1 else name.rpartition('.')[2]}={value}"
+        for name, value in changes.items()
+    ]
+
+
+def find_row(found: Sequence[Row], name: str) -> Row:
+    """Returns the row with this name, or the only one whose name contains it.
+
+    Raises:
+      UserError: none or several.
+    """
+    matches = [row for row in found if row.name == name] or [row for row in found if name in row.name]
+    if len(matches) != 1:
+        raise UserError(
+            f"--baseline {name!r} fits {len(matches)} rows; the rows are: " + "; ".join(row.name for row in found) + "."
+        )
+    return matches[0]
+
+
+def _baseline_rows(runs: Sequence[Run]) -> list[Row]:
+    """Returns the baselines. They depend on no seed, so that beside how many runs they were ranked says nothing."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        for name in run.results.get("baselines", {}):
+            other = first.setdefault(name, run)
+            if not np.array_equal(run.ranks[f"{name}_rank"], other.ranks[f"{name}_rank"]):
+                raise UserError(
+                    f"the baseline {name} came out differently in {other.path} and in {run.path}: they ranked "
+                    "different candidates, or another program made one. Report them separately, or make one again."
+                )
+    return [Row(name, (run,), name, {}) for name, run in first.items()]
+
+
+def _require_distinct_seeds(runs: Sequence[Run]) -> None:
+    for first, second in itertools.pairwise(runs):
+        if first.seed == second.seed:
+            raise UserError(
+                f"{first.path} and {second.path} are the same setting with the same seed; "
+                "leave one out, it would count twice."
+            )

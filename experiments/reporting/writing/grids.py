@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands in which cell of a table, in whatever format: headers and lines of text, and captions."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments.reporting.comparisons import ONE_SEED, Comparison
+from experiments.reporting.tables import Cell, Table
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of plain text.
+
+    Attributes:
+      caption: what it shows.
+      header: names of the columns.
+      body: lines of cells.
+      notes: sentences below.
+    """
+
+    caption: str
+    header: list[str]
+    body: list[list[str]]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a format marks the best, the second and an error's kind; each holds `{}` for the text.
+
+    Attributes:
+      best: of a column.
+      second: of a column.
+      raised: of a superscript.
+    """
+
+    best: str
+    second: str
+    raised: str
+
+
+def main(table: Table, marks: Marks, text: Callable[[str], str] = str) -> Grid:
+    """Returns the table's rows; a cell is the mean, its errors over seeds and over users, and a dagger.
+
+    Args:
+      table: the table.
+      marks: of the format.
+      text: escapes plain text for the format.
+    """
+
+    def one(cell: Cell) -> str:
+        if math.isnan(cell.mean):
+            return "-"
+        digits = table.options.digits
+        mean = {0: "{}", 1: marks.best, 2: marks.second}[cell.place].format(f"{cell.mean:.{digits}f}")
+        errors = ((getattr(cell, table.options.spread), "s"), (cell.users, "u"))
+        parts = [
+            text(f" ±{error:.{digits}f}") + marks.raised.format(kind) for error, kind in errors if not math.isnan(error)
+        ]
+        return mean + "".join(parts) + (text(" †") if cell.significant else "")
+
+    body = [
+        [text(row.name), "-" if row.baseline else str(len(row.runs)), *(one(cell) for cell in cells)]
+        for row, cells in zip(table.rows, table.cells)
+    ]
+    return Grid(" ".join(table.notes), ["model", "seeds", *table.options.metrics], body)
+
+
+def others(table: Table) -> list[Grid]:
+    """Returns the plain grids that stand below the table: differences, ties, published numbers; those there are."""
+    return [grid for grid in (_differences(table), _ties(table), _published(table)) if grid.body]
+
+
+def percent(share: float) -> str:
+    """Returns a share as `5 %`."""
+    return f"{100 * share:g} %"
+
+
+def _differences(table: Table) -> Grid:
+    digits = table.options.digits + 1
+
+    def line(c: Comparison) -> list[str]:
+        seeds = "-" if math.isnan(c.se_seeds) else f"{c.se_seeds:.{digits}f}"
+        return [
+            c.row,
+            c.metric,
+            f"{c.difference:+.{digits}f}",
+            f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",
+            f"{c.se_users:.{digits}f}",
+            seeds,
+            _p(max(c.p_t, c.p_bootstrap)),
+            _p(c.p_equivalent),
+            c.verdict,
+        ]
+
+    caption = (
+        f"Differences from {table.options.baseline}: 95 % interval from the variance of users and of seeds, standard "
+        "errors of either; p, the larger of the two tests, and p equal after Holm's correction. `equal`: the two one-sided tests exclude a difference of "
+        f"{percent(table.options.margin)} of {table.options.baseline}'s value or more; `undecided`: neither a "
+        "difference nor its absence is shown."
+    )
+    if any(c.verdict == ONE_SEED for c in table.comparisons):
+        caption += (
+            " `one seed`: a row of one training says nothing about seeds; interval and p-values are of the users "
+            "alone, and hold for these very runs."
+        )
+    header = ["model", "metric", "difference", "95 % interval", "se users", "se seeds"]
+    header += ["p", "p equal", "verdict"]
+    return Grid(caption, header, [line(c) for c in table.comparisons])
+
+
+def _ties(table: Table) -> Grid:
+    digits = table.options.digits
+    return Grid(
+        "Test targets that carry the time of their predecessor, whose order is the file's, and all others.",
+        ["model", "metric", "tied in time", "others"],
+        [[row, metric, f"{tied:.{digits}f}", f"{other:.{digits}f}"] for row, metric, tied, other in table.ties],
+    )
+
+
+def _published(table: Table) -> Grid:
+    shown = [m for m in table.options.metrics if any(m in row.metrics for row in table.published)]
+    origins = list(dict.fromkeys((row.source, row.protocol, row.differences) for row in table.published))
+    letter = {origin: chr(ord("a") + i) for i, origin in enumerate(origins)}
+    return Grid(
+        "Published by others, and not measured here; below stand the source of each, its protocol, and what is "
+        "different from ours.",
+        ["published model", *shown, "chosen on", "source"],
+        [
+            [
+                row.model,
+                *(row.metrics.get(m, "-") for m in shown),
+                row.chosen_on,
+                letter[row.source, row.protocol, row.differences],
+            ]
+            for row in table.published
+        ],
+        tuple(
+            f"{letter[source, protocol, differences]}: {source}. Protocol: {protocol}. Differences: {differences}."
+            for source, protocol, differences in origins
+        ),
+    )
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 1e-4 else f"{value:.0e}"

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sweep will cost: tokens and operations of each trial, and time where a finished one tells the pace."""
+
+import math
+import statistics
+from pathlib import Path
+
+from bert4rec_jax.config import Config
+from experiments.sweeping import trials
+from experiments.sweeping.board import common_overrides, describe, duration
+from experiments.sweeping.sweep_file import Sweep, apply, base_values
+
+
+def plan(sweep: Sweep, root: Path, workers: int) -> str:
+    """Returns the trials with their cost: tokens, and time where a finished trial tells the speed."""
+    values = base_values(sweep.config)
+    progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
+    items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
+    configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides}
+    if sweep.search:  # what a search will propose is unknown; the config as it stands is the estimate
+        typical = apply(values, {**sweep.common, **sweep.search.fixed})
+        configs = {p.index: configs.get(p.index, typical) for p in progress}
+    costs = {index: _work(config, items) for index, config in configs.items()}
+    paces = [
+        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1] for p in progress if p.results
+    ]
+    pace = statistics.median(paces) if paces else 0.0
+    shared = common_overrides(progress)
+    cells = [("trial", "state", "tokens", "time", "overrides")]
+    for p in progress:
+        tokens, operations = costs[p.index]
+        cells.append(
+            (
+                str(p.index),
+                p.state,
+                f"{tokens / 1e6:.1f} M",
+                duration(pace * operations),
+                describe(p.overrides, shared) if p.overrides else "(proposed when it starts)",
+            )
+        )
+    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+    if shared:
+        lines.append(f"all trials: {describe(shared)}")
+    left = [p.index for p in progress if p.state not in trials.DONE]
+    tokens, operations = (sum(costs[i][part] for i in left) for part in (0, 1))
+    lines.append(
+        f"{len(sweep)} trials of {sweep.config}, {len(left)} left: {tokens / 1e6:.1f} M tokens "
+        f"(steps x rows x positions), {2 * 3 * operations / 1e12:.1f} TFLOP in the Transformer"
+        + (" and the output layer" if items else "")
+    )
+    if pace:
+        lines.append(
+            f"at the pace of {len(paces)} finished trial(s): {duration(pace * operations) or '0 s'} of "
+            f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} worker(s)"
+        )
+    else:
+        lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
+    return "\n".join(lines)
+
+
+def _work(config: Config, items: int = 0) -> tuple[int, float]:
+    """Returns (tokens, multiply-adds) of a run's forward passes.
+
+    Args:
+      config: the run.
+      items: size of the catalogue, where known; 0 leaves the output layer out.
+    """
+    m = config.model
+    tokens = config.train.steps * config.train.batch_rows * m.max_length
+    per_token = m.layers * (4 * m.width**2 + 2 * m.width * m.ffn_width + 2 * m.width * m.max_length)
+    share = config.masking.next_item
+    targets = share + (1 - share) * config.masking.probability
+    return tokens, tokens * (per_token + math.ceil(targets * items * m.width))
+
+

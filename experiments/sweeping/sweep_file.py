@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep file, read and checked: its config, its trials, and the flags that each of them gets."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert4rec_jax.config import Config, resolve
+from bert4rec_jax.errors import UserError
+from experiments.sweep import Overrides, Search
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A loaded sweep file; `trials` is empty when `search` proposes them."""
+
+    file: str
+    config: str
+    trials: tuple[Overrides, ...]
+    search: Search | None
+    common: Overrides  # from the command line, under every trial
+
+    def __len__(self) -> int:
+        return self.search.trials if self.search else len(self.trials)
+
+    def overrides(self, index: int) -> Overrides | None:
+        """Returns what trial `index` changes; None where the search decides when the trial starts."""
+        return None if self.search else {**self.common, **self.trials[index]}
+
+
+def load(file: str, common: Overrides) -> Sweep:
+    """Reads and checks a sweep file; every trial's config is resolved, so that a typo costs no training.
+
+    Args:
+      file: path of the sweep file.
+      common: overrides for every trial, on which the trial's own win.
+
+    Raises:
+      UserError: the file cannot be used; says which trial and which field.
+    """
+    module = _import(file, "sweep file")
+    config = getattr(module, "CONFIG", None)
+    if not isinstance(config, str):
+        raise UserError(f"{file} must set CONFIG to the path of a config file.")
+    if not Path(config.partition(":")[0]).is_file():
+        raise UserError(f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command.")
+    search, trials = getattr(module, "SEARCH", None), ()
+    if (search is None) == (not hasattr(module, "sweep")):
+        raise UserError(f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...).")
+    if search is None:
+        trials = tuple(dict(trial) for trial in module.sweep())
+        _refuse_repeats(file, trials)
+    elif not isinstance(search, Search):
+        raise UserError(f"{file}: SEARCH must be an experiments.sweep.Search.")
+    sweep = Sweep(file, config, trials, search, common)
+    if not len(sweep):
+        raise UserError(f"{file} has no trials.")
+    values = base_values(config)
+    for index in range(len(sweep)):
+        overrides = sweep.overrides(index)
+        if overrides is None:  # a search: its corners must be valid, one draw stands for them
+            overrides = {
+                **common,
+                **search.fixed,
+                **{n: part.sample(0.0) for n, part in search.space.items()},
+            }
+        try:
+            apply(values, overrides)
+        except UserError as error:
+            raise UserError(f"{file}, trial {index}: {error}") from None
+    return sweep
+
+
+def base_values(config: str) -> dict:
+    """Returns the nested values of a config file's `get_config()`; `FILE:NAME` passes it the name.
+
+    Raises:
+      UserError: the file has no get_config.
+    """
+    file, _, name = config.partition(":")
+    module = _import(file, "config file")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{file} must have a function get_config().")
+    return module.get_config(*[name] if name else []).to_dict()
+
+
+def apply(values: dict, overrides: Overrides) -> Config:
+    """Returns the resolved config of nested `values` with dotted `overrides`.
+
+    Raises:
+      UserError: an unknown field or a bad value; names the field.
+    """
+    values = json.loads(json.dumps(values))
+    for name, value in overrides.items():
+        group = values
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            group = group.setdefault(parent, {})
+            if not isinstance(group, dict):
+                raise UserError(f"unknown config field config.{name}.")
+        group[leaf] = value
+    return resolve(values)
+
+
+def arguments(overrides: Overrides) -> list[str]:
+    """Returns the overrides as the training program's flags."""
+    return [f"--config.{name}={_text(value)}" for name, value in overrides.items()]
+
+
+def parse_assignments(assignments: list[str]) -> Overrides:
+    """Reads `field=value` strings; values that read as JSON scalars become numbers and booleans.
+
+    Raises:
+      UserError: no `=`.
+    """
+    overrides = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not name or not equals:
+            raise UserError(f"--set {assignment!r} must look like data.path=FOLDER.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        overrides[name] = value if isinstance(value, (bool, int, float, str)) else text
+    return overrides
+
+
+def _text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _refuse_repeats(file: str, trials: tuple[Overrides, ...]) -> None:
+    seen: dict[str, int] = {}
+    for index, trial in enumerate(trials):
+        first = seen.setdefault(json.dumps(trial, sort_keys=True), index)
+        if first != index:
+            raise UserError(f"{file}: trials {first} and {index} are the same: {trial}.")
+
+
+def _import(file: str, what: str):
+    if not Path(file).is_file():
+        raise UserError(f"there is no {what} {file!r}.")
+    spec = importlib.util.spec_from_file_location("_" + Path(file).stem, file)
+    if spec is None:
+        raise UserError(f"the {what} {file!r} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the {what} {file!r} does not load: {type(error).__name__}: {error}") from error
+    return module

@@ -97,9 +97,9 @@ def _differences(table: Table) -> Grid:
 
     caption = (
         f"Differences from {table.options.baseline}: 95 % interval from the variance of users and of seeds, standard "
-        "errors of either; p, the larger of the two tests, and p equal after Holm's correction. `equal`: the two one-sided tests exclude a difference of "
-        f"{percent(table.options.margin)} of {table.options.baseline}'s value or more; `undecided`: neither a "
-        "difference nor its absence is shown."
+        "errors of either; p is the larger of the two tests' and p equal that of equivalence, after Holm's correction. "
+        f"`equal`: a difference of {percent(table.options.margin)} of {table.options.baseline}'s value or more is "
+        "excluded by two one-sided tests; `undecided`: neither a difference nor its absence is shown."
     )
     if any(c.verdict == ONE_SEED for c in table.comparisons):
         caption += (

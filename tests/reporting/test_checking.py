@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""--check: a forged table, a forged record, and a record that the present program would not make."""
+
+import json
+import re
+
+import pytest
+from hand_made_runs import change_json, make_run, report
+
+from experiments.reporting import checking, records
+
+
+@pytest.fixture
+def table(sweep, tmp_path):
+    """A report on the sweep, in Markdown, LaTeX and CSV."""
+    out = tmp_path / "out"
+    flags = ("--baseline", "width=32", "--out", out, "--format", "markdown,latex,csv", "--nofigures", "--resamples", 1000)
+    assert report(sweep, *flags)[0] == 0
+    return out / "ml-tiny.md"
+
+
+def test_a_changed_digit_is_named(table, sweep):
+    code, out, _ = report("--check", table)  # finds the records by itself
+    assert code == 0 and "the program can make them again" in out
+    assert not checking.check(table, [str(sweep)])
+
+    text = table.read_text()
+    cell = re.search(r"\*\*(0\.\d{4})\*\*", text)[1]
+    forged = cell[:-1] + str((int(cell[-1]) + 1) % 10)
+    table.write_text(text.replace(cell, forged, 1))
+    code, _, err = report("--check", table)
+    assert code == 1 and "row 'BERT4Rec (Cloze), width=64', column 'ndcg@10'" in err and forged in err and cell in err
+    for old, new in (("abc1234abc12", "abc1235abc12"), ("| better |", "| equal |"), ("seed 2: `python", "seed 3: `python")):
+        assert old in text
+        table.write_text(text.replace(old, new))
+        assert len(checking.check(table, [])) >= 1, old
+    table.write_text(text + "\n\nmore\n")
+    assert not checking.check(table, [])  # what stands outside the table is not its business
+
+    for suffix in (".tex", ".csv"):
+        beside = table.with_suffix(suffix)
+        kept = beside.read_text()
+        beside.write_text(kept.replace(cell.lstrip("0"), forged.lstrip("0"), 1))
+        assert all(problem.startswith(beside.name) for problem in checking.check(table, [])) and checking.check(table, [])
+        beside.write_text(kept)
+    assert not checking.check(table, [])
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "said"),
+    [
+        ("results.json", ("test", "ndcg@10"), 0.5, "results.json says test ndcg@10 = 0.500000, but ranks_test.npz gives"),
+        ("results.json", ("baselines", "markov", "test", "mrr"), 0.5, "results.json says markov mrr = 0.500000"),
+        ("results.json", ("seed",), 7, "results.json is of seed 7, config.json of seed 0"),
+        ("results.json", ("model",), "BERT4Rec", "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'"),
+        ("config.json", ("model", "width"), None, "says nothing of config.model.width, which is 64 in the present program"),
+        ("config.json", ("model", "width"), "wide", "refuses its config.json: config.model.width must be of type int"),
+        ("config.json", ("model", "old_field"), 1, "refuses its config.json: unknown config field config.model.old_field"),
+        ("environment.json", ("starts",), None, "keeps no history of starts"),
+        ("environment.json", ("starts", 0, "git_dirty"), True, "from files that no commit holds"),
+        ("environment.json", ("starts", 0, "git_commit"), None, "started"),
+    ],
+)
+def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys, value, said):
+    run = make_run(tmp_path / "a")
+    assert not checking.check_records(records.find([str(run)])[0])
+    if keys[:2] == ("starts", 0):
+        content = json.loads((run / file).read_text())
+        content["starts"][0][keys[2]] = value
+        (run / file).write_text(json.dumps(content))
+    else:
+        change_json(run / file, *keys, value=value)
+    problems = checking.check_records(records.find([str(run)])[0])
+    assert problems and all(problem.startswith(str(run)) for problem in problems)
+    assert any(said in problem for problem in problems), problems
+
+
+def test_what_changes_nothing_may_be_missing_from_a_config(tmp_path):
+    run = make_run(tmp_path / "a")
+    change_json(run / "config.json", "parallel", "catalogue", value=None)
+    change_json(run / "config.json", "data", "cache_dir", value=None)
+    assert not checking.check_records(records.find([str(run)])[0])
+
+
+def test_a_table_without_its_records_or_of_another_program_is_an_answer(table, tmp_path):
+    text = table.read_text()
+    code, _, err = report("--check", table, tmp_path / "nowhere")
+    assert code == 2 and err.count("\n") == 1
+    table.write_text(text.replace('"margin"', '"latitude"'))
+    assert any("cannot be derived" in problem for problem in checking.check(table, []))
+    table.write_text("nothing\n")
+    assert report("--check", table)[0] == 2

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run directories made by hand, and the report on them as a command."""
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from absl import flags
+from absl.testing import flagsaver
 
 from bert4rec_jax.config import Config
+from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking.metrics import from_ranks
+from experiments import report as command
 
 CHECKOUT = Path(__file__).parents[1]
 USERS = 300
@@ -109,12 +114,13 @@ def change_json(path: Path, *keys: str, value) -> None:
 
 
 def report(*words) -> tuple[int, str, str]:
-    """Runs the command; returns exit code, output and errors."""
-    process = subprocess.run(
-        [sys.executable, "-m", "experiments.report", *map(str, words)],
-        cwd=CHECKOUT,
-        text=True,
-        capture_output=True,
-    )
-    assert "Traceback" not in process.stderr, process.stderr
-    return process.returncode, process.stdout, process.stderr
+    """Runs the command within this process, as JAX takes seconds to start; returns exit code, output and errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with flagsaver.flagsaver(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        arguments = flags.FLAGS(["report", *map(str, words)])
+        try:
+            code = command.main(arguments)
+        except UserError as error:
+            code = 2
+            print(error, file=sys.stderr)
+    return code, out.getvalue(), err.getvalue()

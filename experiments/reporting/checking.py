@@ -77,8 +77,8 @@ def _problems(run: Run) -> Iterator[str]:
                 yield f"its config.json says nothing of config.{name}, which is {now[name]!r} in the present program"
         if run.results["seed"] != config.seed:
             yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
-        if run.results["model"] != _model_name(config, run):
-            yield f"results.json calls it {run.results['model']!r}, the present program {_model_name(config, run)!r}"
+        if run.results["model"] != config.model_name:
+            yield f"results.json calls it {run.results['model']!r}, the present program {config.model_name!r}"
     try:
         for start in run.starts:
             if start["git_commit"] is None or start["git_dirty"]:
@@ -133,7 +133,3 @@ def _differences(committed: str, derived: str) -> list[str]:
 
 def _split(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
-
-
-def _model_name(config, run):  # TEMPORARY
-    return getattr(config, "model_name", run.results["model"])

@@ -41,11 +41,13 @@ class Drawn:
       figure: the drawing, its title on top.
       title: what it shows, in a few words.
       caption: how to read it: what lines, bars and bands are.
+      spread: the same of bars and bands, in a few words, for the figure itself.
     """
 
     figure: Figure
     title: str
     caption: str
+    spread: str = ""
 
 
 def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread: str) -> dict[str, Drawn]:
@@ -69,6 +71,7 @@ def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread:
             f"{name}: validation {metric} during training",
             f"Mean over seeds; bands run from the lowest to the highest seed. Grey: test {metric} of the baselines. "
             f"At most {MOST_LINES} rows, the best on test.",
+            "bands: lowest to highest seed",
         )
     }
     swept = sorted({field for row in models for field in _swept(models, row)})
@@ -78,6 +81,7 @@ def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread:
             f"{name}: test {metric} by setting",
             f"Mean over seeds; bars are ± the {bars} over seeds, as in the table, and absent where there is one seed. "
             "A line joins settings that differ in this field alone.",
+            f"bars: ± {bars} over seeds",
         )
     if len(swept) > 1:
         drawn["coordinates"] = Drawn(
@@ -95,9 +99,10 @@ def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread:
             f"{name}: test {metric} by {label}",
             "Cases in groups of about equal size; means over seeds, bars are 95 % intervals over the cases of a group "
             "(Student), without the variance of seeds. The best row of every model, and the baselines.",
+            "bars: 95 % intervals over cases",
         )
     for one in drawn.values():
-        one.figure.suptitle(one.title, fontsize=9)
+        one.figure.suptitle("\n".join(filter(None, (one.title, one.spread))), fontsize=8)
     return drawn
 
 

@@ -37,11 +37,12 @@ def test_a_changed_digit_is_named(table, sweep):
     table.write_text(text + "\n\nmore\n")
     assert not checking.check(table, [])  # what stands outside the table is not its business
 
-    for suffix in (".tex", ".csv"):
+    for suffix, old, new in ((".tex", cell.lstrip("0"), forged.lstrip("0")), (".csv", ",3.3\n", ",3.4\n")):
         beside = table.with_suffix(suffix)
         kept = beside.read_text()
-        beside.write_text(kept.replace(cell.lstrip("0"), forged.lstrip("0"), 1))
-        assert all(problem.startswith(beside.name) for problem in checking.check(table, [])) and checking.check(table, [])
+        beside.write_text(kept.replace(old, new, 1))
+        problems = checking.check(table, [])
+        assert problems and all(problem.startswith(beside.name) for problem in problems)
         beside.write_text(kept)
     assert not checking.check(table, [])
 

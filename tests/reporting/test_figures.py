@@ -36,6 +36,7 @@ def test_bars_over_seeds_are_those_of_the_table(drawn, sweep):
     assert points == [pytest.approx((v.mean(), stats.sem(v))) for v in values]
     assert "standard error of the mean over seeds" in all_drawn["parameters"].caption
     sd = figures.draw_all("ml-tiny", found, "ndcg@10", "popular", "sd")["parameters"]
+    assert "± standard error of the mean over seeds" in all_drawn["parameters"].figure.get_suptitle()
     (points,) = bars(sd.figure.axes[0]).values()
     assert points == [pytest.approx((v.mean(), np.std(v, ddof=1))) for v in values]
     assert "standard deviation over seeds" in sd.caption
@@ -56,7 +57,8 @@ def test_every_figure_has_a_title_and_curves_show_all_baselines(drawn):
     _, all_drawn = drawn
     assert set(all_drawn) == {"curves", "parameters", "history_length", "item_popularity"}
     for name, one in all_drawn.items():
-        assert one.figure.get_suptitle() == one.title and one.title.startswith("ml-tiny: ") and one.caption, name
+        assert one.figure.get_suptitle() == f"{one.title}\n{one.spread}" and one.spread, name
+        assert one.title.startswith("ml-tiny: ") and one.caption, name
     labels = all_drawn["curves"].figure.axes[0].get_legend_handles_labels()[1]
     assert {f"{name} (test)" for name in BASELINES} < set(labels)
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         build(a, make_run(tmp_path / "e"))
     with pytest.raises(UserError, match="the rows are: popular"):
         build(a, baseline="nobody")
-    assert report(tmp_path / "nowhere")[0] == 2 and report()[0] == 2
+    assert report(tmp_path / "nowhere")[0] == 2
+    process = subprocess.run(
+        [sys.executable, "-m", "experiments.report"], cwd=CHECKOUT, text=True, capture_output=True, timeout=60
+    )
+    assert process.returncode == 2 and process.stderr.count("\n") == 1 and "name at least one" in process.stderr
     old = make_run(tmp_path / "old", seed=3)
     (old / "environment.json").write_text('{"git_commit": "abc", "command": []}')
     with pytest.raises(UserError, match="keeps no history of starts"):

@@ -68,3 +68,23 @@ def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Publi
         and run.fields["data.split"] == "leave_one_out"
         and any(metric in row.metrics for metric in metrics)
     ]
+
+
+def lettered(rows: Sequence[Published], metrics: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Returns header and lines of a table of such rows, and a note for each letter of its last column.
+
+    A note says for all rows of one origin where they are printed, how they were made, and what is different from ours.
+    """
+    shown = [m for m in metrics if any(m in row.metrics for row in rows)]
+    origins = list(dict.fromkeys((row.source, row.protocol, row.differences) for row in rows))
+    letters = {origin: chr(ord("a") + i) for i, origin in enumerate(origins)}
+    body = [
+        [row.model, *(row.metrics.get(m, "-") for m in shown), row.chosen_on]
+        + [letters[row.source, row.protocol, row.differences]]
+        for row in rows
+    ]
+    notes = [
+        f"{letter}: {source}. Protocol: {protocol}. Differences from ours: {differences}."
+        for (source, protocol, differences), letter in letters.items()
+    ]
+    return ["published model", *shown, "chosen on", "source"], body, notes

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from experiments.reporting.comparisons import ONE_SEED, Comparison
+from experiments.reporting.published import lettered
 from experiments.reporting.tables import Cell, Table
 
 
@@ -121,26 +122,13 @@ def _ties(table: Table) -> Grid:
 
 
 def _published(table: Table) -> Grid:
-    shown = [m for m in table.options.metrics if any(m in row.metrics for row in table.published)]
-    origins = list(dict.fromkeys((row.source, row.protocol, row.differences) for row in table.published))
-    letter = {origin: chr(ord("a") + i) for i, origin in enumerate(origins)}
+    header, body, notes = lettered(table.published, table.options.metrics)
     return Grid(
         "Published by others, and not measured here; below stand the source of each, its protocol, and what is "
         "different from ours.",
-        ["published model", *shown, "chosen on", "source"],
-        [
-            [
-                row.model,
-                *(row.metrics.get(m, "-") for m in shown),
-                row.chosen_on,
-                letter[row.source, row.protocol, row.differences],
-            ]
-            for row in table.published
-        ],
-        tuple(
-            f"{letter[source, protocol, differences]}: {source}. Protocol: {protocol}. Differences: {differences}."
-            for source, protocol, differences in origins
-        ),
+        header,
+        body,
+        tuple(notes),
     )
 
 

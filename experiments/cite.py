@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Derives every number that README, docs and configs state from the record that it comes from.
+
+  python -m experiments.cite            # what differs from the records, and what no record stands behind
+  python -m experiments.cite --write    # put the records' numbers into the documents
+
+experiments/cited.toml names the sentences, and where their numbers come from; experiments/README.md says how to add
+one. Documents follow, such as README.md; default: all.
+
+Exit code: 0, 1 when something differs (with --write: is left), 2 wrong usage.
+"""
+
+import sys
+
+from absl import flags
+
+from bert4rec_jax.command_line import run_command
+from bert4rec_jax.errors import UserError
+from experiments.citing import citations
+from experiments.reporting.records import CHECKOUT
+
+WRITE = flags.DEFINE_bool("write", False, "Change the numbers in the documents to what the records give.")
+
+
+def main(argv: list[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    known = citations.documents()
+    chosen = argv[1:] or known
+    for document in chosen:
+        if document not in known:
+            raise UserError(f"{document!r} is no document here; they are {', '.join(known)}.")
+    cited = citations.load()
+    left = 0
+    for document in chosen:
+        problems, text = citations.check(document, cited)
+        if WRITE.value:
+            (CHECKOUT / document).write_text(text, encoding="utf-8")
+            problems, _ = citations.check(document, cited)
+        for problem in problems:
+            print(f"{document}: {problem}", file=sys.stderr)
+        left += len(problems)
+    print(f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, {left} problems")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

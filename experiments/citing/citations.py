@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences of documents with their numbers derived, and the numbers that no such sentence covers."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert4rec_jax.errors import UserError
+from experiments.citing import blocks
+from experiments.citing.sources import RESULTS, derive
+from experiments.reporting.records import CHECKOUT
+
+FILE = CHECKOUT / "experiments" / "cited.toml"
+DOCUMENTS = ("README.md", "docs/**/*.md", "configs/*.py")
+_HOLE = re.compile(r"\{(\w+)\}")
+_NUMBER = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+# What looks measured: a metric, or a quantity with a unit of time, memory, speed or ratio. What stands in a flag or a
+# name is not a statement.
+_MEASURED = re.compile(
+    r"(?<![\w.,=/\[-])(?:0?\.\d{3,5}(?!\w|\.\d)"
+    r"|\d[\d,]*(?:\.\d+)?\s?(?:s|ms|min|h|MiB|GiB|tokens/s|users/s|GFLOP/s|TFLOP/s|%)(?![\w/(])|\d+(?:\.\d+)?x\b)"
+)
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A sentence with numbers.
+
+    Attributes:
+      documents: where it stands, once in each.
+      text: the sentence or a part of it, `{name}` in the place of each number; white space is as good as any other.
+      source: of its numbers, unless one names its own.
+      numbers: name -> how to derive it; empty where the numbers in `text` are no measurements.
+      why: of numbers that are no measurements: what they are.
+    """
+
+    documents: tuple[str, ...]
+    text: str
+    source: str
+    numbers: dict[str, str]
+    why: str = ""
+
+    def pattern(self) -> re.Pattern:
+        """Returns what finds the sentence, whatever its numbers."""
+        parts = []
+        for part in re.split(r"(\{\w+\}|\s+)", self.text.strip()):
+            hole = _HOLE.fullmatch(part)
+            if hole:
+                parts.append(f"(?P<{hole[1]}>{_NUMBER})")
+            else:
+                parts.append(r"\s+" if part.isspace() else re.escape(part))
+        return re.compile("".join(parts))
+
+
+def load(file: Path = FILE) -> list[Citation]:
+    """Reads the file of citations.
+
+    Raises:
+      UserError: it cannot be read; names the entry.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}.") from None
+    found = []
+    for entry in content.get("cite", []):
+        numbers = {k: v for k, v in entry.items() if k not in ("in", "text", "from")}
+        holes = _HOLE.findall(entry.get("text", ""))
+        if not entry.get("in") or sorted(holes) != sorted(numbers):
+            raise UserError(f"{file}: {entry} needs `in`, `text`, and for each {{name}} in the text how to derive it.")
+        found.append(Citation(tuple(entry["in"]), entry["text"], entry.get("from", ""), numbers))
+    for entry in content.get("said", []):
+        if not all(entry.get(key) for key in ("in", "text", "why")):
+            raise UserError(f"{file}: {entry} needs `in`, `text`, and `why` its numbers are no measurements.")
+        found.append(Citation(tuple(entry["in"]), entry["text"], "", {}, entry["why"]))
+    return found
+
+
+def documents(checkout: Path = CHECKOUT) -> list[str]:
+    """Returns the documents that may state numbers, as paths from the checkout's root."""
+    return sorted(path.relative_to(checkout).as_posix() for one in DOCUMENTS for path in checkout.glob(one))
+
+
+def check(
+    document: str, citations: Sequence[Citation], checkout: Path = CHECKOUT, root: Path = RESULTS
+) -> tuple[list[str], str]:
+    """Derives the numbers of a document.
+
+    Args:
+      document: path from the checkout's root.
+      citations: all.
+      checkout: its root.
+      root: folder of the records.
+
+    Returns:
+      What is wrong, a sentence each, and the text with all derivable numbers as the records give them.
+    """
+    text = (checkout / document).read_text(encoding="utf-8")
+    problems, written = blocks.write(text, root)
+    problems += ["a table between comments is not what the records give"] * (written != text and not problems)
+    changes: list[tuple[int, int, str]] = []
+    covered = list(blocks.spans(written))
+    for citation in citations:
+        if document not in citation.documents:
+            continue
+        matches = list(citation.pattern().finditer(written))
+        if len(matches) != 1:
+            problems.append(f"the sentence stands {len(matches)} times and not once: {citation.text!r}")
+            continue
+        covered.append(matches[0].span())
+        for name, spec in citation.numbers.items():
+            try:
+                derived = derive(spec, citation.source, root)
+            except UserError as error:
+                problems.append(f"{_line(written, matches[0].start(name))}{error}")
+                continue
+            says = matches[0][name]
+            if says != derived:
+                changes.append((*matches[0].span(name), derived))
+                line = _line(written, matches[0].start(name))
+                problems.append(f"{line}says {says}, the record gives {derived} ({spec})")
+    problems += [
+        f"{_line(written, begin)}{number!r} is cited from no record; add its sentence to experiments/cited.toml"
+        for begin, number in _measured(document, written)
+        if not any(a <= begin < b for a, b in covered)
+    ]
+    for begin, end, derived in sorted(changes, reverse=True):
+        written = written[:begin] + derived + written[end:]
+    return problems, written
+
+
+def _measured(document: str, text: str) -> Iterator[tuple[int, str]]:
+    """Yields (place, number) of what looks measured; of Python files in the docstring alone."""
+    end = len(text)
+    if document.endswith(".py"):
+        docstring = ast.parse(text).body[0]
+        end = sum(len(line) + 1 for line in text.split("\n")[: docstring.end_lineno])
+    for match in _MEASURED.finditer(text, 0, end):
+        yield match.start(), match[0]
+
+
+def _line(text: str, place: int) -> str:
+    return f"line {text.count(chr(10), 0, place) + 1}: "

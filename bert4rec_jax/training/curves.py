@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""curves.png: loss and validation metrics of a run against the step."""
+"""curves.png: loss and validation metrics of a run against the step, beside what the baselines reach."""
 
+import itertools
 import json
 
 from bert4rec_jax.files import replacing
@@ -22,10 +23,12 @@ def draw(run: RunDirectory, metric: str) -> None:
     valid = [x for x in lines if x["split"] == "valid"]
     quality.plot([x["step"] for x in valid], [x[metric] for x in valid], marker="o", ms=3, label="validation")
     quality.plot(results["best_step"], results["test"][metric], "*", ms=11, color="tab:red", label="test, best step")
-    popular = results["baselines"]["popular"]["test"][metric]
-    quality.axhline(popular, color="grey", ls=":", label="test, popular")
+    known = {name: b["test"][metric] for name, b in results["baselines"].items() if metric in b["test"]}
+    for (name, value), style in zip(known.items(), itertools.cycle((":", "--", "-.", (0, (5, 1, 1, 1, 1, 1))))):
+        quality.axhline(value, color="grey", ls=style, label=f"test, {name}")
+    figure.suptitle(f"{results['model']} on {results['dataset']['name']}, seed {results['seed']}", fontsize=10)
     quality.set(xlabel="step", ylabel=metric, ylim=(0, None))
-    quality.legend()
+    quality.legend(fontsize=8)
     for axes in (loss, quality):
         axes.grid(alpha=0.3)
         axes.set_xlim(0, None)

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The committed tables and records: derived again, and still made by the present program."""
+
+import pytest
+from hand_made_runs import CHECKOUT
+
+from experiments.reporting import checking, records
+
+RESULTS = CHECKOUT / "experiments" / "results"
+# Made by an older program, and to be made again; whoever does takes them out of here.
+OLD = {"ablation_ml100k", "beauty", "ml_100k", "ml_1m", "ml_1m_pop100", "steam_100k"}
+
+
+def folders() -> list:
+    known = sorted({table.parent.name for table in RESULTS.glob("*/*.md")})
+    old = pytest.mark.xfail(reason="made by an older program", strict=True)
+    return [pytest.param(RESULTS / name, marks=[old] * (name in OLD), id=name) for name in known]
+
+
+@pytest.mark.parametrize("folder", folders())
+def test_the_program_can_make_every_record_again(folder):
+    assert not checking.check_records(records.find([str(folder)])[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", folders())
+def test_every_committed_table_follows_from_its_records(folder):
+    assert not [problem for table in folder.glob("*.md") for problem in checking.check(table, [])]

@@ -110,6 +110,8 @@ def test_errors_and_holm_are_the_textbooks():
     assert statistics.users_error(values) == pytest.approx(np.sqrt(np.mean(np.square(errors))))
     assert statistics.spread(values[:, 0]) == pytest.approx((np.std(values[:, 0], ddof=1), errors[0]))
     assert np.isnan(statistics.spread(values[:1, 0])).all() and statistics.half_width(values[:1, 0]) == 0
+    assert statistics.spread([1.0, 3.0]) == pytest.approx((np.sqrt(2), 1.0))  # two are enough
+    assert statistics.half_width(np.array([1.0, 3.0])) == pytest.approx(stats.t.ppf(0.975, 1))
     interval = stats.t.interval(0.95, 39, scale=errors[0])
     assert statistics.half_width(values[:, 0]) == pytest.approx(interval[1])
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

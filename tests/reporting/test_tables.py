@@ -102,6 +102,19 @@ def test_verdicts_need_both_tests_a_margin_and_several_seeds(sweep, tmp_path):
     assert "says nothing about seeds" in text and "says nothing about seeds" not in writing.latex(table)
 
 
+def test_verdicts_keep_to_alpha():
+    up, down, alone = (statistics.Difference(m, 0.1, se, 9) for m, se in ((0.1, 0.1), (-0.1, 0.1), (0.1, np.nan)))
+    for difference, p, equivalent, expected in (
+        (up, 0.04, 0.9, "better"),
+        (down, 0.04, 0.01, "worse"),
+        (up, 0.05, 0.9, "undecided"),
+        (up, 0.06, 0.04, "equal"),
+        (up, 0.06, 0.05, "undecided"),
+        (alone, 0.001, 0.001, "one seed"),
+    ):
+        assert comparisons._verdict(difference, p, equivalent, 0.05) == expected, (difference, p, equivalent)
+
+
 def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
     resumed = ({}, {"git_commit": "fff5678fff5678fff", "git_dirty": True, "mode": "train"})
     make_run(tmp_path / "a", seed=0, starts=resumed)

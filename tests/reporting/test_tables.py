@@ -266,3 +266,12 @@ def test_latex_compiles_in_a_minimal_article(sweep, tmp_path):
     for complaint in ("undefined", "Overfull", "too large"):
         assert complaint not in process.stdout, process.stdout[-3000:]
     assert (tmp_path / "paper.pdf").stat().st_size > 10_000
+
+
+def test_a_few_seeds_that_disagree_are_no_evidence(tmp_path):
+    for seed, strength in enumerate((0.3, 0.4, 0.6)):
+        make_run(tmp_path / f"tame{seed}", 0.0, seed, model__width=32, model__heads=1)
+        make_run(tmp_path / f"wild{seed}", strength, seed, model__width=48, model__heads=1)
+    table = build(tmp_path, baseline="width=32", metrics=("ndcg@10",), resamples=2000)
+    wild = next(c for c in table.comparisons if "48" in c.row)
+    assert wild.p_bootstrap < 0.05 < wild.p_t and wild.verdict == "undecided"

@@ -131,8 +131,9 @@ class Run:
     def command(self) -> str:
         """Returns the command that makes the run again: its own config.json is the config."""
         words = ["python", "-m", "bert4rec_jax.main", "--config", f"{shown(self.path)}/config.json"]
-        if path := self.fields["data.path"]:
-            words.append(f"--config.data.path={PurePath(path).name}")
+        for field in ("data.path", "data.items_path"):
+            if path := self.fields[field]:
+                words.append(f"--config.{field}={PurePath(path).name}")
         if trained := self._trained():
             words += ["--mode", "evaluate", "--trained", f"runs/{PurePath(trained).name}"]
         return shlex.join([*words, "--workdir", f"runs/{self.path.name}"])
@@ -204,7 +205,10 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if name.endswith(".json"):
-                (folder / name).write_text(json.dumps(portable(run._json(name)), indent=1) + "\n")
+                values = portable(run._json(name))
+                if name == "config.json":  # a place on the machine it ran on; half of it would be a place on others
+                    values["data"] |= {"cache_dir": ""}
+                (folder / name).write_text(json.dumps(values, indent=1) + "\n")
             elif name.endswith(".npz"):
                 kept = {k: v for k, v in run.ranks.items() if k != "item"}
                 np.savez_compressed(folder / name, **kept | {"cases_digest": run.cases_digest})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_made_runs import BASELINES, CHECKOUT, USERS, make_run, report
+from hand_made_runs import BASELINES, CHECKOUT, USERS, change_json, make_run, report
 from scipy import stats
 
 from bert4rec_jax.errors import UserError
@@ -80,6 +80,8 @@ def test_p_values_are_corrected_over_all_comparisons(sweep):
         for position, key in enumerate(sorted(p, key=p.get)):
             largest = max(largest, min(1.0, (len(p) - position) * p[key]))
             assert getattr(found[key], kind) == pytest.approx(largest)
+    # The smallest that 500 resamples can give, times ten comparisons.
+    assert found["BERT4Rec (Cloze), width=64", "mrr"].p_bootstrap == pytest.approx(10 / 501)
 
 
 def test_verdicts_need_both_tests_a_margin_and_several_seeds(sweep, tmp_path):
@@ -118,6 +120,7 @@ def test_verdicts_keep_to_alpha():
 def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
     resumed = ({}, {"git_commit": "fff5678fff5678fff", "git_dirty": True, "mode": "train"})
     make_run(tmp_path / "a", seed=0, starts=resumed)
+    make_run(tmp_path / "c", 0.1, seed=2, data__items_path="/x/films.csv")
     evaluated = {"mode": "evaluate", "command": ["main.py", "--mode", "evaluate", "--trained=/secret/place/a b"]}
     make_run(tmp_path / "b", seed=1, starts=({}, evaluated))
     facts = dict(build(tmp_path).reproducibility)
@@ -127,7 +130,8 @@ def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
         "  # commit abc1234abc12 fff5678fff56+"
     )
     assert "--mode evaluate --trained 'runs/a b' --workdir runs/b" in facts["BERT4Rec (Cloze), seed 1"]
-    assert facts["device-hours"] == "2.200 in 2 runs"
+    assert "--config.data.path=ml --config.data.items_path=films.csv " in facts["BERT4Rec (Cloze), seed 2"]
+    assert facts["device-hours"] == "3.300 in 3 runs"
     assert records.shown(CHECKOUT / "experiments/results/x") == "experiments/results/x"
 
 
@@ -229,6 +233,7 @@ def test_other_cases_candidates_or_baselines_are_refused(tmp_path):
 
 
 def test_everything_is_written_and_records_are_enough(sweep, tmp_path):
+    change_json(sweep / "000/config.json", "data", "cache_dir", value="/secret/cache")
     (sweep / "004/checkpoints").mkdir()
     (sweep / "004/checkpoints/big").write_text("x")
     kept = tmp_path / "kept"
@@ -238,7 +243,7 @@ def test_everything_is_written_and_records_are_enough(sweep, tmp_path):
     ranks = np.load(kept / "sweep-000/ranks_test.npz")
     assert "item" not in ranks and ranks["cases_digest"].shape == (32,) and len(ranks["rank"]) == USERS
     config = json.loads((kept / "sweep-000/config.json").read_text())
-    assert config["data"]["path"] == "ml"
+    assert config["data"]["path"] == "ml" and config["data"]["cache_dir"] == ""
     before, after = build(sweep, baseline="popular"), build(kept, baseline="popular")
     assert repr(before.cells) == repr(after.cells) and before.comparisons == after.comparisons
 

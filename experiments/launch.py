@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 from absl import flags
 
+from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
 from experiments.sweeping import board, clusters, cost, local, sweep_file, trials
@@ -184,7 +185,7 @@ def _watch(root: Path) -> int:
 
 
 def _metric(config: str) -> str:
-    return sweep_file.apply(sweep_file.base_values(config), {}).eval.metric
+    return sweep_file.apply(config_lib.load(config).to_dict(), {}).eval.metric
 
 
 def _listen(runner: local.Runner) -> None:

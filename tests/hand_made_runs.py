@@ -94,6 +94,7 @@ def make_run(
         "dataset": {"name": data, "users": USERS, "items": 400, "interactions": 9000, "fingerprint": fingerprint},
         "parameters": 10,
         "model": model or "BERT4Rec (Cloze)",
+        "cases_digest": "0123456789abcdef",
         "baselines": {name: {"test": metrics[f"{name}_rank"]} for name in BASELINES},
     }
     (folder / "results.json").write_text(json.dumps(content | (results or {})))

@@ -10,7 +10,6 @@ from bert4rec_jax.config import resolve
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking.metrics import from_ranks
 from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flatten
-from experiments.reporting.rows import Row
 from experiments.reporting.tables import Table, build, load_options
 from experiments.reporting.writing import comma_separated, latex, markdown
 from experiments.reporting.writing.markdown import TAG
@@ -90,14 +89,20 @@ def _problems(run: Run) -> Iterator[str]:
 
 def _numbers(run: Run) -> Iterator[str]:
     """Recomputes the test metrics of a run and of its baselines from the ranks."""
-    parts = {"": run.results["test"]} | {k: v["test"] for k, v in run.results.get("baselines", {}).items()}
-    for baseline, recorded in parts.items():
-        derived = from_ranks(Row("", (run,), baseline, {}).ranks(run))
-        for metric in recorded:
-            if metric in derived and abs(recorded[metric] - derived[metric]) > 1e-6:
+    ranks = run.ranks
+    parts = [("test", run.results["test"], ranks["rank"])]
+    if "tied" in ranks:
+        chosen = {"test_tied": ranks["tied"], "test_untied": ~ranks["tied"]}
+        parts += [(part, run.results.get(part, {}), ranks["rank"][which]) for part, which in chosen.items()]
+    for name, results in run.results.get("baselines", {}).items():
+        parts.append((name, results["test"], ranks[f"{name}_rank"]))
+    for part, recorded, of in parts:
+        derived = from_ranks(of) if recorded else {}
+        for metric in recorded.keys() & derived.keys():
+            if abs(recorded[metric] - derived[metric]) > 1e-6:
                 yield (
-                    f"results.json says {baseline or 'test'} {metric} = {recorded[metric]:.6f}, but ranks_test.npz "
-                    f"gives {derived[metric]:.6f}"
+                    f"results.json says {part} {metric} = {recorded[metric]:.6f}, but ranks_test.npz gives "
+                    f"{derived[metric]:.6f}"
                 )
 
 

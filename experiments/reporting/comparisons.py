@@ -127,7 +127,7 @@ def _bootstrap(per_user: dict, pairs: Sequence[tuple[Row, str]], base: Row, resa
 def _require_same_cases(found: Sequence[Row]) -> None:
     runs = list({id(run): run for row in found for run in row.runs}.values())
     for run in runs[1:]:
-        if not np.array_equal(run.cases_digest, runs[0].cases_digest):
+        if run.cases_digest != runs[0].cases_digest:
             raise UserError(
                 f"{runs[0].path} and {run.path} ranked different test cases or candidates, so they cannot be compared "
                 "user by user."

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished runs on disk: reading them, the command that makes one again, and copies to commit."""
 
-import hashlib
 import json
 import shlex
 import shutil
@@ -105,28 +104,18 @@ class Run:
             raise UserError(f"{self.path}/ranks_test.npz cannot be read: {error}") from None
 
     @property
-    def cases_digest(self) -> np.ndarray:
-        """uint8[32], the SHA-256 of what was ranked; records keep it in the place of the items.
-
-        It covers each case's user, target and number of candidates, and, where candidates were sampled, which ones
-        (`candidates_digest`, as the run noted it).
+    def cases_digest(self) -> str:
+        """A digest of what was ranked: each case's user and target, and its candidates where they were sampled.
 
         Raises:
           UserError: the run does not say.
         """
-        if "cases_digest" in self.ranks:
-            return self.ranks["cases_digest"]
-        needed = ["user", "item", "candidates", *["candidates_digest"] * (self.fields["eval.protocol"] != "full")]
-        if missing := [name for name in needed if name not in self.ranks]:
+        if "cases_digest" not in self.results:
             raise UserError(
-                f"{self.path}/ranks_test.npz has no {missing[0]}, so nobody can tell whether two runs ranked the same; "
+                f"{self.path}/results.json has no cases_digest, so nobody can tell whether two runs ranked the same; "
                 "it was made by an older program: make the run again."
             )
-        content = hashlib.sha256()
-        for name in needed:
-            array = self.ranks[name]
-            content.update((array if array.dtype == np.uint8 else array.astype("<i4")).tobytes())
-        return np.frombuffer(content.digest(), np.uint8)
+        return self.results["cases_digest"]
 
     def command(self) -> str:
         """Returns the command that makes the run again: its own config.json is the config."""
@@ -194,7 +183,7 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
     """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
 
     Host names and the leading part of absolute paths stay behind: they say nothing about the numbers. So does the item
-    that each user met: it is data, and the terms of most data sets forbid to pass it on. A digest takes its place.
+    that each user met: it is data, and the terms of most data sets forbid to pass it on. results.json has a digest.
     """
     made = []
     for run in runs:
@@ -211,7 +200,7 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
                 (folder / name).write_text(json.dumps(values, indent=1) + "\n")
             elif name.endswith(".npz"):
                 kept = {k: v for k, v in run.ranks.items() if k != "item"}
-                np.savez_compressed(folder / name, **kept | {"cases_digest": run.cases_digest})
+                np.savez_compressed(folder / name, **kept)
             else:
                 shutil.copyfile(run.path / name, folder / name)
         made.append(folder)

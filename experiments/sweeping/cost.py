@@ -5,15 +5,16 @@ import math
 import statistics
 from pathlib import Path
 
+from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config
 from experiments.sweeping import trials
 from experiments.sweeping.board import common_overrides, describe, duration
-from experiments.sweeping.sweep_file import Sweep, apply, base_values
+from experiments.sweeping.sweep_file import Sweep, apply
 
 
 def plan(sweep: Sweep, root: Path, workers: int) -> str:
     """Returns the trials with their cost: tokens, and time where a finished trial tells the speed."""
-    values = base_values(sweep.config)
+    values = config_lib.load(sweep.config).to_dict()
     progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
     items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
     configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bert4rec_jax import config as config_lib
 from experiments.sweeping import sweep_file, trials
 from experiments.sweeping.adaptive import Study
 
@@ -94,7 +95,7 @@ class Runner:
         self.stop, self.kill = threading.Event(), threading.Event()
         self._sweep, self._root, self._program, self._study = sweep, root, list(program), study
         self._grace = grace
-        self._values = sweep_file.base_values(sweep.config)
+        self._values = config_lib.load(sweep.config).to_dict()
 
     def run(self, index: int, slot: Slot) -> str:
         """Starts or resumes a trial and waits for it; returns its state afterwards.

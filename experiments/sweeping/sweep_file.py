@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, resolve
 from bert4rec_jax.errors import UserError
 from experiments.sweep import Overrides, Search
@@ -57,7 +58,7 @@ def load(file: str, common: Overrides) -> Sweep:
     sweep = Sweep(file, config, trials, search, common)
     if not len(sweep):
         raise UserError(f"{file} has no trials.")
-    values = base_values(config)
+    values = config_lib.load(config).to_dict()
     for index in range(len(sweep)):
         overrides = sweep.overrides(index)
         if overrides is None:  # a search: its corners must be valid, one draw stands for them
@@ -71,19 +72,6 @@ def load(file: str, common: Overrides) -> Sweep:
         except UserError as error:
             raise UserError(f"{file}, trial {index}: {error}") from None
     return sweep
-
-
-def base_values(config: str) -> dict:
-    """Returns the nested values of a config file's `get_config()`; `FILE:NAME` passes it the name.
-
-    Raises:
-      UserError: the file has no get_config.
-    """
-    file, _, name = config.partition(":")
-    module = _import(file, "config file")
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{file} must have a function get_config().")
-    return module.get_config(*[name] if name else []).to_dict()
 
 
 def apply(values: dict, overrides: Overrides) -> Config:

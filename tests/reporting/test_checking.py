@@ -4,9 +4,11 @@
 import json
 import re
 
+import numpy as np
 import pytest
-from hand_made_runs import change_json, make_run, report
+from hand_made_runs import USERS, change_json, make_run, report
 
+from bert4rec_jax.ranking.metrics import from_ranks
 from experiments.reporting import checking, records
 
 
@@ -74,6 +76,17 @@ def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys,
     problems = checking.check_records(records.find([str(run)])[0])
     assert problems and all(problem.startswith(str(run)) for problem in problems)
     assert any(said in problem for problem in problems), problems
+
+
+def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):
+    tied = np.arange(USERS) < 20
+    ranks = np.load(make_run(tmp_path / "a") / "ranks_test.npz")["rank"]
+    apart = {"test_tied": {"users": 20, **from_ranks(ranks[tied])}, "test_untied": {"users": 280, **from_ranks(ranks[~tied])}}
+    run = make_run(tmp_path / "b", results=apart, arrays={"tied": tied})
+    assert not checking.check_records(records.find([str(run)])[0])
+    change_json(run / "results.json", "test_untied", "mrr", value=0.9)
+    (problem,) = checking.check_records(records.find([str(run)])[0])
+    assert "results.json says test_untied mrr = 0.900000" in problem
 
 
 def test_what_changes_nothing_may_be_missing_from_a_config(tmp_path):

@@ -84,6 +84,31 @@ def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
     assert "none of the checkpoints" in user_error(train_command(copy), undisturbed)
 
 
+def small_state(value: float) -> TrainState:
+    return TrainState(jax.numpy.zeros(3), {"a": jax.numpy.full(5000, value)}, {"c": jax.numpy.ones((40, 9))},
+                      jax.numpy.zeros(3))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
+def test_parameters_are_read_alone_and_a_damaged_best_checkpoint_gives_way_to_another(tmp_path):
+    template = jax.eval_shape(lambda: small_state(0.0)).params
+    with Checkpoints(tmp_path / "saved") as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, small_state(float(step)), {"best_step": 1}, best_step=1)
+    for path in files_of(tmp_path / "saved"):
+        if "rest" in path.parts:
+            path.unlink()  # moments are not needed for it
+    with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
+        assert checkpoints.latest_progress() == {"best_step": 1}
+        step, params = checkpoints.restore_params(1, template)
+        assert step == 1 and params["a"][0] == 1
+    for path in files_of(tmp_path / "saved" / "1" / "params"):
+        flip(path)
+    with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
+        step, params = checkpoints.restore_params(1, template)
+        assert step == 3 and params["a"][0] == 3, "newer checkpoints are as good as older ones"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
 @pytest.mark.parametrize("part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)])
 def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors for people: one line that says what is wrong and what to do about it."""
 
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,7 +16,10 @@ class UserError(Exception):
 
 
 def exit_cleanly(command: Callable) -> Callable:
-    """Decorates a command so that a `UserError` becomes one line on stderr and exit code 2."""
+    """Decorates a command so that what people can put right becomes one line on stderr.
+
+    A `UserError` and a full disk exit with code 2, Ctrl-C with 130; a reader that has gone away (`| head`) with 1.
+    """
 
     @functools.wraps(command)
     def wrapped(*args, **kwargs):
@@ -22,6 +27,19 @@ def exit_cleanly(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            where = f" for {error.filename}" if error.filename else ""
+            print(f"error: no space is left on the disk{where}; free some and start the same command again: it goes on "
+                  "from what was saved.", file=sys.stderr)
             sys.exit(2)
 
     return wrapped

@@ -171,6 +171,8 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
     """
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
+        if stop.requested(0):
+            return None
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (Checkpoints(run.path("checkpoints")) as checkpoints,
               explained(config, experiment.step_bytes)):

@@ -181,6 +181,9 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
     answer = command("--workdir", run[0], "--histories", tmp_path / "h.json")
     assert answer.returncode == 0, answer.stderr
     assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
+    shell = f"{sys.executable} -m bert4rec_jax.recommend --workdir {run[0]} --history '{TITLE}' --k 60 | head -1"
+    piped = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False)
+    assert piped.stdout.count("\n") == 1 and piped.stderr == ""
     for arguments in (["--workdir", run[0], "--history", "Gerne 1, itme 1"], ["--workdir", "nowhere", "--history", "x"],
                       ["--workdir", run[0]], ["--workdir", run[0], "--history", TITLE, "--k", "0"],
                       ["--workdir", run[0], "--histories", tmp_path / "missing.json"]):

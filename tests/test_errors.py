@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ends a command, in one line."""
+
+import errno
+
+import pytest
+
+from bert4rec_jax.errors import UserError, exit_cleanly
+
+
+@pytest.mark.parametrize("raised, code, said", [
+    (UserError("config.x is\nwrong"), 2, "error: config.x is wrong\n"),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+    (OSError(errno.ENOSPC, "No space left on device", "runs/metrics.jsonl"), 2, "error: no space is left on the disk for "
+     "runs/metrics.jsonl; free some and start the same command again: it goes on from what was saved.\n"),
+])
+def test_what_people_can_put_right_is_one_line(capsys, raised, code, said):
+    def command():
+        raise raised
+
+    with pytest.raises(SystemExit) as exit_:
+        exit_cleanly(command)()
+    assert exit_.value.code == code and capsys.readouterr().err == said
+
+
+def test_other_errors_keep_their_traceback():
+    def command():
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        exit_cleanly(command)()

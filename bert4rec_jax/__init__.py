@@ -5,8 +5,9 @@
   run = bert4rec_jax.load("runs/mine")                  # a `serving.Recommender`
   run.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
 
-Array names carry their axes: B rows of a batch, L positions of a row, K target slots of a row,
-M = B*K slots of a batch, U users, S seen items, D width, F feed-forward width, H heads, V items.
+Array names carry their axes: B rows of a batch, L positions of a row, K target slots of a row, M all target slots of a
+batch, N histories or ids, Q queries, H heads, E width of a head, D width, C sampled candidates or one chunk of items,
+P (history, item) pairs, V rows of the item table.
 """
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What glibc is told about memory by the commands, never by an import: a library leaves its process alone."""
+"""Settings for glibc's allocator, made by the commands only: importing a library should not change its process."""
 
 import ctypes
 
@@ -7,8 +7,8 @@ import ctypes
 def keep_freed_memory() -> None:
     """Makes glibc reuse freed memory. A step on CPU asks for some hundred megabytes anew each time.
 
-    By default they go back to the system and come again page by page, which is a fifth of a step. This has to be said
-    before the first thread takes memory, so before NumPy is imported; other C libraries are left alone.
+    By default freed pages go back to the kernel and are faulted in one by one, which costs a fifth of a step. This has
+    to be said before the first thread takes memory, so before NumPy is imported; other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -29,10 +29,10 @@ MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-lat
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Size of the generated log (`data.source = "synthetic"`); see `data/synthetic.py` for its structure."""
+    """Size of the generated log (`data.source = "synthetic"`); see `data/sources/synthetic.py` for its structure."""
 
     users: int = 2000
-    num_items: int = 500  # not `items`, which a ConfigDict has for a method
+    num_items: int = 500  # not `items`: ConfigDict has a method of that name
     genres: int = 10
     mean_length: int = 40
     seed: int = 0
@@ -77,8 +77,8 @@ class DataConfig:
 class ModelConfig:
     """The Transformer. The defaults are Sun et al. (2019) at width 64."""
 
-    # How a history is continued. mask: a [MASK] behind it, seen by bidirectional attention (BERT4Rec). last_item: from
-    # its last item under causal attention (SASRec), which takes rows that learned so (`masking.next_item`).
+    # How a history is continued. mask: a [MASK] appended to it, under bidirectional attention (BERT4Rec). last_item:
+    # from its last item under causal attention (SASRec), which takes rows that learned so (`masking.next_item`).
     ranks_from: Literal["mask", "last_item"] = "mask"
     width: int = 64
     layers: int = 2
@@ -123,9 +123,9 @@ class LossConfig:
     # softmax: exact over the whole catalogue. sampled_softmax: uniform negatives with log-Q correction.
     # gbce: Petrov and Macdonald (2023), sampled binary cross-entropy with calibration `gbce_t`.
     name: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
-    negatives: int = 256  # of the sampled losses, shared by all slots of a device
+    negatives: int = 256  # of the sampled losses, shared by all slots of a batch
     gbce_t: float = 0.75
-    # Items per chunk of logits; 0: chosen so that a chunk of logits stays within 64 MiB.
+    # Items per chunk of logits; 0: as many as fit 64 MiB, but never more than 32 chunks.
     chunk_items: int = 0
 
 
@@ -175,7 +175,7 @@ class EvalConfig:
     repeated_targets: Literal["last", "compete"] = "last"
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64
-    valid_users: int = 0  # validate during training on the first N users of a fixed shuffle; 0: on all
+    valid_users: int = 0  # all validation metrics are over the first N users of a fixed shuffle; 0: over all users
 
 
 @dataclass(frozen=True)
@@ -236,10 +236,10 @@ def load(path: str) -> ml_collections.ConfigDict:
     """Returns the values of a config file: Python with `get_config()`, or the config.json of a run or a record.
 
     Args:
-      path: of the file; a name behind a colon is given to `get_config`, as in `configs/amazon.py:2023`.
+      path: of the file; a name after a colon is given to `get_config`, as in `configs/amazon.py:2023`.
 
     Raises:
-      UserError: the file cannot be read or is none; names what is wrong.
+      UserError: the file cannot be read or is not one; names what is wrong.
     """
     if path.endswith(".json"):
         return _from_json(path)
@@ -312,13 +312,13 @@ def help_text() -> str:
 
 
 def choose(choices: dict, name: str):
-    """Returns choices[name], for a config file that takes a name behind a colon, as in `amazon.py:2023`.
+    """Returns choices[name], for a config file that takes a name after a colon, as in `amazon.py:2023`.
 
     Raises:
       UserError: there is no such name; lists those that there are.
     """
     if name not in choices:
-        raise UserError(f"the config file has no {name!r}; name one of {', '.join(choices)} behind the colon.")
+        raise UserError(f"the config file has no {name!r}; name one of {', '.join(choices)} after the colon.")
     return choices[name]
 
 

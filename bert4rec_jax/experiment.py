@@ -26,16 +26,10 @@ from bert4rec_jax.training import (
     TrainState,
     collect,
     init_state,
+    state_template,
     train_step,
     write_test_line,
 )
-
-
-def state_template(config: Config, num_items: int, layout: Layout) -> TrainState:
-    """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into."""
-    shapes = jax.eval_shape(functools.partial(init_state, config, num_items))
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                        shapes, layout.shardings(shapes))
 
 
 class Experiment:
@@ -58,6 +52,7 @@ class Experiment:
         self.tokens_per_step = self.batches.tokens_per_epoch / self.batches.steps_per_epoch()
         self.popularity = baselines.training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
+        self._rankers: dict[str, Ranker] = {}
         self.template = state_template(c, self.num_items, self.layout)
         check_memory(c, self.template)
         self.step = self.layout.map(
@@ -79,15 +74,15 @@ class Experiment:
             chosen = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(users))
             chosen = np.sort(chosen[:self.config.eval.valid_users])
             users, targets = users[chosen], targets[chosen]
-        if len(users) == 0:
-            raise UserError(f"no user has a {part} item under config.data.split = {self.config.data.split!r}; users "
-                            "need at least three interactions.")
         return Cases(users, self.dataset.offsets[users], targets)
 
     def ranker(self, part: str) -> Ranker:
-        """Returns the ranker of `valid` or `test`."""
-        with waiting(f"packing the histories of {part} users", self.layout.process == 0):
-            return Ranker(self.config, self.dataset, self.cases(part), self.layout, self.popularity)
+        """Returns the ranker of `valid` or `test`, which is laid out once."""
+        if part not in self._rankers:
+            with waiting(f"packing the histories of {part} users", self.layout.process == 0):
+                self._rankers[part] = Ranker(
+                    self.config, self.dataset, self.cases(part), self.layout, self.popularity)
+        return self._rankers[part]
 
     def step_bytes(self) -> int:
         """Returns the memory that a training step takes on each device: state, batch, activations, gradients."""
@@ -99,11 +94,8 @@ class Experiment:
 
     def validator(self, stop: StopSignal) -> Callable[[Any], dict[str, float] | None]:
         """Returns a function from parameters to validation metrics, or to None when a signal came in between."""
-        ranker = functools.cache(self.ranker)  # laid out when it is first needed
-
         def validate(params: Any) -> dict[str, float] | None:
-            ranking = ranker("valid").rank(params, should_stop=lambda: stop.requested(0),
-                                           title="ranking validation users")
+            ranking = self.ranker("valid").rank(params, should_stop=stop.requested, title="ranking validation users")
             return None if ranking is None else from_ranks(ranking.ranks(self.config.eval.ties))
 
         return validate
@@ -126,14 +118,14 @@ class Experiment:
         for part, name in (("valid", "validation"), ("test", "test")):
             cases[part] = self.cases(part)
             rankings[part] = self.ranker(part).rank(
-                params, part == "test", lambda: stop.requested(0), f"ranking {name} users with the best checkpoint")
+                params, part == "test", stop.requested, f"ranking {name} users with the best checkpoint")
             if rankings[part] is None:
                 return None
         seconds = time.perf_counter() - begin
         with waiting("ranking by the baselines", run.writes):
-            simple = baselines.rank_all(self.config, self.dataset, self.split, cases["test"])
+            counting = baselines.rank_all(self.config, self.dataset, self.split, cases["test"], self.popularity)
         results, ranks = collect(
-            self.config, self.dataset, self.popularity, cases, rankings, simple,
+            self.config, self.dataset, self.popularity, cases, rankings, counting,
             {"best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
              "eval_seconds": seconds, "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
              "protocol": protocol(self.config.eval, self.split,
@@ -148,6 +140,7 @@ class Experiment:
 def _check_rows(c: Config, layout: Layout) -> None:
     """Raises a UserError unless the rows of a batch can be dealt out to devices, parts and tasks."""
     layout.check_rows(c.train.batch_rows, "config.train.batch_rows")
+    layout.check_rows(c.eval.batch_rows, "config.eval.batch_rows")
     rows = c.train.batch_rows // layout.num_devices
     if rows % c.train.accumulate:
         raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device.")
@@ -171,7 +164,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
     """
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
-        if stop.requested(0):
+        if stop.requested():
             return None
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (Checkpoints(run.path("checkpoints")) as checkpoints,
@@ -184,7 +177,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
     """Ranks with the best checkpoint of a run that has been trained.
 
     Args:
-      config: that of the run; where `trained` is given, protocol, ties and filter_seen of `config.eval` may differ.
+      config: that of the run; where `trained` is given, the fields of `config.eval` that say how to rank may differ.
       workdir: results go here.
       trained: directory of the run; empty: `workdir` itself.
 
@@ -196,6 +189,8 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
     """
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
+        if stop.requested():
+            return None
         if trained:
             RunDirectory(trained, config).check_trained(experiment.dataset)
         run.claim(experiment.dataset, experiment.popularity, "evaluate")

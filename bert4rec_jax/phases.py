@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a long phase does and how far it is: a bar in a terminal, a line now and then in a log."""
+"""Progress of long phases: a bar in a terminal, an occasional line in a log."""
 
 import contextlib
 import sys
@@ -58,7 +58,7 @@ class Phase:
 
 @contextlib.contextmanager
 def waiting(title: str, speaks: bool = True) -> Iterator[None]:
-    """Says that something is under way of which nobody knows how far it is, such as a compilation."""
+    """Reports the elapsed time of work whose progress is unknown, such as a compilation."""
     begin, over = time.monotonic(), threading.Event()
 
     def report() -> None:

@@ -10,8 +10,6 @@ An item is named by its title or by its id in the data; `id:187` and `title:187`
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import pandas as pd
 from absl import flags
 
 from bert4rec_jax.command_line import run_command
@@ -27,7 +25,7 @@ class Answer(NamedTuple):
 
     Attributes:
       history: item numbers, as understood.
-      lacking: what the catalogue has not.
+      lacking: what the catalogue lacks, with the reason where it is ambiguous.
       recommended: best first.
       popular: whether these are just the most popular items, because nothing of the history is known.
     """
@@ -40,6 +38,8 @@ class Answer(NamedTuple):
 
 def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> str:
     """Returns recommendations as a table."""
+    import pandas as pd
+
     width = max((len(r.title) for r in recommended), default=0)
     lines = []
     for place, r in enumerate(recommended, 1):
@@ -51,6 +51,8 @@ def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> 
 
 def example(workdir: str, config: Config) -> str:
     """Returns, as text, the newest items of a test user's history and what the run recommends after them."""
+    import numpy as np
+
     from bert4rec_jax.data import load_dataset, split_dataset
     from bert4rec_jax.serving import Recommender
 
@@ -72,6 +74,8 @@ def example(workdir: str, config: Config) -> str:
 def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
                skip_unknown: bool) -> dict[str, Answer]:
     """Answers all histories; what is unknown is left out and named, or refused."""
+    from bert4rec_jax.serving import AmbiguousTitle
+
     known, lacking = {}, {}
     for name, items in named.items():
         known[name], lacking[name] = [], []
@@ -81,7 +85,7 @@ def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
             except UserError as error:
                 if not skip_unknown:
                     raise
-                lacking[name].append(f"{item} ({error})" if "could be" in str(error) else item)
+                lacking[name].append(f"{item} ({error})" if isinstance(error, AmbiguousTitle) else item)
     scored = [name for name in named if known[name]]
     lists = dict(zip(scored, recommender.recommend([known[name] for name in scored], k))) if scored else {}
     popular = recommender.popular(k)
@@ -89,6 +93,8 @@ def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
 
 
 def _as_json(recommender: "Recommender", answer: Answer) -> dict:
+    import pandas as pd
+
     def describe(number):
         row = recommender.catalogue.loc[number]
         known = {name: row[name] for name in ("item", "title", "year", "genres") if not pd.isna(row.get(name))}
@@ -103,7 +109,7 @@ def _print(recommender: "Recommender", answer: Answer) -> None:
     understood = (f"{recommender.titles.label(n)} [id {recommender.catalogue.at[n, 'item']}]" for n in answer.history)
     print("history: " + (" | ".join(understood) or "nothing of it is known"))
     if answer.lacking:
-        print("lacking in this catalogue: " + " | ".join(answer.lacking))
+        print("not in this catalogue: " + " | ".join(answer.lacking))
     if answer.popular:
         print("most popular in training, as the model has nothing to go by")
     print(as_text(recommender, answer.recommended))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A script for test_parallel.py: the same few steps on eight simulated devices in every layout.
+"""A script for devices/test_layout.py: the same few steps on eight simulated devices in every layout.
 
   XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py OUTPUT.pickle quick|rest
 """

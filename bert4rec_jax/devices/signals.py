@@ -56,17 +56,17 @@ class StopSignal:
             name = signal.Signals(number).name
             if self._first is None:
                 self._first, self._stopping = time.monotonic(), True
-                _say(f"{name}: stopping behind the step or batch under way and saving; again, to end at once.")
+                _say(f"{name}: saving and stopping after the current step or batch; send it again to quit at once.")
             elif time.monotonic() - self._first > _SAME_SECONDS:
-                _say(f"{name} again: ending at once; what the last checkpoint holds is safe.")
+                _say(f"{name} again: quitting at once; what the last checkpoint holds is safe.")
                 os._exit(128 + number)
         os.close(self._read)
 
-    def requested(self, step: int) -> bool:
-        """Returns whether to stop; processes agree, so that all stop at the same step."""
+    def requested(self, step: int | None = None) -> bool:
+        """Returns whether to stop. Processes agree, so that all stop at the same place: at some steps, or now."""
         if jax.process_count() == 1:
             return self._stopping
-        if step % _AGREE_EVERY:
+        if step is not None and step % _AGREE_EVERY:
             return False
         from jax.experimental import multihost_utils
         return bool(multihost_utils.process_allgather(np.int32(self._stopping)).max())

@@ -12,8 +12,8 @@ from scipy import sparse
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset, Split
-from bert4rec_jax.ranking.cases import Cases, Ranking, repeated_targets
-from bert4rec_jax.ranking.negatives import NEGATIVES, sample_negatives
+from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
+from bert4rec_jax.ranking.negatives import protocol_negatives
 
 RECENT_SHARE = 0.1  # of the newest training interactions counts for `popular_recent`
 NEIGHBOURS = 100  # of each item, for `item_knn`
@@ -33,7 +33,7 @@ def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
 
 
 def transitions(dataset: Dataset, split: Split) -> sparse.csr_matrix:
-    """Returns float32[V, V] with V = num_items + 1: how often item j came right behind item i in training."""
+    """Returns float32[V, V] with V = num_items + 1: how often item j came right after item i in training."""
     training = _training_events(dataset, split)
     users = np.repeat(np.arange(dataset.num_users), np.diff(dataset.offsets))
     follows = training[1:] & training[:-1] & (users[1:] == users[:-1])
@@ -64,25 +64,31 @@ def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
     return sparse.vstack(parts).tocsr()
 
 
-def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases) -> dict[str, Ranking]:
+def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases,
+             popularity: np.ndarray) -> dict[str, Ranking]:
     """Ranks the cases by every baseline, under the protocol of the configuration.
+
+    Args:
+      config: the run's configuration.
+      dataset: the data.
+      split: says what is trained on.
+      cases: what is to be ranked.
+      popularity: int64[num_items + 1], what `training_counts` returns.
 
     Returns:
       `popular`, by training interactions; `popular_recent`, by those among the newest tenth of all training
-      interactions, where there are timestamps; `markov`, by how often an item came right behind the last one of the
+      interactions, where there are timestamps; `markov`, by how often an item came right after the last one of the
       history; `item_knn`, by the sum of similarities to the items of the history.
     """
-    counts = {"popular": training_counts(dataset, split)}
+    counts = {"popular": popularity}
     if dataset.timestamps is not None:
         training = _training_events(dataset, split)
         times = np.asarray(dataset.timestamps)[training]
         recent = times >= np.quantile(times, 1 - RECENT_SHARE)
         counts["popular_recent"] = np.bincount(
             dataset.items[training][recent], minlength=dataset.num_items + 1)
-    e, negatives = config.eval, None
-    if e.protocol != "full":
-        weights = counts["popular"] if e.protocol == "pop100" else np.ones(dataset.num_items + 1)
-        negatives = sample_negatives(dataset, cases.users, weights, NEGATIVES, e.negatives_seed)
+    e = config.eval
+    negatives = None if e.protocol == "full" else protocol_negatives(e, dataset, cases.users, popularity)
     rankings = {name: _rank(dataset, cases, count, negatives, e.filter_seen) for name, count in counts.items()}
     followers, similar = transitions(dataset, split), similarities(dataset, split)
 
@@ -98,11 +104,8 @@ def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases) -> di
 
     for name, scores in (("markov", by_last_item), ("item_knn", by_history)):
         rankings[name] = _rank_sparse(dataset, cases, scores, negatives, e.filter_seen)
-    if e.protocol == "full" and e.filter_seen and e.repeated_targets == "last":
-        last = repeated_targets(dataset, cases)
-        rankings = {name: Ranking(np.where(last, r.candidates - 1, r.greater), np.where(last, 0, r.ties), r.candidates)
-                    for name, r in rankings.items()}
-    return rankings
+    last = ranks_last(e, dataset, cases)
+    return {name: ranking.with_last(last) for name, ranking in rankings.items()}
 
 
 def _rank(dataset: Dataset, cases: Cases, scores: np.ndarray, negatives: np.ndarray | None,

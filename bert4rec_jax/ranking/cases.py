@@ -2,7 +2,7 @@
 """What is ranked, how it came out, and the sentence that says under which protocol."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +34,7 @@ class Ranking:
       ties: int32[n], other candidates that score the same.
       candidates: int32[n], items that were ranked, the target included.
       top: int32[n, k] best candidates, 0 where there are fewer than k; or None.
-      negatives: int32[n, C] sampled candidates; C = 0 where all items are.
+      negatives: int32[n, C] sampled candidates; C = 0 where all items are. None for the baselines.
     """
 
     greater: np.ndarray
@@ -49,12 +49,24 @@ class Ranking:
             return 1 + self.greater + self.ties
         return 1 + self.greater + self.ties / 2
 
+    def with_last(self, chosen: np.ndarray) -> "Ranking":
+        """Returns the outcome with the chosen cases, bool[n], behind all their candidates."""
+        return replace(self, greater=np.where(chosen, self.candidates - 1, self.greater),
+                       ties=np.where(chosen, 0, self.ties))
+
 
 def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
     """Returns bool[n]: whether the user has met the item to predict before."""
     targets = dataset.items[cases.targets]
     return np.array([target in dataset.items[start:stop]
                      for target, start, stop in zip(targets, cases.starts, cases.targets)], bool)
+
+
+def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray:
+    """Returns bool[n]: whose target ranks last because the user has met it before, see `eval.repeated_targets`."""
+    if config.protocol == "full" and config.filter_seen and config.repeated_targets == "last":
+        return repeated_targets(dataset, cases)
+    return np.zeros(len(cases.users), bool)
 
 
 def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:

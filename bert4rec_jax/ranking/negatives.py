@@ -3,10 +3,17 @@
 
 import numpy as np
 
+from bert4rec_jax.config import EvalConfig
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
 
 NEGATIVES = 100
+
+
+def protocol_negatives(config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """Returns int32[n, `NEGATIVES`]: the candidates of `users` beside their targets, under pop100 or uni100."""
+    weights = popularity if config.protocol == "pop100" else np.ones(dataset.num_items + 1)
+    return sample_negatives(dataset, users, weights, NEGATIVES, config.negatives_seed)
 
 
 def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import all_rows, first_row
 from bert4rec_jax.phases import Phase
-from bert4rec_jax.ranking.cases import Cases, Ranking, repeated_targets
-from bert4rec_jax.ranking.negatives import NEGATIVES, sample_negatives
+from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
+from bert4rec_jax.ranking.negatives import NEGATIVES, protocol_negatives
 from bert4rec_jax.ranking.scores import (
     Histories,
     PackedHistories,
@@ -31,7 +31,9 @@ TOP = 10  # length of the lists behind coverage, novelty and popularity
 
 def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
               batch: tuple[Histories, tuple[jax.Array, jax.Array]], _key, axes: Axes) -> dict[str, jax.Array]:
-    """Ranks one device's cases; see `Ranking` for what is returned.
+    """Ranks one device's cases.
+
+    Returns `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`, and `finite`: 0 where a score is no number.
 
     Args:
       config: the run's configuration.
@@ -93,13 +95,10 @@ class Ranker:
         self._candidates = np.full(len(cases.users), dataset.num_items, np.int32)
         if config.eval.protocol != "full":
             self._candidates[:] = 1 + NEGATIVES
-            weights = np.ones(dataset.num_items + 1) if config.eval.protocol == "uni100" else popularity
-            self._sampled = sample_negatives(dataset, cases.users, weights, NEGATIVES, config.eval.negatives_seed)
+            self._sampled = protocol_negatives(config.eval, dataset, cases.users, popularity)
         else:
             self._candidates -= self._histories.removed_counts
-        self._last = np.zeros(len(cases.users), bool)
-        if config.eval.protocol == "full" and filtered and config.eval.repeated_targets == "last":
-            self._last = repeated_targets(dataset, cases)
+        self._last = ranks_last(config.eval, dataset, cases)
         self._compiled = {}
 
     def _seen_pairs(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,7 +126,7 @@ class Ranker:
           params: placed on the layout.
           with_top: also return the best items of every case.
           should_stop: asked between batches; where it says so, ranking ends and None is returned.
-          title: what to call it while it lasts.
+          title: of the progress report.
         """
         if with_top not in self._compiled:
             step = functools.partial(rank_step, self._config, self._num_items, with_top)
@@ -145,6 +144,4 @@ class Ranker:
             raise UserError(f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
                             "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
                             "in another --workdir.")
-        result["greater"] = np.where(self._last, self._candidates - 1, result["greater"])
-        result["ties"] = np.where(self._last, 0, result["ties"])
-        return Ranking(**result, candidates=self._candidates, negatives=self._sampled)
+        return Ranking(**result, candidates=self._candidates, negatives=self._sampled).with_last(self._last)

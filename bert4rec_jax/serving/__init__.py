@@ -5,6 +5,6 @@
 """
 
 from bert4rec_jax.serving.recommender import Recommendation, Recommender
-from bert4rec_jax.serving.titles import TitleIndex
+from bert4rec_jax.serving.titles import AmbiguousTitle, TitleIndex
 
-__all__ = ["Recommendation", "Recommender", "TitleIndex"]
+__all__ = ["AmbiguousTitle", "Recommendation", "Recommender", "TitleIndex"]

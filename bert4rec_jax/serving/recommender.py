@@ -16,10 +16,9 @@ from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.experiment import state_template
 from bert4rec_jax.ranking import Histories, PackedHistories, item_scores, own_histories, top_items, without_removed
 from bert4rec_jax.serving.titles import TitleIndex
-from bert4rec_jax.training import Checkpoints
+from bert4rec_jax.training import Checkpoints, state_template
 
 History = Sequence[str | int]
 
@@ -176,6 +175,8 @@ class Recommender:
           UserError: as `numbers`.
         """
         columns = np.arange(1, self.num_items + 1) if items is None else np.array([self._number(x) for x in items])
+        if not len(histories):
+            return np.empty((0, len(columns)), np.float32)
         return self._run([self.numbers(h) for h in histories], 0, False)["all"][:, columns]
 
     def _run(self, histories: list[list[int]], k: int, remove_seen: bool) -> dict[str, np.ndarray]:

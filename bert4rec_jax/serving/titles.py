@@ -28,11 +28,15 @@ def _forms(title: str) -> list[str]:
     return [title, re.sub(r"\s*\([^()]*\)", "", title), *inside]
 
 
+class AmbiguousTitle(UserError):
+    """A text that names several items."""
+
+
 class TitleIndex:
     """Titles of a catalogue, looked up regardless of case, accents, punctuation, articles and year."""
 
     def __init__(self, catalogue: pd.DataFrame):
-        """Indexes `catalogue`: index = item id, columns item (original id) and, where known, title and year."""
+        """Indexes `catalogue`: index = item number, columns item (original id) and, where known, title and year."""
         self._catalogue = catalogue
         self._by_id = {str(item): number for number, item in catalogue["item"].items()}
         self._by_form: dict[str, list[int]] = {}
@@ -43,7 +47,7 @@ class TitleIndex:
                         self._by_form.setdefault(key, []).append(number)
 
     def label(self, number: int) -> str:
-        """Returns `Title (year)` of an item id, as far as it is known, else the original id."""
+        """Returns `Title (year)` of an item number, as far as it is known, else the original id."""
         row = self._catalogue.loc[number]
         title, year = row.get("title"), row.get("year")
         if pd.isna(title):
@@ -70,8 +74,8 @@ class TitleIndex:
             number = self._by_id[text]
             others = [n for n in self._titled(text) if n != number]
             if others:
-                raise UserError(f"{shortened(text)} is the id of {self.label(number)!r} and the title of "
-                                f"{self.label(others[0])!r}; write 'id:{text}' or 'title:{text}'.")
+                raise AmbiguousTitle(f"{shortened(text)} is the id of {self.label(number)!r} and the title of "
+                                     f"{self.label(others[0])!r}; write 'id:{text}' or 'title:{text}'.")
             return number
         return self._by_title(text)
 
@@ -80,7 +84,7 @@ class TitleIndex:
         year = _YEAR.search(text)
         wanted = _plain(_YEAR.sub("", text))
         bare = _LEADING.sub("", wanted)
-        # What was typed with its article is looked up so first: `The Kid` is not `Kid`.
+        # As typed first, article included: `The Kid` is not `Kid`.
         for key in dict.fromkeys((_plain(text), wanted, bare)):
             found = list(dict.fromkeys(self._by_form.get(key, [])))
             if year and key != _plain(text):
@@ -100,9 +104,10 @@ class TitleIndex:
             ids = ", ".join(f"id:{self._catalogue.loc[n, 'item']}" for n in found[:8])
             labels = list(dict.fromkeys(self.label(n) for n in found[:8]))
             if len(labels) == 1:
-                raise UserError(f"{shortened(text)} is the title of {len(found)} items; write the id of one: {ids}.")
-            raise UserError(f"{shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its year, "
-                            f"or the item's id ({ids}).")
+                raise AmbiguousTitle(
+                    f"{shortened(text)} is the title of {len(found)} items; write the id of one: {ids}.")
+            raise AmbiguousTitle(f"{shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its "
+                                 f"year, or the item's id ({ids}).")
         raise UserError(f"there is no {shortened(text)} in the catalogue{self._hint(self._nearest(text))}.")
 
     def _hint(self, nearest: list[str]) -> str:
@@ -119,7 +124,7 @@ class TitleIndex:
         if words:
             holds = [form for form in self._by_form if f" {' '.join(words)}" in f" {form}"]
             whole = [form for form in holds if f" {' '.join(words)} " in f" {form} "]
-            # The best known first: who types `star` means Star Wars and not Stag.
+            # The best known first: someone who types `star` means Star Wars and not Stag.
             forms = [*sorted(whole, key=self._fame)[:2], *sorted(holds, key=self._fame)[:3]]
         forms += difflib.get_close_matches(" ".join(words) or text, self._by_form, n=9, cutoff=0.4)
         labels = [self.label(self._by_form[form][0]) for form in forms]

@@ -5,14 +5,14 @@
 all of Orbax; `run_directory` is where everything lies, with `metric_writers`, `results` and `curves`.
 """
 
-from bert4rec_jax.training import curves
+from bert4rec_jax.training import curves, run_directory
 from bert4rec_jax.training.checkpoint import Checkpoints
 from bert4rec_jax.training.loop import Loop
 from bert4rec_jax.training.metric_writers import MetricWriter, write_test_line
 from bert4rec_jax.training.progress import Progress
 from bert4rec_jax.training.results import collect, summary
 from bert4rec_jax.training.run_directory import RunDirectory
-from bert4rec_jax.training.step import TrainState, init_state, train_step
+from bert4rec_jax.training.step import TrainState, init_state, state_template, train_step
 
 __all__ = ["Checkpoints", "Loop", "MetricWriter", "Progress", "RunDirectory", "TrainState", "collect",
-           "curves", "init_state", "summary", "train_step", "write_test_line"]
+           "curves", "init_state", "run_directory", "state_template", "summary", "train_step", "write_test_line"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: asynchronous Orbax saves of which the latest and the best are kept, verified when they are read."""
+"""Asynchronous Orbax checkpoints: the newest two and the best are kept, and each is verified when read."""
 
 import contextlib
 import copy
@@ -147,7 +147,8 @@ class Checkpoints:
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
 
-        A damaged checkpoint is reported, set aside as `<step>.damaged` and the one before it is tried.
+        A damaged checkpoint is reported and moved out to `checkpoint-<step>.damaged` in the run directory; then the one
+        before it is tried.
 
         Args:
           template: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
@@ -188,7 +189,8 @@ class Checkpoints:
                 if candidate != step:
                     logging.warning("the checkpoint of step %d cannot be read; using that of step %d", step, candidate)
                 return candidate, intact
-        return self._none_left() or self._nothing(step)
+        self._none_left()
+        raise UserError(f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir.")
 
     def latest_progress(self) -> dict | None:
         """Returns the progress of the newest checkpoint whose progress reads back, or None."""
@@ -199,13 +201,11 @@ class Checkpoints:
         return self._none_left()
 
     def _none_left(self) -> None:
+        """Raises where there were checkpoints: all were damaged."""
         if self.steps() or self._damaged:
             damaged = ", ".join(map(str, self._damaged))
             raise UserError(f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); move "
                             "that folder away to start again from step 0.")
-
-    def _nothing(self, step: int) -> None:
-        raise UserError(f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir.")
 
     def _try(self, step: int, read: Callable[[int], Any]) -> Any | None:
         """Returns read(step), or None when this process or another finds the checkpoint damaged."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop around the step: batches in, checkpoints and metrics out, until the steps or the patience are used up.
 
-In each round: take the step, look at the losses that are ready, validate when due, save. A signal ends the loop behind
+In each round: take the step, look at the losses that are ready, validate when due, save. A signal stops the loop after
 a step, with everything saved.
 """
 

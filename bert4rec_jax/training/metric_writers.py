@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where numbers go while a run is under way: metrics.jsonl always, a progress bar, trackers that were asked for."""
 
+import hashlib
 import json
 import math
 import os
@@ -41,7 +42,8 @@ class MetricWriter:
         """
         self.speaks = run.writes
         self._steps, self._tokens_per_step, self._shown = config.steps, tokens_per_step, {}
-        self._first = self._last_line = None  # (step, seconds) and time of the first call of show_progress
+        self._first: tuple[int, float] | None = None  # step and seconds at the first call of show_progress
+        self._last_line = 0.0  # when a line was last printed
         self._file, self._trackers, self._bar = None, [], None
         if not self.speaks:
             return
@@ -86,7 +88,7 @@ class MetricWriter:
         """
         if not self.speaks:
             return
-        if self._first is None:  # estimates start behind the first step, which was compiled
+        if self._first is None:  # estimates start after the first step, which was compiled
             self._first, self._last_line = (step, seconds), time.monotonic()
             if sys.stderr.isatty():
                 self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
@@ -97,9 +99,10 @@ class MetricWriter:
         elif time.monotonic() - self._last_line > LINE_SECONDS or step == self._steps:
             self._last_line = time.monotonic()
             first_step, first_seconds = self._first
-            speed = (step - first_step) / (seconds - first_seconds) if step > first_step else float("nan")
-            print(f"step {step}/{self._steps}  {speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
-                  f"{(self._steps - step) / speed:.0f} s left  {shown}", file=sys.stderr)
+            speed = (step - first_step) / (seconds - first_seconds) if step > first_step else None
+            timing = "" if not speed else (f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
+                                           f"{(self._steps - step) / speed:.0f} s left  ")
+            print(f"step {step}/{self._steps}  {timing}{shown}", file=sys.stderr)
 
 
 def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
@@ -158,7 +161,9 @@ class _WandB:
     def __init__(self, run: RunDirectory):
         import wandb
         name = os.path.basename(run.path("").rstrip("/"))
-        self._run = wandb.init(project="bert4rec_jax", name=name, id=name, resume="allow", dir=run.path(""))
+        # Trials of all sweeps are called 000, 001, ...: their paths tell them apart.
+        identity = hashlib.sha256(run.path("").encode()).hexdigest()[:16]
+        self._run = wandb.init(project="bert4rec_jax", name=name, id=identity, resume="allow", dir=run.path(""))
 
     def log(self, step: int, values: dict) -> None:
         self._run.log(values, step=step)

@@ -8,7 +8,10 @@ from bert4rec_jax.config import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Returns step -> rate: linear warm-up from 0, then constant, linear or cosine to `final_fraction`."""
+    """Returns step -> rate: a linear warm-up that reaches the peak at step `warmup_steps`, then the schedule.
+
+    That is constant, or linear or cosine down to `final_fraction` of the peak.
+    """
     peak, decay_steps = config.learning_rate, steps - config.warmup_steps
     after = {
         "constant": lambda: optax.constant_schedule(peak),

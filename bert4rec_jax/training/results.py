@@ -12,7 +12,8 @@ from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_r
 
 
 def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dict[str, Cases],
-            rankings: dict[str, Ranking], simple: dict[str, Ranking], run: dict) -> tuple[dict, dict[str, np.ndarray]]:
+            rankings: dict[str, Ranking], counting: dict[str, Ranking],
+            run: dict) -> tuple[dict, dict[str, np.ndarray]]:
     """Returns what goes into results.json and into ranks_test.npz.
 
     Args:
@@ -20,8 +21,8 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
       dataset: the data.
       popularity: int64[num_items + 1], training interactions of each item id.
       cases: of `valid` and `test`.
-      rankings: of them by the best checkpoint; that of `test` with lists.
-      simple: rankings of the test cases by the baselines.
+      rankings: their rankings by the best checkpoint; `test` with its lists.
+      counting: rankings of the test cases by the baselines.
       run: what is known of the run itself: steps, seconds, parameters, protocol.
     """
     ties, test = config.eval.ties, rankings["test"]
@@ -36,14 +37,14 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
     results = {
         **metrics, **run, "cases_digest": digest(dataset, cases["test"], test), "dataset": dataset.statistics(),
         "seed": config.seed, "model": config.model_name,
-        "baselines": {name: {"test": from_ranks(r.ranks(ties))} for name, r in simple.items()},
+        "baselines": {name: {"test": from_ranks(r.ranks(ties))} for name, r in counting.items()},
     }
     ranks = {
         "user": cases["test"].users, "item": targets, "rank": test.ranks(ties), "candidates": test.candidates,
         "history_length": (cases["test"].targets - cases["test"].starts).astype(np.int32),
         "item_popularity": popularity[targets],
         **({} if tied is None else {"tied": tied}),
-        **{f"{name}_rank": r.ranks(ties) for name, r in simple.items()},
+        **{f"{name}_rank": r.ranks(ties) for name, r in counting.items()},
     }
     return results, ranks
 

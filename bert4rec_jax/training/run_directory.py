@@ -25,6 +25,7 @@ _FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.c
          "model.remat", "eval.batch_rows")
 # What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
 _PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen", "eval.repeated_targets", "eval.negatives_seed")
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
 
 
@@ -84,10 +85,10 @@ class RunDirectory:
             self._write_catalogue(dataset, popularity)
 
     def check_trained(self, dataset: Dataset) -> None:
-        """Checks that this is a finished run on these data, and differs from the configuration in its protocol at most.
+        """Checks that this is a finished run on the same data whose configuration differs in the protocol at most.
 
         Raises:
-          UserError: it is none; names what differs.
+          UserError: it is not one; names what differs.
         """
         if self.read("results.json") is None:
             raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
@@ -168,8 +169,8 @@ def _start(mode: str) -> dict:
         "command": sys.argv,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
-        # Untracked files cannot change what is imported from the package but by being imported, so they count.
-        "git_dirty": None if commit is None else bool(_git("status", "--porcelain", "--", os.path.dirname(__file__))),
+        # Untracked files count too: one that is imported changes the program.
+        "git_dirty": None if commit is None else bool(_git("status", "--porcelain", "--", _PACKAGE)),
         "versions": {"bert4rec_jax": __version__, "python": platform.python_version(),
                      **{name: importlib.metadata.version(name) for name in _PACKAGES}},
         "devices": [str(device) for device in jax.devices()],
@@ -184,7 +185,7 @@ def _start(mode: str) -> dict:
 def _git(*arguments: str) -> str | None:
     """Returns what git says of the program's checkout, None where there is no git or no checkout."""
     try:
-        done = subprocess.run(["git", "-C", os.path.dirname(__file__), *arguments], capture_output=True, text=True,
+        done = subprocess.run(["git", "-C", _PACKAGE, *arguments], capture_output=True, text=True,
                               check=False)
     except OSError:
         return None

@@ -5,6 +5,7 @@ Every random number is a function of (seed, stream, step, row), so a run that is
 exactly as it would have.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import optax
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Packed
-from bert4rec_jax.devices import Axes
+from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.model import (
     Draws,
     encode,
@@ -60,6 +61,13 @@ def init_state(config: Config, num_items: int) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
+def state_template(config: Config, num_items: int, layout: Layout) -> TrainState:
+    """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into."""
+    shapes = jax.eval_shape(functools.partial(init_state, config, num_items))
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                        shapes, layout.shardings(shapes))
+
+
 def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, packed: Packed, root: jax.Array,
                step: jax.Array, first_row: jax.Array | int, axes: Axes) -> tuple[jax.Array, jax.Array]:
     """Returns the loss summed over a device's slots, and the number of them that hold a target.
@@ -75,22 +83,22 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
       first_row: number of the first of these rows in the whole batch.
       axes: see `devices.Axes`.
     """
-    numbers = first_row + np.arange(packed.tokens.shape[0])
-    learns_next = learns_next_item(config.masking.next_item, len(numbers))
-    parts = []
+    row_numbers = first_row + np.arange(packed.tokens.shape[0])
+    learns_next = learns_next_item(config.masking.next_item, len(row_numbers))
+    hidden = []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)
         if len(chosen) == 0:
             continue
         rows = jax.tree.map(lambda x: x[chosen], packed)
         task = next_items(rows) if next_item else mask_items(
-            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers[chosen])
+            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), row_numbers[chosen])
         inputs = encoder_inputs(config.model, rows, task.tokens, task.slots)
-        x_BLD = lookup(params["items"]["embedding"], task.tokens, axes.catalogue)
-        draws = Draws(stream_key(root, "dropout", step), numbers[chosen])
+        x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axes.catalogue)
+        draws = Draws(stream_key(root, "dropout", step), row_numbers[chosen])
         h_BKD = encode(config.model, params["encoder"], x_BLD, inputs, draws, causal=next_item)
-        parts.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
-    h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*parts))
+        hidden.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
+    h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*hidden))
     total = loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
                      stream_key(root, "negatives", step), axes.catalogue)
     return total, weights_M.sum()

@@ -11,7 +11,16 @@ from plain_numpy import naive_encoder
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import encoder as model
-from bert4rec_jax.ranking import baselines, digest, metrics, protocol, repeated_targets, sample_negatives, tied_targets
+from bert4rec_jax.ranking import (
+    Ranker,
+    baselines,
+    digest,
+    metrics,
+    protocol,
+    repeated_targets,
+    sample_negatives,
+    tied_targets,
+)
 
 
 def history_scores(experiment, params, case, cases):
@@ -86,8 +95,8 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
     for choice in ("last", "compete"):
         changed = dataclasses.replace(experiment.config.eval, repeated_targets=choice)
         experiment.config = dataclasses.replace(experiment.config, eval=changed)
-        ranked = experiment.ranker("test").rank(params)
-        simple = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases)
+        ranked = Ranker(experiment.config, experiment.dataset, cases, experiment.layout).rank(params)
+        simple = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases, experiment.popularity)
         rankings[choice] = {"model": ranked, **simple}
         assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "last")
     for name, last in rankings["last"].items():
@@ -133,7 +142,7 @@ def test_the_ranks_of_counting_models_equal_a_brute_force_ranking(cache, name, n
     config = small_config(cache, **{"data.synthetic.num_items": items, "eval.protocol": protocol_name})
     experiment = Experiment(config)
     cases, data, score = experiment.cases("test"), experiment.dataset, naive(experiment)
-    ranking = baselines.rank_all(config, data, experiment.split, cases)[name]
+    ranking = baselines.rank_all(config, data, experiment.split, cases, experiment.popularity)[name]
     negatives = sample_negatives(data, cases.users, experiment.popularity, 100, 0) if items > 100 else None
     compared = 0
     for case in range(len(cases.users)):
@@ -156,7 +165,7 @@ def test_popular_recent_counts_the_newest_tenth_of_training(cache):
     newest = inside[np.asarray(data.timestamps[inside]) >= np.quantile(data.timestamps[inside], 0.9)]
     assert 0.05 < len(newest) / len(inside) < 0.2
     counts = np.bincount(data.items[newest], minlength=61)
-    ranking = baselines.rank_all(experiment.config, data, split, cases)["popular_recent"]
+    ranking = baselines.rank_all(experiment.config, data, split, cases, experiment.popularity)["popular_recent"]
     for case in range(len(cases.users)):
         target = data.items[cases.targets[case]]
         others = np.setdiff1d(np.arange(1, 61), [*data.items[cases.starts[case]:cases.targets[case]], target])
@@ -191,7 +200,7 @@ def test_the_ranks_of_popularity_equal_a_brute_force_ranking(cache):
     experiment = Experiment(config)
     cases, data = experiment.cases("test"), experiment.dataset
     counts = experiment.popularity
-    ranking = baselines.rank_all(config, data, experiment.split, cases)["popular"]
+    ranking = baselines.rank_all(config, data, experiment.split, cases, counts)["popular"]
     for case in range(len(cases.users)):
         target = data.items[cases.targets[case]]
         seen = set(data.items[cases.starts[case]:cases.targets[case]].tolist()) - {target}

@@ -132,6 +132,11 @@ def command(*arguments):
                           capture_output=True, text=True, check=False)
 
 
+def said_nothing_but_progress(done) -> bool:
+    """Whether stderr holds no more than what a slow machine is told of long phases."""
+    return all(line.endswith(" s so far") for line in done.stderr.splitlines())
+
+
 @pytest.fixture(scope="module")
 def recommender(run):
     return bert4rec_jax.load(str(run[0]))
@@ -176,14 +181,14 @@ def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_pat
 def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
     answer = command("--workdir", run[0], "--history", TITLE, "--k", "3", "--json")
     assert answer.returncode == 0, answer.stderr
-    assert len(json.loads(answer.stdout)["recommended"]) == 3 and answer.stderr == ""
+    assert len(json.loads(answer.stdout)["recommended"]) == 3 and said_nothing_but_progress(answer)
     (tmp_path / "h.json").write_text(json.dumps({"known": [TITLE], "unknown": ["Nothing"]}))
     answer = command("--workdir", run[0], "--histories", tmp_path / "h.json")
     assert answer.returncode == 0, answer.stderr
     assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
     shell = f"{sys.executable} -m bert4rec_jax.recommend --workdir {run[0]} --history '{TITLE}' --k 60 | head -1"
     piped = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False)
-    assert piped.stdout.count("\n") == 1 and piped.stderr == ""
+    assert piped.stdout.count("\n") == 1 and said_nothing_but_progress(piped)
     for arguments in (["--workdir", run[0], "--history", "Gerne 1, itme 1"], ["--workdir", "nowhere", "--history", "x"],
                       ["--workdir", run[0]], ["--workdir", run[0], "--history", TITLE, "--k", "0"],
                       ["--workdir", run[0], "--histories", tmp_path / "missing.json"]):

@@ -98,11 +98,11 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
         wait_for(lambda: "compiling the training step" in heard(), process)
         begin = time.monotonic()
         process.send_signal(number)
-        wait_for(lambda: f"{number.name}: stopping" in heard(), process, seconds=5)
+        wait_for(lambda: f"{number.name}: saving and stopping" in heard(), process, seconds=5)
         time.sleep(1.2)  # both at once would be taken for one
         process.send_signal(number)
         assert process.wait(timeout=10) == 128 + number
-        assert "again: ending at once" in heard() and "Traceback" not in heard()
+        assert "again: quitting at once" in heard() and "Traceback" not in heard()
         assert time.monotonic() - begin < 15
 
 

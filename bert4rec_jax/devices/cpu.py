@@ -8,15 +8,16 @@ slower than products with one-hot matrices (`model/encoder.py`); and independent
 import jax
 import jax.numpy as jnp
 
+from bert4rec_jax.devices.platform import platform
+
 
 def compiler_options() -> dict | None:
-    """Returns what XLA is told about this backend: on CPU, to order operations by memory and not by concurrency.
+    """Returns what XLA is told where it compiles for a CPU: to order operations by memory and not by concurrency.
 
     Its default starts independent operations as early as it can, so that all chunks of a large catalogue would be
     alive at once.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if on_cpu else None
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if platform() == "cpu" else None
 
 
 def after(x: jax.Array, done: list[jax.Array]) -> jax.Array:

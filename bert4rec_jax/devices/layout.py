@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices.cpu import compiler_options
+from bert4rec_jax.devices.platform import compiling_for
 from bert4rec_jax.errors import UserError
 
 DATA, CATALOGUE = "data", "catalogue"
@@ -54,15 +55,23 @@ class Layout:
       processes: number of processes.
     """
 
-    def __init__(self, config: ParallelConfig):
+    def __init__(self, config: ParallelConfig, devices: Sequence[jax.Device] | None = None):
         """Makes the mesh.
+
+        Args:
+          config: its shape.
+          devices: what to lay functions over; None for all that this job has. Those of a `targets.Target` are only
+            described: functions then compile and do not run.
 
         Raises:
           UserError: the devices there are do not fit the configuration.
         """
         # A process feeds the rows after those of the process before it, so its devices must lie together in the mesh;
         # TPUs number theirs by place in the machine.
-        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        # Slices of TPUs are joined by the slower network of the data centre: they come one after another, so that the
+        # data axis spans them and the catalogue axis stays inside of one.
+        devices = sorted(devices or jax.devices(),
+                         key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
         data = config.data or max(len(devices) // config.catalogue, 1)
         wanted = data * config.catalogue
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
@@ -70,6 +79,7 @@ class Layout:
                 f"config.parallel asks for {data} x {config.catalogue} devices and there are {len(devices)}; "
                 "set config.parallel.data and config.parallel.catalogue to match.")
         self.num_devices, self.processes, self.process = wanted, jax.process_count(), jax.process_index()
+        self.platform = devices[0].platform
         self._pmap = config.mode == "pmap"
         self._devices = devices[:wanted]
         # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
@@ -105,7 +115,7 @@ class Layout:
           state: the first argument or its shapes, for the shardings.
           donate: whether the first argument is consumed and its successor returned.
         """
-        function = functools.partial(function, axes=self.axes)
+        function = self._for_platform(functools.partial(function, axes=self.axes))
         donated = (0,) if donate else ()
         if self._pmap:
             mapped = jax.pmap(function, axis_name=DATA, in_axes=(None, 0, None), devices=self._devices,
@@ -114,12 +124,22 @@ class Layout:
                 return mapped
             return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
         if self.axes.data is None:
-            return jax.jit(function, donate_argnums=donated, compiler_options=compiler_options())
+            return jax.jit(function, donate_argnums=donated, compiler_options=self._compiler_options())
         specs = self._specs(state)
         return jax.jit(
             jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
                           out_specs=(specs, P()) if donate else self._rows, check_vma=False),
-            donate_argnums=donated, compiler_options=compiler_options())
+            donate_argnums=donated, compiler_options=self._compiler_options())
+
+    def _compiler_options(self) -> dict | None:
+        with compiling_for(self.platform):
+            return compiler_options()
+
+    def _for_platform(self, function: Callable) -> Callable:
+        def traced(*arguments):
+            with compiling_for(self.platform):
+                return function(*arguments)
+        return traced
 
     def put_state(self, state: Any) -> Any:
         """Places a host or device state on the devices."""

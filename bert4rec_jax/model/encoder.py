@@ -15,15 +15,14 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import Packed
 from bert4rec_jax.devices import cpu
+from bert4rec_jax.devices.platform import platform
+from bert4rec_jax.model.attention import attend
+from bert4rec_jax.model.dropout import Draws, dropout
 from bert4rec_jax.model.item_table import table_rows
-
-# RoFormer has 10,000; histories are shorter than documents.
-ROTARY_BASE = 1000.0
 
 
 class Inputs(NamedTuple):
@@ -66,20 +65,6 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
     return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
 
 
-class Draws(NamedTuple):
-    """What dropout draws from in training; None stands for evaluation.
-
-    Every row of a batch draws for itself, so that what is dropped does not depend on how rows are dealt out to devices.
-
-    Attributes:
-      key: PRNG key of the step.
-      rows_B: int32[B], numbers of the rows in the whole batch.
-    """
-
-    key: jax.Array
-    rows_B: jax.Array
-
-
 def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
            draws: Draws | None, causal: bool) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
@@ -111,7 +96,7 @@ class Encoder(nn.Module):
         draw = _draw_stream(draws)
         if c.positions != "rotary":
             table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
-            x_BLD = x_BLD + cpu.rows(table, inputs.positions)
+            x_BLD = x_BLD + _rows(table, inputs.positions)
         x_BLD = x_BLD.astype(c.dtype)
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
@@ -143,7 +128,7 @@ class Block(nn.Module):
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
         attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(draw))
-        x = x_BLD if slots_BK is None else cpu.pick(x_BLD, slots_BK)
+        x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(draw))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
@@ -163,74 +148,32 @@ class Attention(nn.Module):
     def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
         """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
         c = self.config
-        B, L, D = x_BLD.shape
-        heads = (c.heads, D // c.heads)
+        _, L, D = x_BLD.shape
         columns_1L = jnp.arange(L)[None]
-        query_BQD, segments_BQ, positions_BQ, columns_BQ = x_BLD, inputs.segments, inputs.positions, columns_1L
+        keys = (inputs.segments, inputs.positions, columns_1L)
+        query_BQD, queries = x_BLD, keys
         if slots_BK is not None:
-            query_BQD, columns_BQ = cpu.pick(x_BLD, slots_BK), slots_BK
-            segments_BQ, positions_BQ = (
-                jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in (segments_BQ, positions_BQ))
-        q_BHQE = _dense(c, D, "query")(query_BQD).reshape(B, -1, *heads).transpose(0, 2, 1, 3)
-        k_BHLE, v_BHLE = _dense(c, 2 * D, "key_value")(x_BLD).reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
-        if c.positions == "rotary":
-            q_BHQE, k_BHLE = rotate(q_BHQE, positions_BQ), rotate(k_BHLE, inputs.positions)
-        # Padding is a segment of its own, so no row of scores is ever empty.
-        allowed_BQL = segments_BQ[:, :, None] == inputs.segments[:, None, :]
-        if self.causal:
-            allowed_BQL &= columns_BQ[:, :, None] >= columns_1L
-        scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
-        scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
-        scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
-        weights_BHQL = jnp.exp(scores_BHQL)
-        # Normalising after the product spares one pass over [B, H, Q, L].
-        total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
-        weights_BHQL = dropout(weights_BHQL.astype(x_BLD.dtype), c.attention_dropout, draws)
-        y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(x_BLD.dtype)
-        return _dense(c, D, "out")(y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D))
-
-
-def rotate(x_BHLE: jax.Array, positions_BL: jax.Array) -> jax.Array:
-    """Turns queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
-
-    The product of a query and a key then depends on how far apart they are and not on where. Pairs are (e, e + E/2).
-    Wavelengths run from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
-
-    Args:
-      x_BHLE: float[B, H, L, E], E even.
-      positions_BL: int32[B, L].
-    """
-    half = x_BHLE.shape[-1] // 2
-    frequencies = ROTARY_BASE ** (-np.arange(half) / half)
-    angle_B1LE = positions_BL[:, None, :, None] * frequencies.astype(np.float32)
-    cos, sin = jnp.cos(angle_B1LE), jnp.sin(angle_B1LE)
-    first, second = x_BHLE[..., :half], x_BHLE[..., half:]
-    # In float32 whatever the dtype of x: a rounded angle would depend on the place.
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x_BHLE.dtype)
-
-
-def dropout(x: jax.Array, rate: float, draws: Draws | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation.
-
-    Whether an element stays is a hash of two numbers that its row draws and of its place in the row, in the integer
-    arithmetic of MurmurHash3's finaliser: a few instructions that are computed again in the backward pass, where
-    random bits of Threefry take twenty rounds and are kept in memory.
-    """
-    if draws is None or rate == 0:
-        return x
-    bits_B2 = jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(draws.key, row), (2,), jnp.uint32))(draws.rows_B)
-    first, second = (bits.reshape(-1, *(1,) * (x.ndim - 1)) for bits in bits_B2.T)
-    place = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
-    h = place * jnp.uint32(0x9E3779B1) + first
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B) ^ second
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    kept = h ^ (h >> 16) >= jnp.uint32(rate * 2**32)
-    return jnp.where(kept, x * (1 / (1 - rate)), 0).astype(x.dtype)
+            query_BQD = _pick(x_BLD, slots_BK)
+            queries = (*(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]), slots_BK)
+        query_BQD, key_value_BLD2 = _dense(c, D, "query")(query_BQD), _dense(c, 2 * D, "key_value")(x_BLD)
+        return _dense(c, D, "out")(attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws))
 
 
 def gelu(x: jax.Array) -> jax.Array:
     """Returns x * Phi(x) (Hendrycks and Gimpel 2016), by erf; XLA's erfc takes several times as long."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
+
+
+def _rows(table_PD, ids):
+    """Returns table_PD[ids]."""
+    return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
+
+
+def _pick(x_BLD, slots_BK):
+    """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
+    if platform() == "cpu":
+        return cpu.pick(x_BLD, slots_BK)
+    return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
 
 
 def _draw_stream(draws: Draws | None):

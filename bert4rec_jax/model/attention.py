@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention inside segments: written out in arrays for CPUs, as one fused kernel for TPUs and GPUs.
+
+All ways compute the same, dropout included. Written out, weights [B, H, Q, L] lie in memory, which XLA's CPU backend
+does well and accelerators wait for.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.devices.platform import platform
+from bert4rec_jax.model.dropout import Draws, dropout, row_seeds
+
+# RoFormer has 10,000; histories are shorter than documents.
+ROTARY_BASE = 1000.0
+KERNELS = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
+
+
+def attend(config: ModelConfig, causal: bool, query_BQD: jax.Array, key_value_BLD2: jax.Array,
+           queries: tuple[jax.Array, jax.Array, jax.Array], keys: tuple[jax.Array, jax.Array, jax.Array],
+           draws: Draws | None) -> jax.Array:
+    """Returns what queries read from the values of their own segment: float[B, Q, D], heads side by side.
+
+    Args:
+      config: the model's configuration.
+      causal: whether a query sees only columns up to its own.
+      query_BQD: queries, heads side by side.
+      key_value_BLD2: float[B, L, 2 D], keys and then values.
+      queries: int32 segments [B, Q], positions [B, Q] and columns [B or 1, Q] of the queries.
+      keys: the same of the keys, [.., L]. Padding is a segment of its own, so that no query is without keys.
+      draws: of the dropout on weights, None for none.
+    """
+    chosen = config.attention
+    if chosen == "auto":
+        chosen = KERNELS.get(platform(), "dense")
+    path = _dense if chosen == "dense" else _fused
+    return path(config, chosen, causal, query_BQD, key_value_BLD2, queries, keys, draws)
+
+
+def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
+    (B, L, _), D = key_value_BLD2.shape, query_BQD.shape[-1]
+    heads = (config.heads, D // config.heads)
+    q_BHQE = query_BQD.reshape(B, -1, *heads).transpose(0, 2, 1, 3)
+    k_BHLE, v_BHLE = key_value_BLD2.reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
+    if config.positions == "rotary":
+        q_BHQE, k_BHLE = (rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys)))
+    allowed_BQL = queries[0][:, :, None] == keys[0][:, None, :]
+    if causal:
+        allowed_BQL &= queries[2][:, :, None] >= keys[2]
+    scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
+    scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
+    scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
+    weights_BHQL = jnp.exp(scores_BHQL)
+    # Normalising after the product spares one pass over [B, H, Q, L].
+    total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
+    weights_BHQL = dropout(weights_BHQL.astype(query_BQD.dtype), config.attention_dropout, draws)
+    y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(query_BQD.dtype)
+    return y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D)
+
+
+def _fused(config, kernel, causal, query_BQD, key_value_BLD2, queries, keys, draws):
+    # Importing Pallas takes half a second, which a run on CPU need not wait for.
+    if kernel == "pallas_tpu":
+        from bert4rec_jax.model.kernels.attention_tpu import attend as fused
+    else:
+        from bert4rec_jax.model.kernels.attention_gpu import attend as fused
+    B, D = len(query_BQD), query_BQD.shape[-1]
+    q_BQD, (k_BLD, v_BLD) = query_BQD, (key_value_BLD2[..., :D], key_value_BLD2[..., D:])
+    if config.positions == "rotary":
+        heads = (config.heads, D // config.heads)
+        q_BQD, k_BLD = (rotate(x.reshape(*x.shape[:2], *heads), place[1][:, :, None]).reshape(x.shape)
+                        for x, place in ((q_BQD, queries), (k_BLD, keys)))
+    q_BQD *= (D // config.heads) ** -0.5
+    places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
+              for segments, _, columns in (queries, keys)]
+    rate = config.attention_dropout if draws is not None else 0.0
+    seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
+    # On another machine the kernel is interpreted: slow, and what tests do.
+    interpret = kernel != KERNELS.get(platform())
+    return fused(q_BQD, k_BLD, v_BLD, *places, seeds_B2, config.heads, causal, rate, interpret)
+
+
+def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Turns queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
+
+    The product of a query and a key then depends on how far apart they are and not on where. Pairs are (e, e + E/2).
+    Wavelengths run from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
+
+    Args:
+      x: float[..., E], E even.
+      positions: int32, of the leading dimensions of x or broadcast to them.
+    """
+    half = x.shape[-1] // 2
+    frequencies = ROTARY_BASE ** (-np.arange(half) / half)
+    angle = positions[..., None] * frequencies.astype(np.float32)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = x[..., :half], x[..., half:]
+    # In float32 whatever the dtype of x: a rounded angle would depend on the place.
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)

@@ -35,10 +35,15 @@ from bert4rec_jax.training import (
 class Experiment:
     """A configuration with its data, batches, rankers and compiled step."""
 
-    def __init__(self, config: Config):
-        """Loads the data and lays everything out; nothing is compiled yet."""
+    def __init__(self, config: Config, layout: Layout | None = None):
+        """Loads the data and lays everything out; nothing is compiled yet.
+
+        Args:
+          config: the run's configuration.
+          layout: the devices; None for those that `config.parallel` asks for.
+        """
         self.config = c = config
-        self.layout = Layout(c.parallel)
+        self.layout = layout or Layout(c.parallel)
         _check_rows(c, self.layout)
         self.dataset: Dataset = load_dataset(c.data)
         self.split: Split = split_dataset(self.dataset, c.data)

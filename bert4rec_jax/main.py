@@ -9,6 +9,10 @@ with `--trained` from that of another run, under another protocol:
 
   python -m bert4rec_jax.main --config configs/ml_1m.py --config.eval.protocol=pop100 --mode evaluate \
       --trained runs/ml_1m --workdir runs/ml_1m_pop100
+
+`--compile_for` says, without any accelerator, whether a run fits on one and what binds it there:
+
+  python -m bert4rec_jax.main --config configs/ml_25m.py --compile_for v5e:2x4
 """
 
 import sys
@@ -24,11 +28,15 @@ config_flags.DEFINE_config_file(
     "config", None, "Config file: Python with get_config(), or the config.json of a run. A field is set with "
     "--config.GROUP.FIELD=VALUE.", lock_config=True)
 flags.FLAGS["config"].parser = ConfigParser("config")
-flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+flags.DEFINE_string("workdir", None, "Directory of the run.")
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"],
                   "train: train, then rank the test users. evaluate: rank only.")
 flags.DEFINE_string("trained", "", "Of --mode evaluate: the run whose model ranks; empty: --workdir.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
+flags.DEFINE_string("compile_for", "", "Run nothing: compile for accelerators that are not here, as v5e:4x4, "
+                    "2*v5p:2x2x2 (slices), h100:8 or h100:2x8 (hosts x GPUs), and say what fits and what binds.")
+flags.DEFINE_integer("items", 0, "Of --compile_for: size of the catalogue; 0: load the data and see.", lower_bound=0)
+flags.DEFINE_bool("json", False, "Of --compile_for: print JSON.")
 FLAGS = flags.FLAGS
 
 
@@ -45,6 +53,16 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # the file is the user's code
         raise UserError(f"--config cannot be read ({type(error).__name__}): {error}") from None
     config = config_lib.resolve(values)
+    if FLAGS.compile_for:
+        from bert4rec_jax.devices import targets
+
+        target = targets.parse(FLAGS.compile_for)
+        target.prepare()
+        from bert4rec_jax import compile_for
+
+        return compile_for.main(config, target, FLAGS.items, FLAGS.json)
+    if FLAGS.workdir is None:
+        raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.
     from bert4rec_jax import experiment, recommend
     from bert4rec_jax.devices import join_cluster, leaving_together

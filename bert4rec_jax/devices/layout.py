@@ -95,6 +95,10 @@ class Layout:
         if rows % self.num_devices:
             raise UserError(f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use.")
 
+    def row_sharding(self) -> NamedSharding:
+        """Returns the sharding of arrays whose first dimension runs over rows or cases."""
+        return NamedSharding(self._mesh, self._rows)
+
     def shardings(self, state: Any) -> Any:
         """Returns the sharding of every leaf of a state or of parameters (arrays or shapes)."""
         return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), self._specs(state),

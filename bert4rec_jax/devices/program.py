@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bert4rec_jax.devices.communication import all_reduce, gathered
+
 SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1, "f64": 8, "s64": 8, "u64": 8,
          "s16": 2, "u16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -224,16 +226,6 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
                                "all-gather": lambda: gathered(operand * group, group),
                                "reduce-scatter": lambda: gathered(operand, group)}.get(kind, lambda: operand)()
     return sent
-
-
-def all_reduce(size: float, devices: int) -> float:
-    """Returns bytes sent by each of `devices` to sum arrays of `size` bytes."""
-    return 2 * size * (devices - 1) / devices
-
-
-def gathered(size: float, devices: int) -> float:
-    """Returns bytes sent by each device to gather or reduce-scatter a whole array of `size` bytes."""
-    return size * (devices - 1) / devices
 
 
 def _group_size(line: str, devices: int) -> int:

@@ -7,10 +7,12 @@ A new kind is a line in `CHIPS`. The figures are those the makers publish; nothi
 import importlib.util
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import jax
+from jax.experimental import topologies
 
 from bert4rec_jax.errors import UserError
 
@@ -82,14 +84,12 @@ class Target:
     shape: tuple[int, ...]
 
     def prepare(self) -> None:
-        """Tells XLA about the target; only before JAX is imported.
+        """Tells XLA about the target; only before JAX first looks for devices.
 
         Raises:
           UserError: what compiles for it is not installed.
         """
-        if "jax" in sys.modules and getattr(sys.modules["jax"]._src.xla_bridge, "_backends", None):
-            raise RuntimeError("JAX has started already")
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        jax.config.update("jax_platforms", "cpu")
         if self.chip.platform == "tpu":
             if importlib.util.find_spec("libtpu") is None:
                 raise UserError("--compile_for a TPU needs its compiler: pip install '.[tpu]' (no TPU is needed).")
@@ -116,8 +116,6 @@ class Target:
         Raises:
           UserError: there is no such arrangement of these devices.
         """
-        from jax.experimental import topologies
-
         try:
             if self.chip.platform == "tpu":
                 slices = {"num_slices": self.slices} if self.slices > 1 else {}

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from bert4rec_jax.config import LossConfig
 from bert4rec_jax.devices import cpu
+from bert4rec_jax.devices.platform import platform
+from bert4rec_jax.model import softmax
 from bert4rec_jax.model.item_table import add_rows, all_rows, candidate_bias, first_row, lookup, own_rows
 
 # Probabilities up to this size are kept for the backward pass; beyond it they are computed again.
@@ -36,11 +38,14 @@ def loss_sum(config: LossConfig, items: dict, h_MD: jax.Array, labels_M: jax.Arr
       key: PRNG key for negatives, the same on all devices.
       axis: mesh axis over which the table is split, or None.
     """
-    embedding_VD = items["embedding"].astype(h_MD.dtype)
+    embedding_VD = items["embedding"]
     bias_V = candidate_bias(items["bias"], num_items, axis)
-    if config.name == "softmax":
+    if config.name == "softmax" and platform() == "cpu":
         return softmax_cross_entropy(
-            h_MD, embedding_VD, bias_V, labels_M, weights_M, config.chunk_items, axis)
+            h_MD, embedding_VD.astype(h_MD.dtype), bias_V, labels_M, weights_M, config.chunk_items, axis)
+    if config.name == "softmax":
+        return softmax.cross_entropy(h_MD, embedding_VD, bias_V, labels_M, weights_M,
+                                     softmax.chosen_way(config.chunk_items), config.chunk_items, axis)
     negatives_N = jax.random.randint(key, (config.negatives,), 1, num_items + 1)
     sampled = {"sampled_softmax": sampled_softmax, "gbce": functools.partial(gbce, t=config.gbce_t)}[config.name]
     return sampled(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, num_items=num_items, axis=axis)
@@ -140,9 +145,10 @@ softmax_cross_entropy.defvjp(_softmax_forward, _softmax_backward)
 def _sampled_logits(h_MD, embedding_VD, bias_V, labels_M, negatives_N, axis):
     """Returns target logits [M] and negative logits [M, N]; a negative that is the slot's target gets -1e9."""
     bias_V1 = bias_V[:, None]
-    target_M = jnp.einsum("md,md->m", h_MD, lookup(embedding_VD, labels_M, axis),
+    # Rows are looked up before they are rounded: the table is large, and its gradient stays float32.
+    target_M = jnp.einsum("md,md->m", h_MD, lookup(embedding_VD, labels_M, axis).astype(h_MD.dtype),
                           preferred_element_type=jnp.float32) + lookup(bias_V1, labels_M, axis)[:, 0]
-    negative_MN = jnp.einsum("md,nd->mn", h_MD, lookup(embedding_VD, negatives_N, axis),
+    negative_MN = jnp.einsum("md,nd->mn", h_MD, lookup(embedding_VD, negatives_N, axis).astype(h_MD.dtype),
                              preferred_element_type=jnp.float32) + lookup(bias_V1, negatives_N, axis)[:, 0]
     return target_M, jnp.where(labels_M[:, None] == negatives_N, -1e9, negative_MN)
 

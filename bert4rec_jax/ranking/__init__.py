@@ -10,7 +10,7 @@ from bert4rec_jax.ranking import baselines
 from bert4rec_jax.ranking.cases import Cases, Ranking, digest, protocol, repeated_targets, tied_targets
 from bert4rec_jax.ranking.metrics import beyond_accuracy, from_ranks, per_user
 from bert4rec_jax.ranking.negatives import sample_negatives
-from bert4rec_jax.ranking.ranker import Ranker
+from bert4rec_jax.ranking.ranker import Ranker, rank_step
 from bert4rec_jax.ranking.scores import (
            Histories,
            PackedHistories,
@@ -21,6 +21,6 @@ from bert4rec_jax.ranking.scores import (
 )
 
 __all__ = ["Cases", "Histories", "PackedHistories", "Ranker", "Ranking", "baselines", "beyond_accuracy", "digest",
-           "from_ranks", "item_scores", "own_histories", "per_user", "protocol", "repeated_targets", "sample_negatives",
-           "tied_targets", "top_items",
+           "from_ranks", "item_scores", "own_histories", "per_user", "protocol", "rank_step", "repeated_targets",
+           "sample_negatives", "tied_targets", "top_items",
            "without_removed"]

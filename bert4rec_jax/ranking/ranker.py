@@ -70,7 +70,11 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
 
 
 class Ranker:
-    """Ranks a fixed set of cases with any parameters of one model; batches are laid out once, shapes never change."""
+    """Ranks a fixed set of cases with any parameters of one model; batches are laid out once, shapes never change.
+
+    Attributes:
+      histories: the cases' histories, packed.
+    """
 
     def __init__(self, config: Config, dataset: Dataset, cases: Cases, layout: Layout,
                  popularity: np.ndarray | None = None):
@@ -88,7 +92,7 @@ class Ranker:
         self._cases, self._items = cases, dataset.items
         self._target_items = np.asarray(dataset.items[cases.targets], np.int32)
         filtered = config.eval.filter_seen
-        self._histories = PackedHistories(
+        self.histories = PackedHistories(
             config.model, dataset.num_items, dataset.items, cases.starts, cases.targets,
             config.eval.batch_rows // layout.num_devices, layout, self._seen_pairs if filtered else None)
         self._sampled = np.empty((len(cases.users), 0), np.int32)
@@ -97,7 +101,7 @@ class Ranker:
             self._candidates[:] = 1 + NEGATIVES
             self._sampled = protocol_negatives(config.eval, dataset, cases.users, popularity)
         else:
-            self._candidates -= self._histories.removed_counts
+            self._candidates -= self.histories.removed_counts
         self._last = ranks_last(config.eval, dataset, cases)
         self._compiled = {}
 
@@ -113,8 +117,8 @@ class Ranker:
 
     def _targets(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns targets and sampled candidates of a device's cases, filled up to the size of a batch."""
-        targets = np.ones(self._histories.size, np.int32)
-        sampled = np.ones((self._histories.size, self._sampled.shape[1]), np.int32)
+        targets = np.ones(self.histories.size, np.int32)
+        sampled = np.ones((self.histories.size, self._sampled.shape[1]), np.int32)
         targets[:len(cases)], sampled[:len(cases)] = self._target_items[cases], self._sampled[cases]
         return targets, sampled
 
@@ -133,7 +137,7 @@ class Ranker:
             self._compiled[with_top] = self._layout.map(step, params)
         count, result = len(self._cases.users), {}
         with Phase(title, count, "users", self._layout.process == 0) as phase:
-            for cases, output in self._histories.run(self._compiled[with_top], params, self._targets):
+            for cases, output in self.histories.run(self._compiled[with_top], params, self._targets):
                 for name, value in output.items():
                     result.setdefault(name, np.zeros((count, *value.shape[1:]), np.int32))[cases] = value
                 phase.advance(len(cases))

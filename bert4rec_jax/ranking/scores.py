@@ -93,6 +93,8 @@ class PackedHistories:
     Attributes:
       count: how many there are, n.
       size: N, the most that a batch of one device holds.
+      slots_in_a_row: K, the most that a row holds.
+      pairs: P, the most (history, item) pairs that a batch of one device removes.
       removed_counts: int32[n], distinct items that are no candidates of each.
     """
 
@@ -115,8 +117,9 @@ class PackedHistories:
                                         None if config.causal else mask_token(num_items))
         nothing = (np.empty(0, np.int64),) * 2
         self._removed = [removed(b.cases[b.cases >= 0]) if removed else nothing for b in self._batches]
+        self.slots_in_a_row = self._batches[0].slots.shape[1] if self._batches else 1
         self.size = max((int((b.cases >= 0).sum()) for b in self._batches), default=1)
-        self._pairs = max((len(case) for case, _ in self._removed), default=0)
+        self.pairs = max((len(case) for case, _ in self._removed), default=0)
         self.removed_counts = np.zeros(self.count, np.int32)
         for number, (case, item) in enumerate(self._removed):
             distinct = np.unique(case * np.int64(num_items + 1) + item) // (num_items + 1)
@@ -134,8 +137,8 @@ class PackedHistories:
         """Returns one device's batch; beyond the last one, one without histories."""
         packed, slots, numbers = self._batches[min(number, len(self._batches) - 1)]
         used = np.zeros(self.size, np.int32)
-        removed_case = np.full(self._pairs, self.size, np.int32)
-        removed_item = np.zeros(self._pairs, np.int32)
+        removed_case = np.full(self.pairs, self.size, np.int32)
+        removed_item = np.zeros(self.pairs, np.int32)
         if number < len(self._batches):
             places = np.flatnonzero(numbers.reshape(-1) >= 0)
             used[:len(places)] = places

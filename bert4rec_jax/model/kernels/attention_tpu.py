@@ -20,7 +20,7 @@ from bert4rec_jax.model.dropout import kept_in_kernel
 MASKED = -1e9
 LANES = 128
 # Bytes of a block of scores in float32; some eight arrays of this size are alive.
-SCORES_BYTES = 2 * 2**20
+SCORES_BYTES = 2**20
 VMEM_BYTES = 100 * 2**20
 
 

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiling a run for machines that are not here: does it fit, and what binds it?
+
+The compiler is the target's own, so what it says of memory and of bytes sent is what a run would have. Times are
+bounds: operations and bytes divided by the speed that the maker publishes. Nothing is run, nothing is measured.
+"""
+
+import functools
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert4rec_jax.config import Config
+from bert4rec_jax.data import Packed
+from bert4rec_jax.devices import Layout
+from bert4rec_jax.devices.communication import Job
+from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes
+from bert4rec_jax.devices.targets import Target
+from bert4rec_jax.experiment import Experiment, state_template
+from bert4rec_jax.model import Inputs, masks_per_history
+from bert4rec_jax.ranking import Histories, rank_step
+from bert4rec_jax.training import train_step
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the shapes of a run's arrays take from its data.
+
+    Attributes:
+      num_items: size of the catalogue.
+      slots: K, masked slots of a row in training.
+      histories: that a device ranks at once.
+      histories_in_a_row: the most of them in one row.
+      removed: pairs of a history and an item it has seen, of a device.
+    """
+
+    num_items: int
+    slots: int
+    histories: int
+    histories_in_a_row: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiler says of one step.
+
+    Attributes:
+      name: "training" or "ranking".
+      compile_seconds: on this machine, tracing left out.
+      memory_bytes: that a device needs for state, batch and everything in between; None where it does not fit and the
+        compiler does not say.
+      fits: whether the device has them.
+      error: what the compiler says where it does not fit.
+      operations: of matrix products, on a device.
+      memory_traffic_bytes: between a device and its own memory.
+      all_traffic_bytes: with what the compiler keeps on the chip.
+      arithmetic_seconds: operations at the published speed.
+      memory_seconds: memory traffic at the published speed.
+      sent_bytes: by a device, by kind of collective.
+      least_sent_bytes: what formulas say cannot be avoided; None where there are none.
+      positions_per_second: bound for all devices, from whichever of the two takes longer.
+    """
+
+    name: str
+    compile_seconds: float
+    memory_bytes: int | None
+    fits: bool
+    error: str = ""
+    operations: float = 0.0
+    memory_traffic_bytes: int = 0
+    all_traffic_bytes: int = 0
+    arithmetic_seconds: float = 0.0
+    memory_seconds: float = 0.0
+    sent_bytes: dict[str, float] | None = None
+    least_sent_bytes: float | None = None
+    positions_per_second: float = 0.0
+
+    @property
+    def memory_ratio(self) -> float:
+        """Returns how much longer memory traffic takes than arithmetic."""
+        return self.memory_seconds / self.arithmetic_seconds
+
+
+def sizes_of_data(config: Config, layout: Layout) -> Sizes:
+    """Returns the sizes that a run of `config` has on its data, which are loaded as the run would load them."""
+    experiment = Experiment(config, layout)
+    histories = experiment.ranker("test").histories
+    return Sizes(experiment.num_items, experiment.num_slots, histories.size, histories.slots_in_a_row, histories.pairs)
+
+
+def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
+    """Returns sizes for a catalogue of `num_items` without any data: rows that are nearly one long history each."""
+    c, length = config, config.model.max_length
+    rows = c.eval.batch_rows // layout.num_devices
+    return Sizes(num_items, min(int(masks_per_history(c.masking, length)[length]) + 3, length), 2 * rows, 4,
+                 rows * length)
+
+
+def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[Any, tuple]]:
+    """Returns the training step and the ranking step: mapped functions, and shapes to lower them with."""
+    state = state_template(config, sizes.num_items, layout)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    length, sharding = config.model.max_length, layout.row_sharding()
+
+    def array(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
+
+    batch = Packed(*[array(config.train.batch_rows, length)] * 4)
+    step = layout.map(functools.partial(train_step, config, sizes.num_items, sizes.slots), state, donate=True)
+    rows, cases = config.eval.batch_rows, sizes.histories * layout.num_devices
+    pairs = sizes.removed * layout.num_devices if config.eval.filter_seen else 0
+    tokens = array(rows, length)
+    histories = Histories(Inputs(tokens, tokens, tokens, array(rows, sizes.histories_in_a_row)), array(cases),
+                          array(pairs), array(pairs))
+    ranking = layout.map(functools.partial(rank_step, config, sizes.num_items, True), state.params)
+    return {"training": (step, (state, batch, key)),
+            "ranking": (ranking, (state.params, (histories, (array(cases), array(cases, 0))), key))}
+
+
+def compiled(name: str, function: Any, arguments: tuple, target: Target, devices: int, positions: int,
+             least_sent: float | None) -> Report:
+    """Compiles one step and reads the result.
+
+    Args:
+      name: of the step.
+      function: mapped by a layout over the target's devices.
+      arguments: shapes.
+      target: see `targets`.
+      devices: how many take part.
+      positions: of all rows of a batch, for the bound.
+      least_sent: see `Report`.
+    """
+    traced = function.trace(*arguments)
+    begin = time.perf_counter()
+    try:
+        program = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
+            raise
+        used = re.search(r"Used ([\d.]+)([KMG]) of", str(error))
+        needed = int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
+        return Report(name, time.perf_counter() - begin, needed, False, str(error).splitlines()[0][:300])
+    seconds = time.perf_counter() - begin
+    sizes, text = program.memory_analysis(), parse(program.as_text())
+    memory = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+              + sizes.temp_size_in_bytes)
+    chip = target.chip
+    done, moved = operations(traced.jaxpr), accessed_bytes(text)
+    arithmetic, traffic = done / chip.flops, moved / chip.bandwidth
+    return Report(name, seconds, memory, memory <= chip.memory, "", done, moved, accessed_bytes(text, slow_only=False),
+                  arithmetic, traffic, {k: v for k, v in sent_bytes(text, devices).items() if v}, least_sent,
+                  positions / max(arithmetic, traffic))
+
+
+def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str, ...] = ("training", "ranking"),
+           ) -> list[Report]:
+    """Compiles the steps of a run for a target.
+
+    Args:
+      config: of the run.
+      target: prepared before JAX started.
+      num_items: size of the catalogue, for shapes without data; 0: as in the data, which are loaded.
+      steps: which of them.
+    """
+    layout = Layout(config.parallel, target.devices())
+    for rows, field in ((config.train.batch_rows, "config.train.batch_rows"),
+                        (config.eval.batch_rows, "config.eval.batch_rows")):
+        layout.check_rows(rows, field)
+    sizes = assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
+    least = _job(config, sizes, layout).least() if config.loss.name == "softmax" else None
+    both = programs(config, sizes, layout)
+    rows = {"training": (config.train.batch_rows, least), "ranking": (config.eval.batch_rows, None)}
+    return [compiled(name, *both[name], target, layout.num_devices, rows[name][0] * config.model.max_length,
+                     rows[name][1]) for name in steps]
+
+
+def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:
+    """Returns what the formulas of docs/scaling.md need to know."""
+    c, state = config, state_template(config, sizes.num_items, layout)
+    encoder = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state.params["encoder"]))
+    share, length = c.masking.next_item, c.model.max_length
+    return Job(state.params["items"]["bias"].shape[0], c.model.width, encoder, c.train.batch_rows // layout.num_devices,
+               length, share * length + (1 - share) * sizes.slots, layout.num_devices // c.parallel.catalogue,
+               c.parallel.catalogue, 2 if c.model.dtype == "bfloat16" else 4)
+
+
+def as_json(config: Config, target: Target, reports: list[Report]) -> str:
+    """Returns everything that `as_text` says, for programs."""
+    return json.dumps({"target": target.text, "device_memory_bytes": target.chip.memory, "nothing_was_run": True,
+                       "steps": [asdict(r) for r in reports]}, indent=2)
+
+
+def as_text(config: Config, target: Target, reports: list[Report]) -> str:
+    """Returns the reports in words and numbers, for people."""
+    lines = [f"Compiled for {target.text}; nothing was run. Times and speeds are bounds from published figures, "
+             "not measurements."]
+    for r in reports:
+        lines += ["", f"{r.name} step ({r.compile_seconds:.0f} s to compile here)", *_memory_lines(config, target, r)]
+        if r.operations:
+            slower, ratio = ("memory", r.memory_ratio) if r.memory_ratio >= 1 else ("arithmetic", 1 / r.memory_ratio)
+            lines += [
+                f"  operations        {r.operations / 1e9:,.1f} G in matrix products, at least "
+                f"{1e3 * r.arithmetic_seconds:.3f} ms",
+                f"  memory traffic    {r.memory_traffic_bytes / GIB:,.3f} GiB, at least {1e3 * r.memory_seconds:.3f} ms "
+                f"({r.all_traffic_bytes / GIB:,.3f} GiB with what stays on the chip)",
+                f"  what binds        {slower}, {ratio:.1f} : 1",
+                f"  bound             at most {r.positions_per_second:,.0f} positions a second on all devices",
+                f"  sent by a device  {_sent(r)}"]
+    return "\n".join(lines)
+
+
+def _sent(r: Report) -> str:
+    total = sum(r.sent_bytes.values())
+    kinds = ", ".join(f"{kind} {size / 2**20:,.1f} MiB" for kind, size in r.sent_bytes.items()) or "nothing"
+    least = "" if r.least_sent_bytes is None or not total else (
+        f" ({total / r.least_sent_bytes:.2f} times the least, {r.least_sent_bytes / 2**20:,.1f} MiB)")
+    return kinds + least
+
+
+def _memory_lines(c: Config, target: Target, r: Report) -> list[str]:
+    have = target.chip.memory / GIB
+    if r.fits:
+        return [f"  memory a device   {r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: fits"]
+    missing = f"{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by " \
+              f"{(r.memory_bytes - target.chip.memory) / GIB:,.2f} GiB" if r.memory_bytes else f"does not fit ({r.error})"
+    if r.name == "ranking":
+        advice = f"lower config.eval.batch_rows = {c.eval.batch_rows}"
+    else:
+        advice = (f"lower config.train.batch_rows = {c.train.batch_rows}, raise config.train.accumulate = "
+                  f"{c.train.accumulate}, set config.model.remat = True, or config.loss.name = 'sampled_softmax'")
+    return [f"  memory a device   {missing}", f"  to make it fit    {advice}; where the table is what is too large, raise "
+            f"config.parallel.catalogue = {c.parallel.catalogue}"]
+
+
+def main(config: Config, target: Target, num_items: int, json_output: bool) -> int:
+    """Compiles, prints and returns the exit code: 1 where something does not fit."""
+    reports = report(config, target, num_items)
+    print((as_json if json_output else as_text)(config, target, reports))
+    return 0 if all(r.fits for r in reports) else 1

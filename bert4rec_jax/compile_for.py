@@ -210,8 +210,8 @@ def as_text(config: Config, target: Target, reports: list[Report]) -> str:
             lines += [
                 f"  operations        {r.operations / 1e9:,.1f} G in matrix products, at least "
                 f"{1e3 * r.arithmetic_seconds:.3f} ms",
-                f"  memory traffic    {r.memory_traffic_bytes / GIB:,.3f} GiB, at least {1e3 * r.memory_seconds:.3f} ms "
-                f"({r.all_traffic_bytes / GIB:,.3f} GiB with what stays on the chip)",
+                f"  memory traffic    {r.memory_traffic_bytes / GIB:,.3f} GiB, at least "
+                f"{1e3 * r.memory_seconds:.3f} ms ({r.all_traffic_bytes / GIB:,.3f} GiB with what stays on the chip)",
                 f"  what binds        {slower}, {ratio:.1f} : 1",
                 f"  bound             at most {r.positions_per_second:,.0f} positions a second on all devices",
                 f"  sent by a device  {_sent(r)}"]
@@ -230,15 +230,17 @@ def _memory_lines(c: Config, target: Target, r: Report) -> list[str]:
     have = target.chip.memory / GIB
     if r.fits:
         return [f"  memory a device   {r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: fits"]
-    missing = f"{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by " \
-              f"{(r.memory_bytes - target.chip.memory) / GIB:,.2f} GiB" if r.memory_bytes else f"does not fit ({r.error})"
+    missing = f"does not fit ({r.error})"
+    if r.memory_bytes:
+        over = (r.memory_bytes - target.chip.memory) / GIB
+        missing = f"{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by {over:,.2f} GiB"
     if r.name == "ranking":
         advice = f"lower config.eval.batch_rows = {c.eval.batch_rows}"
     else:
         advice = (f"lower config.train.batch_rows = {c.train.batch_rows}, raise config.train.accumulate = "
                   f"{c.train.accumulate}, set config.model.remat = True, or config.loss.name = 'sampled_softmax'")
-    return [f"  memory a device   {missing}", f"  to make it fit    {advice}; where the table is what is too large, raise "
-            f"config.parallel.catalogue = {c.parallel.catalogue}"]
+    return [f"  memory a device   {missing}", f"  to make it fit    {advice}; where the table is what is too large, "
+            f"raise config.parallel.catalogue = {c.parallel.catalogue}"]
 
 
 def main(config: Config, target: Target, num_items: int, json_output: bool) -> int:

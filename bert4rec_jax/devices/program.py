@@ -215,11 +215,16 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
       program: of one device.
       devices: that take part where the text names no groups.
     """
-    sent = dict.fromkeys(KINDS, 0.0)
+    sent, chains = dict.fromkeys(KINDS, 0.0), set()
     for line, computation, times in program.runs(inside_fusions=True):
         kind = line.kind.removesuffix("-start")
         if kind not in KINDS:
             continue
+        # A TPU's collective that is overlapped with other work is named in every fusion that goes on meanwhile.
+        chain = re.search(r'chain_id="(\d+)"', line.rest)
+        if chain and (kind, chain[1]) in chains:
+            continue
+        chains.add((kind, chain[1]) if chain else None)
         group = _group_size(line.rest, devices)
         operand = sum(shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands)
         sent[kind] += times * {"all-reduce": lambda: all_reduce(operand, group),

@@ -40,10 +40,12 @@ class Chip:
     description: str = ""
 
 
-def _gpu(name: str, capability: str, cores: int, clock: float, shared: int, bandwidth: float, cache: int, memory: int) -> str:
+def _gpu(name: str, capability: str, cores: int, clock: float, shared: int, bandwidth: float, cache: int,
+         memory: int) -> str:
     return f"""gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
 shared_memory_per_core: {shared + 1024} threads_per_core_limit: 2048 core_count: {cores}
-fpus_per_core: {64 if capability == "major: 8" else 128} block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+fpus_per_core: {64 if capability == "major: 8" else 128} block_dim_limit_x: 2147483647
+block_dim_limit_y: 65535 block_dim_limit_z: 65535
 memory_bandwidth: {bandwidth:.0f} l2_cache_size: {cache} clock_rate_ghz: {clock}
 device_memory_size: {memory} shared_memory_per_block_optin: {shared}
 cuda_compute_capability {{ {capability} }} registers_per_core_limit: 65536 registers_per_block_limit: 65536 }}
@@ -103,8 +105,8 @@ class Target:
             return
         compiler = importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None
         if compiler is None or importlib.util.find_spec("jax_cuda12_plugin") is None:
-            raise UserError("--compile_for a GPU needs its compiler: pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt "
-                            "nvidia-cuda-nvcc-cu12, the first two in the version of jax (no GPU is needed).")
+            raise UserError("--compile_for a GPU needs its compiler: pip install --no-deps jax-cuda12-plugin "
+                            "jax-cuda12-pjrt nvidia-cuda-nvcc-cu12, the first two in the version of jax (no GPU is needed).")
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         # Without a GPU nothing can be timed, so no algorithm is chosen by timing.
         os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0 "
@@ -138,8 +140,8 @@ def parse(text: str) -> Target:
     """
     match = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", text)
     if not match or match[2] not in CHIPS:
-        raise UserError(f"--compile_for {text!r} is no target: write KIND:SHAPE with KIND one of {', '.join(CHIPS)}, as in "
-                        "v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs).")
+        raise UserError(f"--compile_for {text!r} is no target: write KIND:SHAPE with KIND one of {', '.join(CHIPS)}, as "
+                        "in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs).")
     chip, shape = CHIPS[match[2]], tuple(map(int, match[3].split("x")))
     if chip.platform == "cuda":
         shape = (1, *shape)[-2:]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact softmax loss on accelerators: logits are never written to memory, or a chunk of them at a time.
 
-Only two sums run over the whole catalogue, and each of `WAYS` computes both: the log-sum-exp of a slot's logits, and the
-gradients of scale * log-sum-exp. `losses` has the formulation for CPUs, whose chunks are unrolled.
+Only two sums run over the whole catalogue: the log-sum-exp of a slot's logits, and the gradients of scale *
+log-sum-exp. A kernel computes them, or a loop over chunks. `losses` has the formulation for CPUs, which is unrolled.
 """
 
 import functools

@@ -120,7 +120,7 @@ class _Plan:
         """Returns a block of a vector, or of row `of` of a matrix; `other` beyond the array's end."""
         mask = start + jnp.arange(self.block) < length
         index = pl.ds(local, self.block)
-        return plgpu.load(ref.at[index] if of is None else ref.at[of, index], mask=mask, other=other)
+        return plgpu.load(ref.at[index] if of is None else ref.at[jnp.int32(of), index], mask=mask, other=other)
 
     def scores(self, q, k, query, key, queries_ref, keys_ref):
         """Returns masked scores [block of queries, block of keys] in float32; `query` and `key` number the first."""

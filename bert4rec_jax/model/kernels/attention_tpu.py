@@ -81,7 +81,7 @@ class _Plan:
         whole = self.D % LANES == 0 and (LANES % self.E == 0 or self.E % LANES == 0)
         self.lanes = max(self.E, LANES) if whole else self.D
         block = max(SCORES_BYTES // (4 * self.L) // LANES, 1) * LANES
-        self.block = self.Q if self.Q <= block else block
+        self.block = self.Q if block >= self.Q else block
         self.grid = (self.B, self.D // self.lanes, pl.cdiv(self.Q, self.block))
         self.query = pl.BlockSpec((1, self.block, self.lanes), lambda b, g, i: (b, i, g))
         self.key = pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g))

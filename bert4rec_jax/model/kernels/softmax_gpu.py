@@ -34,7 +34,8 @@ def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M
     arguments = (h_MD, embedding_VD.astype(h_MD.dtype), bias_V, lse_M, scale_M)
     d_h = pl.pallas_call(
         functools.partial(_hidden_kernel, plan), grid=(pl.cdiv(plan.M, plan.tile),),
-        in_specs=[plan.block(), plan.all(plan.V), plan.vector(plan.V), *[pl.BlockSpec((plan.tile,), lambda i: (i,))] * 2],
+        in_specs=[plan.block(), plan.all(plan.V), plan.vector(plan.V),
+                  *[pl.BlockSpec((plan.tile,), lambda i: (i,))] * 2],
         out_specs=plan.block(), out_shape=jax.ShapeDtypeStruct((plan.M, plan.D), jnp.float32),
         compiler_params=plan.compiler(), interpret=interpret, name="softmax_gradient_h", cost_estimate=plan.cost(2),
     )(*arguments)

@@ -55,7 +55,7 @@ def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M
     """
     M, D = h_MD.shape
     most = max(HIDDEN_BYTES // (4 * D) // SLOTS, 1) * SLOTS
-    if M <= most:
+    if most >= M:
         return _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret)
     parts = [_gradients(h_MD[i:i + most], embedding_VD, bias_V, lse_M[i:i + most], scale_M[i:i + most], interpret)
              for i in range(0, M, most)]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What compilers say of training steps on accelerators: memory, traffic against arithmetic, seconds to compile.
+
+    python -m benchmarks.targets --out runs/targets            # every row; an hour on two cores
+    python -m benchmarks.targets --only "1M items, h100:8"
+
+Nothing is run: ratios are bytes and operations divided by published speeds. Needs what `--compile_for` needs. Each row
+is a process of its own; its figures are a line of targets.jsonl, which rows that are there already are taken from.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("out", "runs/targets", "Folder for targets.jsonl and targets.md.")
+flags.DEFINE_string("only", "", "One row, by its name and target.")
+flags.DEFINE_integer("timeout", 1800, "Seconds after which a compilation is given up.")
+
+# name: (items, rows a device, changes to `recommended()` in bfloat16, targets)
+PROGRAMS = {
+    "MovieLens-1M size": (3416, 16, {"model.width": 64, "model.layers": 2, "model.max_length": 200},
+                          ("v5e:2x4", "h100:8")),
+    "2,048 long": (62_423, 8, {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024,
+                               "model.max_length": 2048}, ("v5e:2x4", "h100:8")),
+    "1M items": (1_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
+                                 "model.max_length": 200, "parallel.catalogue": 8}, ("v5e:2x4", "h100:8")),
+    "10M items": (10_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
+                                   "model.max_length": 100, "parallel.catalogue": 8}, ("v5p:2x2x2", "h100:8")),
+    "100M items, sampled": (100_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
+                                              "model.max_length": 100, "parallel.catalogue": 64,
+                                              "loss.name": "sampled_softmax"}, ("v5e:8x8", "h100:8x8")),
+    "configs/ml_25m.py, 2,048 rows": (59_047, 256, {}, ("v5e:2x4", "h100:8")),
+    "8,192 long": (62_423, 2, {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024,
+                               "model.max_length": 8192}, ("v5e:2x4",)),
+}
+
+
+def compile_row(name: str, target_text: str) -> dict:
+    """Compiles one row in this process and returns its figures."""
+    from bert4rec_jax.devices import targets
+
+    target = targets.parse(target_text)
+    target.prepare()
+    from bert4rec_jax import compile_for
+    from bert4rec_jax import config as config_lib
+
+    items, rows, changes, _ = PROGRAMS[name]
+    if name.startswith("configs/"):
+        sys.path.insert(0, ".")
+        from configs.ml_25m import get_config
+        values = get_config()
+    else:
+        values = config_lib.recommended()
+    with values.unlocked():
+        values.update_from_flattened_dict({**changes, "model.dtype": "bfloat16",
+                                           "train.batch_rows": rows * len(target.devices()), "train.steps": 100_000,
+                                           "eval.batch_rows": len(target.devices())})
+    [report] = compile_for.report(config_lib.resolve(values), target, items, ("training",))
+    cpu = os.times()
+    return {"name": name, "target": target_text, "process_cpu_seconds": round(cpu.user + cpu.system, 1),
+            "ratio": report.operations and report.memory_ratio, "ratio_with_on_chip": report.operations and (
+                report.all_traffic_bytes / target.chip.bandwidth / report.arithmetic_seconds), **vars(report)}
+
+
+def row(r: dict) -> str:
+    """Returns a row of the table."""
+    memory = f"{r['memory_bytes'] / 2**30:.2f}" if r["memory_bytes"] else "?"
+    cells = [r["name"], r["target"], memory + ("" if r["fits"] else " (does not fit)"), f"{r['operations'] / 1e9:,.0f}",
+             f"{r['memory_traffic_bytes'] / 2**30:,.2f}", f"{r['all_traffic_bytes'] / 2**30:,.2f}",
+             f"{r['ratio']:.1f} : 1", f"{r['ratio_with_on_chip']:.1f} : 1",
+             f"{sum((r['sent_bytes'] or {}).values()) / 2**20:,.1f}", f"{r['compile_seconds']:.0f}",
+             f"{r['process_cpu_seconds']:.0f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(_) -> None:
+    """Compiles what is missing and prints the table."""
+    os.makedirs(FLAGS.out, exist_ok=True)
+    path = Path(FLAGS.out, "targets.jsonl")
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for name, (*_, chosen) in PROGRAMS.items():
+        for target in chosen:
+            if any(r["name"] == name and r["target"] == target for r in done) or FLAGS.only not in ("", f"{name}, {target}"):
+                continue
+            code = f"import json; from benchmarks.targets import compile_row; print(json.dumps(compile_row({name!r}, {target!r})))"
+            try:
+                ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                                       timeout=FLAGS.timeout)
+            except subprocess.TimeoutExpired:
+                print(f"{name}, {target}: not compiled in {FLAGS.timeout} s", flush=True)
+                continue
+            if ended.returncode:
+                print(f"{name}, {target}: {ended.stderr.strip().splitlines()[-1][:200]}", flush=True)
+                continue
+            done.append(json.loads(ended.stdout.splitlines()[-1]))
+            with path.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+            print(row(done[-1]), flush=True)
+    order = list(PROGRAMS)
+    lines = ["| program | target | memory a device, GiB | operations, G | memory traffic, GiB | with on-chip, GiB | "
+             "memory : arithmetic | with on-chip | sent, MiB | compile, s | CPU s |", "|---|---|" + "--:|" * 9,
+             *map(row, sorted(done, key=lambda r: order.index(r["name"])))]
+    Path(FLAGS.out, "targets.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    app.run(main)

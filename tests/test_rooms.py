@@ -20,7 +20,7 @@ FLOORS = [
     {"ranking"},
     {"training"},
     {"experiment"},
-    {"serving"},
+    {"serving", "compile_for"},
     {"recommend"},
     {"main"},
 ]

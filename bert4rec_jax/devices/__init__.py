@@ -3,6 +3,9 @@
 
 `layout` maps a function of one device's arrays over all of them, `errors` says in words what XLA and lost processes
 report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one backend.
+
+`platform` says which kind of machine a function is traced for. `targets` describes accelerators that are not here,
+`program` reads what a program compiled for them holds, reads and sends, `communication` what it would have to.
 """
 
 from bert4rec_jax.devices import cpu

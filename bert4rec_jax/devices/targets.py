@@ -105,8 +105,9 @@ class Target:
             return
         compiler = importlib.util.find_spec("nvidia.cuda_nvcc") if importlib.util.find_spec("nvidia") else None
         if compiler is None or importlib.util.find_spec("jax_cuda12_plugin") is None:
-            raise UserError("--compile_for a GPU needs its compiler: pip install --no-deps jax-cuda12-plugin "
-                            "jax-cuda12-pjrt nvidia-cuda-nvcc-cu12, the first two in the version of jax (no GPU is needed).")
+            raise UserError("--compile_for a GPU needs its compiler: pip install --no-deps "
+                            "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12, the first two in the version "
+                            "of jax (no GPU is needed).")
         os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
         # Without a GPU nothing can be timed, so no algorithm is chosen by timing.
         os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0 "
@@ -140,8 +141,8 @@ def parse(text: str) -> Target:
     """
     match = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)", text)
     if not match or match[2] not in CHIPS:
-        raise UserError(f"--compile_for {text!r} is no target: write KIND:SHAPE with KIND one of {', '.join(CHIPS)}, as "
-                        "in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs).")
+        raise UserError(f"--compile_for {text!r} is no target: write KIND:SHAPE with KIND one of {', '.join(CHIPS)}, "
+                        "as in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs).")
     chip, shape = CHIPS[match[2]], tuple(map(int, match[3].split("x")))
     if chip.platform == "cuda":
         shape = (1, *shape)[-2:]

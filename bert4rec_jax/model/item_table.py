@@ -80,6 +80,11 @@ def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Arra
 
 def candidate_bias(bias_V: jax.Array, num_items: int, axis: str | None) -> jax.Array:
     """Returns the bias with rows that are no items pushed to -1e9: they are never a candidate."""
-    ids_V = first_row(bias_V.shape[0], axis) + jnp.arange(bias_V.shape[0])
-    return jnp.where((ids_V >= 1) & (ids_V <= num_items), bias_V, -1e9)
+    return rows_bias(bias_V, num_items, first_row(bias_V.shape[0], axis))
+
+
+def rows_bias(bias_C: jax.Array, num_items: int, first: jax.Array | int) -> jax.Array:
+    """Does what `candidate_bias` does for any rows of the table, of which the first has the id `first`."""
+    ids_C = first + jnp.arange(bias_C.shape[0])
+    return jnp.where((ids_C >= 1) & (ids_C <= num_items), bias_C, -1e9)
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From histories to scores, ranks and metrics.
 
-`scores` is the one place that scores a history, for whatever purpose; `ranker` ranks every user's target exactly,
+`scores` is the one place that scores a history, for whatever purpose, `large` where all scores are too many to be
+held; `ranker` ranks every user's target exactly,
 `cases` says what is ranked and how it came out, `negatives` draws sampled candidates, `metrics` condenses ranks,
 `baselines` are models that only count.
 """

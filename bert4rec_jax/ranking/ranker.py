@@ -16,6 +16,7 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import all_rows, first_row
 from bert4rec_jax.phases import Phase
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
+from bert4rec_jax.ranking.large import is_large, rank_in_chunks
 from bert4rec_jax.ranking.negatives import NEGATIVES, protocol_negatives
 from bert4rec_jax.ranking.scores import (
     Histories,
@@ -45,10 +46,16 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
     """
     histories, (targets_N, sampled_NC) = batch
     axis, own = axes.catalogue, histories.used_N.shape[0]
+    items = params["items"]
+    total = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
+    if is_large(own * (jax.lax.axis_size(axis) if axis else 1), items["bias"].shape[0]) and not sampled_NC.shape[1]:
+        target_N, greater_N, equal_N, top_NK = rank_in_chunks(
+            config.model, num_items, params, histories, all_rows(targets_N, axis), TOP, axis)
+        result = {"greater": greater_N, "ties": equal_N - 1} | ({"top": top_NK} if with_top else {})
+        return _checked(result, target_N, items, total, own, axis)
     scores_NV = without_removed(item_scores(config.model, num_items, params, histories, axis), histories, axis)
     offset = first_row(scores_NV.shape[1], axis)
     targets_N = all_rows(targets_N, axis) - offset
-    total = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
     local_N = jnp.arange(len(targets_N))
     target_N = total(scores_NV.at[local_N, targets_N].get(mode="fill", fill_value=0, wrap_negative_indices=False))
     if sampled_NC.shape[1]:
@@ -60,12 +67,16 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
         count = lambda condition: total(condition.sum(axis=1, dtype=jnp.int32))  # noqa: E731
         result = {"greater": count(scores_NV > target_N[:, None]),
                   "ties": count(scores_NV == target_N[:, None]) - 1}
-    # Of scores that are no numbers none is greater than the target's, which would then rank first.
-    items = params["items"]
-    table_sum = total(items["embedding"].sum() + items["bias"].sum())
-    result["finite"] = (jnp.isfinite(target_N) & jnp.isfinite(table_sum)).astype(jnp.int32)
     if with_top:
         result["top"] = top_items(scores_NV, TOP, axis)[0]
+    return _checked(result, target_N, items, total, own, axis)
+
+
+def _checked(result: dict, target_N: jax.Array, items: dict, total: Callable, own: int, axis: str | None) -> dict:
+    """Returns this device's part of the results, with `finite`: whether the scores behind them are numbers."""
+    # Of scores that are no numbers none is greater than the target's, which would then rank first.
+    table_sum = total(items["embedding"].sum() + items["bias"].sum())
+    result["finite"] = (jnp.isfinite(target_N) & jnp.isfinite(table_sum)).astype(jnp.int32)
     return {name: own_histories(x, own, axis) for name, x in result.items()}
 
 

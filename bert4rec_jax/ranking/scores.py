@@ -11,7 +11,7 @@ import numpy as np
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import ranking_batches
 from bert4rec_jax.devices import Layout
-from bert4rec_jax.model import Inputs, all_rows, candidate_bias, encode, encoder_inputs, first_row, lookup, mask_token
+from bert4rec_jax.model import Inputs, all_rows, encode, encoder_inputs, first_row, lookup, mask_token, rows_bias
 from bert4rec_jax.phases import waiting
 
 _REMOVED = -2e9  # below the -1e9 of rows that are no items
@@ -47,23 +47,39 @@ def item_scores(config: ModelConfig, num_items: int, params: Any, histories: His
       float32[N', V]: all histories of the devices of `axis` against this device's rows of the table, whatever the
       model's dtype; rows that are no items are below -1e8.
     """
-    items, inputs = params["items"], histories.inputs
-    x_BLD = lookup(items["embedding"], inputs.tokens, axis)
+    items = params["items"]
+    return scored(history_states(config, params, histories, axis), items, num_items,
+                  first_row(items["bias"].shape[0], axis))
+
+
+def history_states(config: ModelConfig, params: Any, histories: Histories, axis: str | None) -> jax.Array:
+    """Returns float[N', D], the hidden state after each history of the devices of `axis`."""
+    inputs = histories.inputs
+    x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axis)
     h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, config.causal)
-    h_ND = h_BKD.reshape(-1, h_BKD.shape[-1])[histories.used_N]
-    embedding_VD = items["embedding"].astype(h_ND.dtype)
-    scores_NV = jnp.einsum("nd,vd->nv", all_rows(h_ND, axis), embedding_VD, preferred_element_type=jnp.float32)
-    return scores_NV + candidate_bias(items["bias"], num_items, axis)
+    return all_rows(h_BKD.reshape(-1, h_BKD.shape[-1])[histories.used_N], axis)
+
+
+def scored(h_ND: jax.Array, items: dict, num_items: int, first: jax.Array | int) -> jax.Array:
+    """Returns float32[N, C], hidden states against rows of the table, of which the first has the id `first`."""
+    embedding_CD = items["embedding"].astype(h_ND.dtype)
+    scores_NC = jnp.einsum("nd,vd->nv", h_ND, embedding_CD, preferred_element_type=jnp.float32)
+    return scores_NC + rows_bias(items["bias"], num_items, first)
 
 
 def without_removed(scores_NV: jax.Array, histories: Histories, axis: str | None) -> jax.Array:
     """Returns what `item_scores` gave with the removed items below -1e8."""
+    case_P, item_P = removed_pairs(histories, scores_NV.shape[0], axis)
+    return scores_NV.at[case_P, item_P - first_row(scores_NV.shape[1], axis)].set(
+        _REMOVED, mode="drop", wrap_negative_indices=False)
+
+
+def removed_pairs(histories: Histories, count: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """Returns int32[P'] histories among all `count` of the devices of `axis`, and the items removed from each."""
     case_P, own = histories.removed_case_P, histories.used_N.shape[0]
     if axis is not None:
-        case_P = jnp.where(case_P < own, case_P + jax.lax.axis_index(axis) * own, scores_NV.shape[0])
-    case_P = all_rows(case_P, axis)
-    item_P = all_rows(histories.removed_item_P, axis) - first_row(scores_NV.shape[1], axis)
-    return scores_NV.at[case_P, item_P].set(_REMOVED, mode="drop", wrap_negative_indices=False)
+        case_P = jnp.where(case_P < own, case_P + jax.lax.axis_index(axis) * own, count)
+    return all_rows(case_P, axis), all_rows(histories.removed_item_P, axis)
 
 
 def top_items(scores_NV: jax.Array, k: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +89,11 @@ def top_items(scores_NV: jax.Array, k: int, axis: str | None) -> tuple[jax.Array
     """
     rows = scores_NV.shape[1]
     scores_NK, items_NK = jax.lax.top_k(scores_NV, min(k, rows))
-    items_NK += first_row(rows, axis)
+    return merged_top(scores_NK, items_NK + first_row(rows, axis), k, axis)
+
+
+def merged_top(scores_NK: jax.Array, items_NK: jax.Array, k: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
+    """Returns the best k of what each shard holds for the best, as `top_items` does."""
     if axis is not None:
         scores_NK = jax.lax.all_gather(scores_NK, axis, axis=1, tiled=True)
         items_NK = jax.lax.all_gather(items_NK, axis, axis=1, tiled=True)

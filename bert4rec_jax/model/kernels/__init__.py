@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fused kernels of accelerators, in Pallas: attention inside segments, and the exact softmax over the catalogue.
+"""Fused kernels of accelerators, in Pallas; on any other machine they are interpreted, for tests.
 
-One file is one kernel on one kind of machine; those of one name compute the same with the same arguments. `attention`
-and `softmax`, one room up, choose.
+`attention_tpu` and `attention_gpu`: attention inside segments. `softmax_tpu` and `softmax_gpu`: the exact softmax over
+the catalogue. Those of one name compute the same with the same arguments; `attention` and `softmax`, one room up,
+choose.
 """

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is read from compiled programs: products, bytes and collectives, loops as often as they run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes, shape_bytes
+
+TEXT = """
+HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%fused (p0: f32[1000,8], p1: s32[4]) -> f32[4,8] {
+  %p0 = f32[1000,8]{1,0} parameter(0)
+  %p1 = s32[4]{0} parameter(1)
+  ROOT %g = f32[4,8]{1,0} gather(%p0, %p1), offset_dims={1}
+}
+
+%body (c: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %c = (s32[], f32[16]{0}) parameter(0)
+  %x = f32[16]{0} get-tuple-element(%c), index=1
+  %i = s32[] get-tuple-element(%c), index=0
+  %r = f32[16]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %t = (s32[], f32[16]{0}) tuple(%i, %r)
+}
+
+ENTRY %main (w: f32[1000,8], ids: s32[4], s: (s32[], f32[16])) -> f32[4,8] {
+  %w = f32[1000,8]{1,0:T(8,128)} parameter(0)
+  %ids = s32[4]{0} parameter(1)
+  %s = (s32[], f32[16]{0}) parameter(2)
+  %loop = (s32[], f32[16]{0}) while(%s), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %near = f32[4,8]{1,0:S(1)} fusion(%w, %ids), kind=kLoop, calls=%fused
+  %all = f32[16,8]{1,0} all-gather(%near), replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %out = f32[4,8]{1,0} copy(%near)
+}
+"""
+
+
+def test_collectives_count_as_often_as_their_loop_runs():
+    sent = sent_bytes(parse(TEXT), 4)
+    assert sent["all-reduce"] == 5 * 2 * 64 * 3 / 4
+    assert sent["all-gather"] == 4 * 4 * 8 * 4 * 3 / 4
+    assert sent["reduce-scatter"] == 0
+
+
+def test_picked_rows_count_alone_and_what_stays_on_chip_can_be_left_out():
+    program = parse(TEXT)
+    near, ids, out, gathered, reduced = 4 * 8 * 4, 16, 4 * 8 * 4, 16 * 8 * 4, 64
+    assert accessed_bytes(program, slow_only=False) == (near + ids + near) + (near + gathered) + (near + out) + 5 * 2 * reduced
+    assert accessed_bytes(program) == (ids + near) + gathered + out + 5 * 2 * reduced
+
+
+def test_shapes_are_padded_to_tiles():
+    assert shape_bytes("bf16[3,200]{1,0:T(8,128)(2,1)}") == 8 * 256 * 2
+    assert shape_bytes("f32[64,3]{0,1:T(8,128)}") == 8 * 128 * 4
+    assert shape_bytes("(f32[4]{0}, s8[2,2]{1,0:T(8,128)S(1)})", slow_only=True) == 16
+
+
+def test_products_count_as_often_as_they_are_taken():
+    def f(x, w):
+        y, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)
+        return jnp.sum(jax.nn.relu(y) @ w)
+
+    jaxpr = jax.make_jaxpr(jax.grad(f))(jnp.ones((4, 8)), jnp.ones((8, 8)))
+    assert operations(jaxpr) == (7 + 1 + 1 + 7) * 2 * 4 * 8 * 8
+
+
+def test_bytes_of_a_program_of_this_machine():
+    compiled = jax.jit(lambda x: jnp.tanh(x) * 2).lower(np.ones((64, 64), np.float32)).compile()
+    assert accessed_bytes(parse(compiled.as_text())) == 2 * 64 * 64 * 4

@@ -134,11 +134,16 @@ class _Plan:
         inside = key + jnp.arange(self.block) < self.L
         return jnp.where(inside[None, :], jnp.where(allowed, scores, MASKED), -jnp.inf)
 
-    def kept(self, query, key, seeds_ref):
+    def draws(self, seeds_ref):
+        """Returns what `kept` draws from. Outside of loops: the interpreter knows no program id inside."""
+        return pl.program_id(2), seeds_ref[0], seeds_ref[1]
+
+    def kept(self, query, key, draws):
         """Returns by what dropout multiplies weights of a block."""
+        head, *seeds = draws
         rows, columns = query + jnp.arange(self.block), key + jnp.arange(self.block)
-        place = (pl.program_id(2) * self.Q + rows[:, None]) * self.L + columns[None, :]
-        return jnp.where(kept_in_kernel(place, (seeds_ref[0], seeds_ref[1]), self.rate), 1 / (1 - self.rate), 0.0)
+        place = (head * self.Q + rows[:, None]) * self.L + columns[None, :]
+        return jnp.where(kept_in_kernel(place, seeds, self.rate), 1 / (1 - self.rate), 0.0)
 
 
 def _dot(a, b):
@@ -147,7 +152,7 @@ def _dot(a, b):
 
 def _forward_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, y_ref, lse_ref):
     query = pl.program_id(0) * plan.block
-    q = plan.load(q_ref, query, 0, plan.Q)
+    q, draws = plan.load(q_ref, query, 0, plan.Q), plan.draws(seeds_ref)
 
     def visit(number, carry):
         y, top, total = carry
@@ -159,7 +164,7 @@ def _forward_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref,
         shrink = jnp.exp(top - new_top)
         total = total * shrink + weights.sum(axis=1)
         if plan.rate:
-            weights *= plan.kept(query, key, seeds_ref)
+            weights *= plan.kept(query, key, draws)
         return y * shrink[:, None] + _dot(weights.astype(v.dtype), v), new_top, total
 
     start = (jnp.zeros((plan.block, plan.width)), jnp.full(plan.block, -2e9), jnp.zeros(plan.block))
@@ -168,12 +173,12 @@ def _forward_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref,
     plgpu.store(lse_ref, top + jnp.log(total), mask=query + jnp.arange(plan.block) < plan.Q)
 
 
-def _block_gradient(plan, query, key, q, k, v, dy, lse, delta, seeds_ref, queries_ref, keys_ref):
+def _block_gradient(plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref):
     """Returns weights after dropout and the gradient of scores, both [queries, keys] in float32."""
     weights = jnp.exp(plan.scores(q, k, query, key, queries_ref, keys_ref) - lse[:, None])
     d_weights = _dot(dy, v.T)
     if plan.rate:
-        kept = plan.kept(query, key, seeds_ref)
+        kept = plan.kept(query, key, draws)
         return weights * kept, weights * (d_weights * kept - delta[:, None])
     return weights, weights * (d_weights - delta[:, None])
 
@@ -183,11 +188,12 @@ def _query_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref,
     query = pl.program_id(0) * plan.block
     q, dy = plan.load(q_ref, query, 0, plan.Q), plan.load(dy_ref, query, 0, plan.Q)
     lse, delta = plan.vector(lse_ref, query, 0, plan.Q), plan.vector(delta_ref, query, 0, plan.Q)
+    draws = plan.draws(seeds_ref)
 
     def visit(number, dq):
         key = number * plan.block
         k, v = plan.load(k_ref, key, key, plan.L), plan.load(v_ref, key, key, plan.L)
-        _, d_scores = _block_gradient(plan, query, key, q, k, v, dy, lse, delta, seeds_ref, queries_ref, keys_ref)
+        _, d_scores = _block_gradient(plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref)
         return dq + _dot(d_scores.astype(k.dtype), k)
 
     dq = jax.lax.fori_loop(0, pl.cdiv(plan.L, plan.block), visit, jnp.zeros((plan.block, plan.width)))
@@ -198,6 +204,7 @@ def _key_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v
                          dk_ref, dv_ref):
     key = pl.program_id(0) * plan.block
     k, v = plan.load(k_ref, key, 0, plan.L), plan.load(v_ref, key, 0, plan.L)
+    draws = plan.draws(seeds_ref)
 
     def visit(number, carry):
         dk, dv = carry
@@ -207,7 +214,7 @@ def _key_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v
         lse = plan.vector(lse_ref, query, query, plan.Q, jnp.inf)
         delta = plan.vector(delta_ref, query, query, plan.Q)
         weights, d_scores = _block_gradient(
-            plan, query, key, q, k, v, dy, lse, delta, seeds_ref, queries_ref, keys_ref)
+            plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref)
         return dk + _dot(d_scores.astype(q.dtype).T, q), dv + _dot(weights.astype(dy.dtype).T, dy)
 
     zero = jnp.zeros((plan.block, plan.width))

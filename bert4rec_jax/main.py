@@ -46,6 +46,10 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE.")
     if FLAGS.trained and FLAGS.mode != "evaluate":
         raise UserError("--trained names the run that --mode evaluate ranks with; it has no use in training.")
+    if (FLAGS.items or FLAGS.json) and not FLAGS.compile_for:
+        raise UserError("--items and --json belong to --compile_for, which is not given.")
+    if FLAGS.compile_for and (FLAGS.workdir or FLAGS.distributed or FLAGS.mode != "train"):
+        raise UserError("--compile_for runs nothing: leave out --workdir, --distributed and --mode.")
     if FLAGS.config is None:
         raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
     try:

@@ -13,7 +13,7 @@ from bert4rec_jax.ranking import large
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
-    config = small_config(cache, **{"data.synthetic.num_items": 500, "eval.filter_seen": filter_seen,
+    config = small_config(cache, **{"data.synthetic.num_items": 160, "eval.filter_seen": filter_seen,
                                     "model.init_scale": 0.3})
     experiment = Experiment(config)
     params = init_params(config.model, experiment.num_items, jax.random.key(5))
@@ -27,7 +27,7 @@ def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
     monkeypatch.setattr(large, "MOST_BYTES", {"cpu": 0})
     monkeypatch.setattr(large, "CHUNK_BYTES", 1)  # chunks of 128 items, of a table that is no multiple of them
     chunked = experiment.ranker("test").rank(params, with_top=True)
-    assert called and len(table) % 128 and len(table) > 3 * 128
+    assert called and len(table) > 128 and len(table) % 128
     assert whole.ties.max() > 0
     for name in ("greater", "ties", "candidates", "top"):
         np.testing.assert_array_equal(getattr(chunked, name), getattr(whole, name), err_msg=name)

@@ -38,7 +38,7 @@ def engines(*cases, spark=None):
 
 FILTERS = {
     "none": {},
-    "rated": {"min_rating": 2.3},
+    "rated": {"min_rating": 2.5},
     "core": {"user_core": 4, "item_core": 5},
     "deep_core": {"user_core": 12, "item_core": 12},
     "repeats": {"repeats": "drop"},

@@ -172,3 +172,31 @@ def test_ctrl_c_ends_a_preparation_at_once(many):
     assert time.monotonic() - begun < 5 and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert load_dataset(many).num_users == 10_000
+
+
+def test_the_engine_follows_from_size_and_free_memory(tmp_path, monkeypatch):
+    from bert4rec_jax.data.engines import choice
+    from bert4rec_jax.data.sources.find import find_source
+
+    write_log(tmp_path / "log.parquet")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path))
+    source = find_source(config)
+    assert source.rows() == 2000
+    monkeypatch.setattr(choice, "free_memory", lambda: 600_000)
+    assert choice.choose(config, source) == "memory"
+    monkeypatch.setattr(choice, "free_memory", lambda: 500_000)
+    assert choice.choose(config, source) == "duckdb"
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"install DuckDB \(pip install 'bert4rec_jax\[duckdb\]'\).*or set config.data.engine"):
+        choice.choose(config, source)
+    assert choice.memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29 and choice.memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
+    with pytest.raises(UserError, match="too small to work with"):
+        choice.memory_limit(DataConfig(memory="10MiB"))
+
+
+@pytest.mark.parametrize("engine", ["memory", "duckdb"])
+def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch, engine):
+    monkeypatch.setattr("bert4rec_jax.data.writer.MOST_ITEMS", 50)
+    write_log(tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=r"more than 50 items; raise config.data.item_core"):
+        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path), engine=engine))

@@ -240,8 +240,8 @@ def plan(record: str) -> None:
           "| hours on 256 cores | disk GiB of each of 16 executors |\n|" + "--:|" * 9)
     for size in (rows, 10**9, 5 * 10**9, 10**11):
         hours = size * cpu / 3600
-        print(f"| {size:,} | {size * log:,.0f} | {size * disk:,.0f} | {size * 12 / 2**30:,.0f} | {hours:,.1f} | "
-              f"{hours / 16:,.1f} | {hours * _SPARK:,.1f} | {hours * _SPARK / 256:,.1f} | {size * disk / 16:,.0f} |")
+        print(f"| {size:,} | {size * log:,.0f} | {size * disk:,.0f} | {size * 12 / 2**30:,.0f} | {hours:,.2f} | "
+              f"{hours / 16:,.2f} | {hours * _SPARK:,.2f} | {hours * _SPARK / 256:,.2f} | {size * disk / 16:,.0f} |")
 
 
 def report(results: dict[str, list[dict]], size: int) -> None:

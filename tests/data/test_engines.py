@@ -39,7 +39,7 @@ def engines(*cases, spark=None):
 FILTERS = {
     "none": {},
     "rated": {"min_rating": 2.5},
-    "core": {"user_core": 4, "item_core": 5},
+    "core": {"user_core": 9, "item_core": 12},
     "deep_core": {"user_core": 12, "item_core": 12},
     "repeats": {"repeats": "drop"},
     "first": {"first_users": 7},

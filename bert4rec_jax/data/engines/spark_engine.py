@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -190,8 +191,10 @@ class Spark:
             done = 0
             try:
                 while not finished.wait(_POLL_SECONDS):
-                    stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                    tasks = sum(stage.numCompletedTasks for stage in stages if stage)
+                    tasks = 0
+                    with contextlib.suppress(Exception):  # a stage that ends meanwhile is none any more
+                        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+                        tasks = sum(stage.numCompletedTasks for stage in stages if stage)
                     phase.advance(max(0, tasks - done))
                     done = tasks
             except BaseException:

@@ -272,7 +272,7 @@ def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_p
 
 
 def test_the_manifest_says_how_many_events_and_targets_tie_in_time(tmp_path):
-    rows = [(1, 1, 5), (1, 2, 5), (1, 3, 6), (2, 1, 1), (2, 2, 2), (2, 3, 2), (3, 1, 4), (3, 2, 4)]
+    rows = [(1, 1, 5), (1, 2, 5), (1, 3, 6), (2, 1, 6), (2, 2, 7), (2, 3, 7), (3, 1, 7), (3, 2, 7)]
     text = "user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows)
     ties = table_of(tmp_path, "log.csv", text).manifest["ties"]
     assert ties == {"events": 3, "share_of_events": 3 / 8, "leave_one_out_targets": 1,

@@ -289,7 +289,8 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
     if os.path.isdir(path):
         parts = sorted(os.path.join(path, name) for name in os.listdir(path) if name.endswith(".parquet"))
     for part in parts:
-        yield from pq.ParquetFile(part).iter_batches(_EVENTS_AT_ONCE)
+        # Buffered ahead, all of the file would be in memory in the end.
+        yield from pq.ParquetFile(part, pre_buffer=False).iter_batches(_EVENTS_AT_ONCE)
 
 
 def whole_users(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple]:

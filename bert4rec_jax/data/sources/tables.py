@@ -257,7 +257,7 @@ def _years(column: pa.ChunkedArray, where: str) -> pa.Array:
 
 def _open_parquet(path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, "", error) from None
 

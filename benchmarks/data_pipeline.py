@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates a log of MovieLens-25M's shape and times its preparation.
+"""Generates a log and times its preparation by every engine, beside pandas and Polars, in one run.
 
     python benchmarks/data_pipeline.py --out DIR [--titles movies.parquet]
+    python benchmarks/data_pipeline.py --out DIR --plan experiments/results/data_pipeline/parquet_200m.json
+    python benchmarks/data_pipeline.py --out DIR --rows 200000000 --users 1000000 --items 1000000 --form parquet \
+        --engines duckdb --memory 1GiB --peers ""
 
 The ratings are made up: lengths of histories and popularity are skewed as in MovieLens, the order of the
-file is the original's (by user, then by movie, so times are unsorted), nobody rates a movie twice. Generation
-is not timed. The table that is printed holds the seconds of the first start, which prepares, and of a second
-one, each in a process of its own with its peak memory.
+csv file is the original's (by user, then by movie, so times are unsorted), nobody rates a movie twice; the Parquet
+file is in no order at all, and has the columns of Yambda's flat files. Generation is not timed. Each preparation runs
+in a process of its own; the table holds its seconds, the seconds of processor time (which say more on a machine that
+is shared), its peak memory, and the most disk that it took beside its result. `open again` is a second start, up to
+the first batch. What pandas and Polars are asked for is the same order of events alone: sorted by user and time, to
+Parquet; no numbering, no checks.
 """
 
 import json
@@ -14,6 +20,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -29,21 +36,56 @@ flags.DEFINE_integer("items", 62_423, "Movies; with --titles, the first so many 
 flags.DEFINE_string("titles", "", "Parquet or CSV with the columns item or movieId, title, genres and perhaps year.")
 flags.DEFINE_string("out", None, "Folder for ratings.csv and movies.csv; files that are there are used again.")
 flags.DEFINE_integer("seed", 0, "Of the generator.")
+flags.DEFINE_enum("form", "csv", ["csv", "parquet"], "Of the log.")
+flags.DEFINE_list("engines", ["memory", "duckdb"], "To be timed, in turn.")
+flags.DEFINE_list("peers", ["pandas", "polars"], "To be timed beside them, where they are installed.")
+flags.DEFINE_string("memory", "1GiB", "As config.data.memory.")
+flags.DEFINE_integer("rounds", 1, "Of all engines in turn; the median is reported.", lower_bound=1)
+flags.DEFINE_string("record", "", "JSON file for the results.")
+flags.DEFINE_string("plan", "", "A record, whose DuckDB line is extended to 5 and 100 billion rows.")
 flags.DEFINE_bool("generate_only", False, "Do not time the preparation.")
 flags.mark_flag_as_required("out")
 
 _LONGEST_SHARE = 0.1  # of the movies, rated by one user
 _USERS_AT_ONCE = 4096
-_MEASURE = """
+_SPARK = 4  # times DuckDB's processor time: an assumption
+_FINISH = """
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"seconds": time.perf_counter() - started, "cpu": usage.ru_utime + usage.ru_stime,
+                  "gib": usage.ru_maxrss / 2**20} | facts))
+"""
+_PREPARE = """
 import json, resource, sys, time
 started = time.perf_counter()
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import load_dataset
-dataset = load_dataset(DataConfig(source="ml-25m", path=sys.argv[1], cache_dir=sys.argv[2]))
-seconds = time.perf_counter() - started
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print(json.dumps({"seconds": seconds, "gib": peak, "statistics": dataset.statistics()}))
+from bert4rec_jax.data import TrainingBatches, load_dataset, split_dataset
+config = DataConfig(**json.loads(sys.argv[1]))
+dataset = load_dataset(config)
+facts = {"fingerprint": dataset.fingerprint, "interactions": dataset.manifest["interactions"]}
+if len(sys.argv) > 2:
+    TrainingBatches(dataset, split_dataset(dataset, config), 100, 32, "random", 0).batch(0)
 """
+_PEERS = {
+    "pandas": """
+import json, resource, sys, time
+started = time.perf_counter()
+import pandas
+columns = json.loads(sys.argv[2])
+read = pandas.read_csv if sys.argv[1].endswith("csv") else pandas.read_parquet
+frame = read(sys.argv[1], **{"usecols" if sys.argv[1].endswith("csv") else "columns": columns})
+frame.sort_values(columns[::2], kind="stable").to_parquet(sys.argv[3])
+facts = {}
+""",
+    "polars": """
+import json, resource, sys, time
+started = time.perf_counter()
+import polars
+columns = json.loads(sys.argv[2])
+scan = polars.scan_csv if sys.argv[1].endswith("csv") else polars.scan_parquet
+scan(sys.argv[1]).select(columns).sort(columns[::2], maintain_order=True).sink_parquet(sys.argv[3])
+facts = {}
+""",
+}
 
 
 def lengths_of_histories(rows: int, users: int, items: int, random: np.random.Generator) -> np.ndarray:
@@ -118,31 +160,114 @@ def movie_table() -> pa.Table:
     return pa.table({"movieId": ids.cast(pa.int64()), "title": titles, "genres": genres})
 
 
-def measure(folder: str, cache: str) -> dict:
-    """Opens the data set in a fresh process, preparing it where that was not done yet."""
-    done = subprocess.run([sys.executable, "-c", _MEASURE, folder, cache], check=True, capture_output=True, text=True)
-    return json.loads(done.stdout)
+def generate_flat(path: str) -> None:
+    """Writes a Parquet file of uid, item_id, timestamp and played_ratio_pct in no order, a million rows at a time."""
+    random = np.random.default_rng(FLAGS.seed)
+    kinds = {"uid": pa.uint32(), "item_id": pa.uint32(), "timestamp": pa.uint32(), "played_ratio_pct": pa.uint16()}
+    with pa.parquet.ParquetWriter(path + ".part", pa.schema(kinds)) as writer:
+        for first in range(0, FLAGS.rows, 1 << 20):
+            size = min(1 << 20, FLAGS.rows - first)
+            columns = [
+                FLAGS.users * random.random(size) ** 1.5, FLAGS.items * random.random(size) ** 3,
+                random.integers(0, 5_200_000, size) * 5, random.integers(0, 101, size),
+            ]
+            arrays = [pa.array(column.astype(kind.to_pandas_dtype())) for column, kind in zip(columns, kinds.values())]
+            writer.write_table(pa.table(arrays, schema=pa.schema(kinds)))
+    os.rename(path + ".part", path)
+
+
+def measure(script: str, arguments: list[str], disk: str) -> dict:
+    """Runs a script in a process of its own, and watches how much disk a folder takes meanwhile."""
+    most, running = [0], threading.Event()
+
+    def watch():
+        while not running.wait(1):
+            found = subprocess.run(["du", "-sk", disk], capture_output=True, text=True).stdout.split()
+            most.append(int(found[0]) if found else 0)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    done = subprocess.run([sys.executable, "-c", script + _FINISH, *arguments], capture_output=True, text=True)
+    running.set()
+    watcher.join()
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
+    return json.loads(done.stdout) | {"disk_gib": max(most) / 2**20}
 
 
 def main(_) -> None:
     """Generates what is missing, then measures."""
+    if FLAGS.plan:
+        return plan(FLAGS.plan)
     folder = os.path.abspath(FLAGS.out)
     os.makedirs(folder, exist_ok=True)
-    if not os.path.exists(os.path.join(folder, "ratings.csv")):
+    flat = FLAGS.form == "parquet"
+    log = os.path.join(folder, "flat.parquet" if flat else "ratings.csv")
+    if not os.path.exists(log):
         started = time.perf_counter()
-        generate(folder)
+        generate_flat(log) if flat else generate(folder)
         print(f"generated in {time.perf_counter() - started:.0f} s")
     if FLAGS.generate_only:
         return
+    source = {"source": "ml-25m", "path": folder}
+    if flat:
+        source = {"source": "table", "path": log, "user_column": "uid", "item_column": "item_id"}
+    columns = ["uid", "item_id", "timestamp"] if flat else ["userId", "movieId", "timestamp"]
+    results: dict[str, list[dict]] = {}
     cache = os.path.join(folder, "cache")
+    for _ in range(FLAGS.rounds):
+        for peer in FLAGS.peers:
+            os.makedirs(cache, exist_ok=True)
+            arguments = [log, json.dumps(columns), os.path.join(cache, "sorted.parquet")]
+            results.setdefault(peer, []).append(measure(_PEERS[peer], arguments, cache))
+            shutil.rmtree(cache)
+        for engine in FLAGS.engines:
+            options = json.dumps(source | {"cache_dir": cache, "engine": engine, "memory": FLAGS.memory})
+            shutil.rmtree(cache, ignore_errors=True)
+            results.setdefault(engine, []).append(measure(_PREPARE, [options], cache))
+            results.setdefault("open again", []).append(measure(_PREPARE, [options, "batch"], cache))
     shutil.rmtree(cache, ignore_errors=True)
-    first, second = measure(folder, cache), measure(folder, cache)
-    facts = first["statistics"]
-    rows = facts["interactions"]
-    print(f"{rows:,} rows, {facts['users']:,} users, {facts['items']:,} items, {os.cpu_count()} cores")
-    print("| step | seconds | rows/s | peak RSS GiB |\n|---|--:|--:|--:|")
-    for name, result in (("prepare", first), ("open again", second)):
-        print(f"| {name} | {result['seconds']:.2f} | {rows / result['seconds']:,.0f} | {result['gib']:.2f} |")
+    report(results, os.path.getsize(log))
+
+
+def plan(record: str) -> None:
+    """Prints what more rows would take if a row takes what it took in a record."""
+    with open(record, encoding="utf-8") as file:
+        found = json.load(file)
+    measured, rows = found["results"]["duckdb"][0], found["flags"]["rows"]
+    cpu, disk, log = measured["cpu"] / rows, measured["disk_gib"] / rows, found["bytes"] / 2**30 / rows
+    print("| rows | log GiB | disk at most GiB | prepared GiB | core hours, DuckDB | hours on 16 cores | core hours, Spark "
+          "| hours on 256 cores | disk GiB of each of 16 executors |\n|" + "--:|" * 9)
+    for size in (rows, 10**9, 5 * 10**9, 10**11):
+        hours = size * cpu / 3600
+        print(f"| {size:,} | {size * log:,.0f} | {size * disk:,.0f} | {size * 12 / 2**30:,.0f} | {hours:,.2f} | "
+              f"{hours / 16:,.2f} | {hours * _SPARK:,.2f} | {hours * _SPARK / 256:,.2f} | {size * disk / 16:,.0f} |")
+
+
+def report(results: dict[str, list[dict]], size: int) -> None:
+    """Prints the table of medians and writes the record."""
+    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"{FLAGS.rows:,} rows, {size / 2**30:.1f} GiB of {FLAGS.form}, memory {FLAGS.memory}, {os.cpu_count()} cores, "
+          f"load of the machine at the end {load}")
+    columns, rows = ["step", "seconds", "cpu seconds", "rows/s", "peak RSS GiB", "disk GiB"], []
+    for name, rounds in results.items():
+        sound = [r for r in rounds if "failed" not in r]
+        if not sound:
+            print(f"{name} failed: {rounds[0]['failed']}")
+            continue
+        middle = {key: float(np.median([r[key] for r in sound])) for key in ("seconds", "cpu", "gib", "disk_gib")}
+        speed = "" if name == "open again" else f"{FLAGS.rows / middle['seconds']:,.0f}"
+        rows.append([name, f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}", speed, f"{middle['gib']:.2f}",
+                     f"{middle['disk_gib']:.1f}"])
+    for row in (columns, ["---"] * len(columns), *rows):
+        print("| " + " | ".join(row) + " |")
+    if FLAGS.record:
+        facts = {name: FLAGS[name].value for name in ("rows", "users", "items", "form", "memory", "rounds", "seed")}
+        with open(FLAGS.record, "w", encoding="utf-8") as file:
+            json.dump({"flags": facts, "bytes": size, "cores": os.cpu_count(), "load": os.getloadavg(),
+                       "date": time.strftime("%Y-%m-%d"), "results": results, "columns": columns, "rows": rows},
+                      file, indent=2)
+            file.write("\n")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,14 @@ class DataConfig:
     items_path: str = ""  # optional item table for `table`, `lines` and `sequences`
     # Downloads and prepared arrays live here; empty: $BERT4REC_DATA, else ~/.cache/bert4rec_jax.
     cache_dir: str = ""
+    # `memory` reads the log into memory; `duckdb` and `spark` prepare logs of any size with the same result; `auto` is
+    # `memory` where that takes less than half of the free memory, else `duckdb`.
+    engine: Literal["auto", "memory", "duckdb", "spark"] = "auto"
+    engine_master: str = "local[2]"  # of `spark`: local[4], yarn, k8s://..., spark://...
+    memory: str = ""  # of the engines, as in "8GiB"; empty: half of what is free
+    # Of the engines: what does not fit into memory, and stages that a second start goes on from; empty: beside the
+    # prepared folder.
+    spill_dir: str = ""
     # `table` only. An empty separator is found from the extension and the header. Columns that are all numbers are
     # positions, counted from 1, in a file without a header.
     separator: str = ""
@@ -58,6 +66,8 @@ class DataConfig:
     item_column: str = "item"
     time_column: str = "timestamp"  # empty: keep file order
     rating_column: str = ""  # empty: there are no ratings
+    where: str = ""  # an SQL condition on the rows of a `table`, as in "played_ratio >= 50"; needs DuckDB or Spark
+    key_column: str = ""  # of the item table: its ids; empty: as item_column
     title_column: str = "title"  # of the item table, as are the next two
     year_column: str = "year"
     genres_column: str = "genres"
@@ -70,6 +80,12 @@ class DataConfig:
     # `temporal`: the newest shares of all interactions are the test and the validation period.
     test_share: float = 0.1
     valid_share: float = 0.1
+    # `temporal` by the clock instead, where test_seconds is not 0: the test period is that long and ends with the last
+    # event, a gap before it is neither trained on nor predicted, and the validation period lies before the gap. In
+    # units of the time column.
+    test_seconds: int = 0
+    valid_seconds: int = 0
+    gap_seconds: int = 0
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
 
@@ -407,6 +423,15 @@ def _check(c: Config) -> None:
     require(c.data.source in MOVIELENS + FORMATS, "data.source", "one of " + ", ".join(MOVIELENS + FORMATS))
     require(c.data.source not in ("table", "lines", "sequences") or c.data.path != "", "data.path",
             f"given when config.data.source is {c.data.source!r}")
+    for name in ("test_seconds", "valid_seconds", "gap_seconds"):
+        require(getattr(c.data, name) >= 0, f"data.{name}", "at least 0")
+    for name in ("valid_seconds", "gap_seconds"):
+        require(getattr(c.data, name) == 0 or c.data.test_seconds > 0, f"data.{name}",
+                "0 unless config.data.test_seconds is set")
+    require(c.data.test_seconds == 0 or c.data.split == "temporal", "data.test_seconds",
+            "0 unless config.data.split is 'temporal'")
+    require(re.fullmatch(r"(\d+(\.\d+)? ?[KMGT]i?B)?", c.data.memory) is not None, "data.memory",
+            "a size such as '8GiB', or '' for half of what is free")
     require(c.data.synthetic.mean_length >= 5, "data.synthetic.mean_length", "at least 5")
     require(c.data.synthetic.num_items >= 2 * c.data.synthetic.genres, "data.synthetic.num_items",
             "at least twice config.data.synthetic.genres")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset
+from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset, training_counts
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import masks_per_history
@@ -55,7 +55,7 @@ class Experiment:
             self.dataset, self.split, c.model.max_length, c.train.batch_rows, c.train.windows, c.seed)
         self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
         self.tokens_per_step = self.batches.tokens_per_epoch / self.batches.steps_per_epoch()
-        self.popularity = baselines.training_counts(self.dataset, self.split)
+        self.popularity = training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
         self._rankers: dict[str, Ranker] = {}
         self.template = state_template(c, self.num_items, self.layout)

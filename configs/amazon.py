@@ -11,6 +11,12 @@
   python -m bert4rec_jax.main --config configs/amazon.py:2023 --workdir runs/sports_2023 \
       --config.data.path=Sports_and_Outdoors.csv
 
+All of 2023 (571 million ratings) is a folder with the ratings files of all categories, .csv or .csv.gz; a customer is
+then one user whatever was bought, and preparation takes DuckDB (docs/data.md): not run here on it.
+
+  python -m bert4rec_jax.main --config configs/amazon.py:2023 --workdir runs/amazon_2023 \
+      --config.data.path=rating_only --config.data.memory=16GiB --config.loss.name=sampled_softmax
+
 The settings are those found for Beauty, see beauty.py.
 """
 

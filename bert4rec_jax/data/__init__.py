@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an interaction log to memory-mapped NumPy sequences, a split, and packed batches.
 
-`sources` finds and reads the log, `prepare` filters, orders (`arrange`) and numbers it and writes the prepared
-folder, `dataset` opens that folder, `splits` says what is trained on and what is predicted, `batching` packs
-histories into rows, `prefetch` makes batches ahead of time.
+`sources` finds and reads the log, `prepare` has it filtered, ordered and numbered (by `arrange` in memory, by `engines`
+beyond) and written (`writer`) into the prepared folder, `dataset` opens that folder, `splits` says what is trained on
+and what is predicted, `batching` packs histories into rows, `prefetch` makes batches ahead, `clean` frees the cache.
 """
 
 from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ranking_batches
 from bert4rec_jax.data.dataset import Dataset, open_dataset
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.splits import Split, split_dataset
+from bert4rec_jax.data.splits import Split, recent_counts, split_dataset, training_counts
 
 __all__ = ["Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "load_dataset", "open_dataset", "prefetch",
-           "ranking_batches", "split_dataset"]
+           "ranking_batches", "recent_counts", "split_dataset", "training_counts"]

@@ -19,9 +19,6 @@ from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data.sources.log import Log
 from bert4rec_jax.errors import UserError
 
-ORDER = "timestamp, ties in file order (stable)"
-FILE_ORDER = "file order (the source has no timestamps)"
-
 
 @dataclass(frozen=True)
 class Arranged:
@@ -31,6 +28,7 @@ class Arranged:
       items: int32[interactions], from 1.
       offsets: int64[users + 1].
       timestamps: int64[interactions] or None.
+      whole_seconds: whether the times had no fractions.
       user_ids: string array [users].
       item_ids: string array [items], of items 1..
       counts: interactions, users and items after each filter, and what was amiss with the times.
@@ -39,6 +37,7 @@ class Arranged:
     items: np.ndarray
     offsets: np.ndarray
     timestamps: np.ndarray | None
+    whole_seconds: bool
     user_ids: pa.Array
     item_ids: pa.Array
     counts: dict
@@ -50,12 +49,17 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
     Raises:
       UserError: nothing is left; says what was left after each filter.
     """
-    order = _ascending(log.users.values)
+    order = ascending(log.users.values)
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     users, items, times = rank[log.users.codes], log.items.codes, log.times
-    trail = _Trail()
-    trail.add("read", users, items)
+    trail: list[dict] = []
+
+    def step(name: str) -> None:
+        present = [int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0 for codes in (users, items)]
+        add_step(trail, name, len(users), *present)
+
+    step("read")
     counts = {}
     if log.times_missing is not None:
         times, counts = _fill_times(users, times, log.times_missing)
@@ -66,58 +70,80 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
 
     if config.min_rating > 0:
         keep(log.ratings >= config.min_rating)
-        trail.add(f"min_rating {config.min_rating:g}", users, items)
+        step(f"min_rating {config.min_rating:g}")
     in_order = _chronological(users, times)
     if in_order is not None:
         keep(in_order)
     if config.repeats == "drop":
         keep(_first_meetings(users, items, len(log.items.values)))
-        trail.add("repeats dropped", users, items)
+        step("repeats dropped")
     if config.user_core > 1 or config.item_core > 1:
         users, items, times = _core(users, items, times, config.user_core, config.item_core)
-        trail.add(f"user_core {config.user_core}, item_core {config.item_core}", users, items)
+        step(core_step(config))
     if config.first_users:
         distinct = np.flatnonzero(np.bincount(users))
         chosen = distinct[: config.first_users] if config.first_users > 0 else distinct[config.first_users :]
         keep((users >= chosen[0]) & (users <= chosen[-1]))
-        trail.add(f"first_users {config.first_users}", users, items)
+        step(f"first_users {config.first_users}")
     lengths = np.bincount(users, minlength=len(order))
     kept = np.flatnonzero(lengths)
     numbers, item_codes = _number(items, len(log.items.values))
+    seconds = None if times is None else whole_seconds(times, log.time_unit)
     return Arranged(
         items=numbers,
         offsets=np.concatenate([[0], np.cumsum(lengths[kept])]).astype(np.int64),
-        timestamps=None if times is None else np.floor(times).astype(np.int64),
+        timestamps=seconds,
+        whole_seconds=times is None or are_whole(times, seconds, log.time_unit),
         user_ids=log.users.values.take(pa.array(order[kept])),
         item_ids=log.items.values.take(pa.array(item_codes)),
-        counts={"filters": trail.steps} | counts,
+        counts={"filters": trail} | counts,
     )
 
 
-class _Trail:
-    """Counts after each filter; refuses when nothing is left."""
-
-    def __init__(self):
-        self.steps = []
-
-    def add(self, name: str, users: np.ndarray, items: np.ndarray) -> None:
-        facts = [int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0 for codes in (users, items)]
-        self.steps.append({"after": name, "interactions": len(users), "users": facts[0], "items": facts[1]})
-        if not len(users):
-            story = "; ".join(f"{s['after']}: {s['interactions']} by {s['users']} users" for s in self.steps)
-            raise UserError(
-                f"the filters of config.data leave no interactions ({story}); relax the last one."
-            )
+def core_step(config: DataConfig) -> str:
+    """Returns the name of the step that drops rare users and items."""
+    return f"user_core {config.user_core}, item_core {config.item_core}"
 
 
-def _ascending(ids: pa.Array) -> np.ndarray:
+def add_step(trail: list[dict], name: str, interactions: int, users: int, items: int) -> None:
+    """Notes what was left after a filter.
+
+    Raises:
+      UserError: nothing.
+    """
+    trail.append({"after": name, "interactions": interactions, "users": users, "items": items})
+    if not interactions:
+        story = "; ".join(f"{s['after']}: {s['interactions']} by {s['users']} users" for s in trail)
+        raise UserError(f"the filters of config.data leave no interactions ({story}); relax the last one.")
+
+
+def ascending(ids: pa.Array) -> np.ndarray:
     """Returns the order of ids: numeric if all are whole numbers, text among equals."""
     try:
+        if not are_whole_numbers(ids):
+            return pc.sort_indices(ids).to_numpy()
         numbers = pc.cast(ids, pa.int64())
     except pa.ArrowInvalid:
         return pc.sort_indices(ids).to_numpy()
     table = pa.table({"number": numbers, "text": ids})
     return pc.sort_indices(table, [("number", "ascending"), ("text", "ascending")]).to_numpy()
+
+
+def are_whole_numbers(ids: pa.Array) -> bool:
+    """Whether all ids are digits alone, with or without a minus sign."""
+    return pc.all(pc.match_substring_regex(ids, r"^-?[0-9]+$")).as_py() is not False
+
+
+def whole_seconds(times: np.ndarray, unit: int) -> np.ndarray:
+    """Returns int64 seconds, rounded down, of times with `unit` units a second."""
+    if times.dtype.kind == "f":
+        return np.floor(times).astype(np.int64)
+    return times // unit if unit > 1 else times.astype(np.int64, copy=False)
+
+
+def are_whole(times: np.ndarray, seconds: np.ndarray, unit: int) -> bool:
+    """Whether times lost nothing when they became whole seconds."""
+    return times is seconds or (times.dtype.kind == "i" and unit == 1) or bool(np.all(seconds * unit == times))
 
 
 def _fill_times(users: np.ndarray, times: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, dict]:

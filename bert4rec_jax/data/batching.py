@@ -6,6 +6,7 @@ may ask for any part of any batch.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -122,17 +123,24 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset: Dataset, split: Split, row_length: int, batch_rows: int, windows: str, seed: int):
-        """Plans the packing; arguments as in the configuration."""
+        """Plans the packing; arguments as in the configuration.
+
+        Memory grows with users alone: about 30 bytes for each, and 8 (newest windows: 4) for each of the two epochs
+        that a batch may touch. Of the log, a batch reads the pages of its own histories.
+        """
         starts, stops = dataset.offsets[:-1], split.train_stop
         full = stops - starts
-        self._users = np.flatnonzero(full >= 2)
-        self._items, self._starts, self._stops = dataset.items, starts[self._users], stops[self._users]
-        self._lengths = np.minimum(full[self._users], row_length).astype(np.int64)
+        self._users = np.flatnonzero(full >= 2).astype(np.int32)
+        self._items, self._starts, self._stops = dataset.items, starts, stops
+        self._lengths = np.minimum(full[self._users], row_length).astype(np.int32)
         self._row_length, self._batch_rows, self._windows, self._seed = row_length, batch_rows, windows, seed
         self._packing = pack(self._lengths, row_length)
         self.rows_per_epoch = self._packing.num_rows
-        self.tokens_per_epoch = int(self._lengths.sum())
-        self._epoch = functools.lru_cache(maxsize=3)(self._draw_epoch)
+        self.tokens_per_epoch = int(self._lengths.sum(dtype=np.int64))
+        # Places of each packed row: by_row[bounds[r]:bounds[r + 1]].
+        self._by_row = np.argsort(self._packing.row, kind="stable").astype(np.int32)
+        self._bounds = np.searchsorted(self._packing.row, np.arange(self.rows_per_epoch + 1), sorter=self._by_row)
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
 
     def steps_per_epoch(self) -> float:
         """Returns how many steps visit every user once."""
@@ -143,16 +151,22 @@ class TrainingBatches:
         sorted_lengths = self._lengths[self._packing.order]
         return int(np.bincount(self._packing.row, weights=per_length[sorted_lengths]).max())
 
-    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns user of each place, first event of each place, and new row number of each packed row."""
+    def _draw_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Returns, of each place, the user (a place in `_users`) and how many events its window skips (None: all but
+        the newest), and of each new row the packed row that takes its place."""
         generator = np.random.Generator(np.random.Philox(key=[self._seed, epoch]))
-        shuffled = generator.permutation(len(self._users))
+        shuffled = generator.permutation(len(self._users)).astype(np.int32)
         users = shuffled[np.argsort(-self._lengths[shuffled], kind="stable")]
-        room = self._stops[users] - self._starts[users] - self._lengths[users]
-        first = self._starts[users] + room
+        skipped = None
         if self._windows == "random":
-            first = self._starts[users] + generator.integers(0, room + 1)
-        return users, first, generator.permutation(self.rows_per_epoch)[self._packing.row]
+            skipped = generator.integers(0, self._room(users) + 1).astype(np.int32)
+        rows = np.empty(self.rows_per_epoch, np.int32)
+        rows[generator.permutation(self.rows_per_epoch)] = np.arange(self.rows_per_epoch, dtype=np.int32)
+        return users, skipped, rows
+
+    def _room(self, users: np.ndarray) -> np.ndarray:
+        """Returns how many events of each user do not fit into a row."""
+        return self._stops[self._users[users]] - self._starts[self._users[users]] - self._lengths[users]
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Packed:
         """Returns rows of batch `step` (0, 1, ...); with `parts` > 1 only the part-th of as many equal parts."""
@@ -162,10 +176,14 @@ class TrainingBatches:
         while filled < size:
             epoch, row = divmod(begin + filled, self.rows_per_epoch)
             count = min(size - filled, self.rows_per_epoch - row)
-            users, first, rows = self._epoch(epoch)
-            chosen = np.flatnonzero((rows >= row) & (rows < row + count))
-            placed.append(_Placed(rows[chosen] - row + filled, self._packing.start[chosen], first[chosen],
-                                  self._lengths[users[chosen]]))
+            users, skipped, rows = self._epoch(epoch)
+            packed_rows = rows[row:row + count]
+            counts = self._bounds[packed_rows + 1] - self._bounds[packed_rows]
+            places = self._by_row[np.repeat(self._bounds[packed_rows], counts) + _ragged_arange(counts)]
+            who = users[places]
+            skip = self._room(who) if skipped is None else skipped[places]
+            placed.append(_Placed(np.repeat(np.arange(filled, filled + count), counts), self._packing.start[places],
+                                  self._starts[self._users[who]] + skip, self._lengths[who].astype(np.int64)))
             filled += count
         return _fill(self._items, _Placed(*(np.concatenate(x) for x in zip(*placed))), size, self._row_length)
 
@@ -185,7 +203,7 @@ class RankingBatch(NamedTuple):
 
 
 def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, row_length: int, batch_rows: int,
-                    mask: int | None) -> list[RankingBatch]:
+                    mask: int | None) -> Sequence[RankingBatch]:
     """Packs histories items[starts[n]:targets[n]] for ranking, every case once; batches may end in empty rows.
 
     Args:
@@ -195,30 +213,46 @@ def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, 
       row_length: columns; of longer histories the newest part is kept.
       batch_rows: rows a batch.
       mask: token to append to every history, or None.
+
+    Returns:
+      A sequence that makes each batch when it is asked for.
     """
-    spare = int(mask is not None)
-    lengths = np.minimum(targets - starts, row_length - spare) + spare
-    packing = pack(lengths, row_length)
-    cases = packing.order
-    num_batches = -(-packing.num_rows // batch_rows)
-    num_slots = int(np.bincount(packing.row).max())
-    batches = []
-    # Packing ends with the rows that hold many short histories; they are dealt out, so that batches hold about as many.
-    row, batch = np.divmod(packing.row, num_batches)
-    by_row = np.lexsort((row, batch))
-    bounds = np.searchsorted(batch[by_row], np.arange(num_batches + 1))
-    for number in range(num_batches):
-        places = by_row[bounds[number]:bounds[number + 1]]
-        rows, case = row[places], cases[places]
-        placed = _Placed(rows, packing.start[places], targets[case] - lengths[case] + spare, lengths[case])
+    return _RankingBatches(items, starts, targets, row_length, batch_rows, mask)
+
+
+class _RankingBatches(Sequence):
+    def __init__(self, items, starts, targets, row_length, batch_rows, mask):
+        self._items, self._targets, self._mask = items, targets, mask
+        self._row_length, self._batch_rows = row_length, batch_rows
+        spare = int(mask is not None)
+        self._lengths = np.minimum(targets - starts, row_length - spare) + spare
+        self._packing = packing = pack(self._lengths, row_length)
+        self._num_batches = -(-packing.num_rows // batch_rows)
+        self._num_slots = int(np.bincount(packing.row).max())
+        # Packing ends with the rows that hold many short histories; they are dealt out, so that batches hold about as
+        # many.
+        self._row, batch = np.divmod(packing.row, self._num_batches)
+        self._by_row = np.lexsort((self._row, batch))
+        self._bounds = np.searchsorted(batch, np.arange(self._num_batches + 1), sorter=self._by_row)
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __getitem__(self, number: int) -> RankingBatch:
+        if not 0 <= number < self._num_batches:
+            raise IndexError(number)
+        spare = int(self._mask is not None)
+        places = self._by_row[self._bounds[number]:self._bounds[number + 1]]
+        rows, case = self._row[places], self._packing.order[places]
+        lengths = self._lengths[case]
+        placed = _Placed(rows, self._packing.start[places], self._targets[case] - lengths + spare, lengths)
         # The column of [MASK] is first filled from the target's own place in the log, then overwritten.
-        packed = _fill(items, placed, batch_rows, row_length)
-        last = placed.start + lengths[case] - 1
-        if mask is not None:
-            packed.tokens[rows, last] = mask
+        packed = _fill(self._items, placed, self._batch_rows, self._row_length)
+        last = placed.start + lengths - 1
+        if self._mask is not None:
+            packed.tokens[rows, last] = self._mask
         slot = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        slots = np.zeros((batch_rows, num_slots), np.int32)
-        numbers = np.full((batch_rows, num_slots), -1, np.int32)
+        slots = np.zeros((self._batch_rows, self._num_slots), np.int32)
+        numbers = np.full((self._batch_rows, self._num_slots), -1, np.int32)
         slots[rows, slot], numbers[rows, slot] = last, case
-        batches.append(RankingBatch(packed, slots, numbers))
-    return batches
+        return RankingBatch(packed, slots, numbers)

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Raised when the same log and options would no longer give the same folder.
-FORMAT = 1
+FORMAT = 2
+_KEPT_FROM = 1 << 24  # events; a pass over fewer takes no longer than reading its result
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,28 @@ class Dataset:
     def user_table(self) -> pd.DataFrame:
         """Returns one row per user, index 0..num_users-1, with the column user (original id, as a string)."""
         return _read_table(os.path.join(self.folder, "users.parquet"), first=0)
+
+    def kept(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Returns what a pass over all events computes, from a file of an earlier start where there is one.
+
+        Args:
+          name: of the result; it must say all that the result depends on beside the data.
+          compute: makes the pass.
+        """
+        path = os.path.join(self.folder, "kept", f"{name}.npy")
+        try:
+            return np.load(path)
+        except (OSError, ValueError, EOFError):
+            result = compute()
+        if len(self.items) >= _KEPT_FROM:
+            # A folder that cannot be written to, or a full disk, costs the pass again.
+            with contextlib.suppress(OSError):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                temporary = f"{path}.{os.getpid()}.tmp"
+                with open(temporary, "wb") as file:
+                    np.save(file, result)
+                os.replace(temporary, path)
+        return result
 
     def statistics(self) -> dict:
         """Returns name, fingerprint, users, items, interactions, density and lengths of histories."""

@@ -5,35 +5,42 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import signal
+import sys
+import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from absl import logging
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import arrange
+from bert4rec_jax.data import arrange, engines, writer
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
+from bert4rec_jax.data.engines import additions
+from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
-from bert4rec_jax.data.sources.log import Log, Source
+from bert4rec_jax.data.sources.log import Log, read_log
 from bert4rec_jax.errors import UserError
 
 _FILTERS = ("min_rating", "user_core", "item_core", "repeats", "first_users")
 _STALE_SECONDS = 86400
+_WORK_STALE_SECONDS = 14 * 86400
+_EVENTS_AT_ONCE = 1 << 22
+_MANY_FOLDERS, _MUCH = 20, 10 * 2**30
 
 
 def load_dataset(config: DataConfig) -> Dataset:
     """Opens the prepared folder of a config, preparing it first where there is none.
 
     The folder is `<cache_dir>/prepared/<name>-<12 digits>`; the digits change with the source (paths,
-    sizes and times of its files) and with the options that shape it. It is written under another name and
-    renamed when complete, so an interrupted preparation is never mistaken for one, and of two at once the
+    sizes and times of its files) and with the options that shape it, not with the engine. It is written under another
+    name and renamed when complete, so an interrupted preparation is never mistaken for one, and of two at once the
     first to finish wins.
 
     Raises:
@@ -54,18 +61,55 @@ def load_dataset(config: DataConfig) -> Dataset:
         os.makedirs(parent, exist_ok=True)
         _remove_stale(parent)
     started = time.monotonic()
-    log = source.read()
-    arranged = arrange.arrange(log, config)
-    with _disk_errors(parent):
+    facts = {"name": source.name, "source": source.description, "identity": source.identity, "options": options}
+    with _ending_on_signals(), _disk_errors(parent):
+        older = additions.older_folder(parent, source, options)
         scratch = os.path.join(parent, f".{source.name}-{digits}-{uuid.uuid4().hex}")
-        os.mkdir(scratch)
-        try:
-            _write(scratch, source, options, log, arranged)
-            _publish(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    logging.info("Prepared %s in %.1f s: %s", source.description, time.monotonic() - started, folder)
-    return open_dataset(folder)
+        if older and _in_scratch(scratch, folder, lambda: additions.add(older, source, config, facts, scratch)):
+            pass
+        elif engines.choose(config, source) == "memory":
+            log = read_log(source)
+            arranged = arrange.arrange(log, config)
+            _in_scratch(scratch, folder, lambda: _write(scratch, facts, log, arranged))
+        else:
+            engines.prepare(config, source, facts, folder, _publish)
+    dataset = open_dataset(folder)
+    print(f"Prepared {source.description} in {time.monotonic() - started:.1f} s: {account(dataset)}", file=sys.stderr)
+    _mention_size(parent)
+    return dataset
+
+
+@contextlib.contextmanager
+def _ending_on_signals():
+    """Ends a preparation at the first Ctrl-C or SIGTERM: what a run does with them comes only at its next step."""
+
+    def stop(number, _):
+        raise UserError(
+            f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
+            "prepares the data, from the stage that was under way if an engine does it."
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _in_scratch(scratch: str, folder: str, write: Callable[[], bool | None]) -> bool:
+    """Publishes what write() puts into a scratch folder, unless it returns False."""
+    os.mkdir(scratch)
+    try:
+        if write() is False:
+            return False
+        _publish(scratch, folder)
+        return True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -82,7 +126,9 @@ def _disk_errors(folder: str):
 def _remove_stale(parent: str) -> None:
     """Removes what killed preparations left, once no running one can own it."""
     for entry in os.scandir(parent):
-        if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > _STALE_SECONDS:
+        # Work folders of engines hold stages that a second start goes on from; a running one touches its own.
+        limit = _WORK_STALE_SECONDS if entry.name.startswith(engines.WORK_PREFIX) else _STALE_SECONDS
+        if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > limit:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
@@ -104,63 +150,61 @@ def _publish(scratch: str, folder: str) -> None:
             raise
 
 
-def _write(folder: str, source: Source, options: dict, log: Log, arranged: arrange.Arranged) -> None:
-    arrays = {"items": arranged.items, "offsets": arranged.offsets}
-    if arranged.timestamps is not None:
-        arrays["timestamps"] = arranged.timestamps
-    content = hashlib.sha256()
-    for name, array in arrays.items():
-        np.save(os.path.join(folder, f"{name}.npy"), array)
-        content.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        content.update(np.ascontiguousarray(array).data)
-    items, facts = _item_table(arranged.item_ids, log.item_table)
-    pq.write_table(pa.table({"user": arranged.user_ids}), os.path.join(folder, "users.parquet"))
-    pq.write_table(items, os.path.join(folder, "items.parquet"))
-    names = [f"{name}.npy" for name in arrays] + ["users.parquet", "items.parquet"]
-    manifest = {
-        "format": FORMAT,
-        "name": source.name,
-        "source": source.description,
-        "identity": source.identity,
-        "options": options,
-        "order": arrange.FILE_ORDER if arranged.timestamps is None else arrange.ORDER,
-        "users": len(arranged.offsets) - 1,
-        "items": len(arranged.item_ids),
-        "interactions": len(arranged.items),
-        "counts": arranged.counts | facts,
-        "fingerprint": content.hexdigest()[:16],
-        "files": {name: _facts(os.path.join(folder, name)) for name in names},
-    }
-    with open(os.path.join(folder, "manifest.json"), "w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=2)
-        file.write("\n")
+def _write(folder: str, facts: dict, log: Log, arranged: arrange.Arranged) -> None:
+    arrays = writer.Writer(folder, arranged.timestamps is not None, len(arranged.item_ids) + 1)
+    offsets = arranged.offsets
+    first = 0
+    try:
+        while first < len(offsets) - 1:
+            # Whole users, about so many events at once.
+            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _EVENTS_AT_ONCE, "right")) - 1)
+            span = slice(offsets[first], offsets[last])
+            seconds = None if arranged.timestamps is None else arranged.timestamps[span]
+            arrays.add(np.diff(offsets[first : last + 1]), arranged.items[span], seconds, arranged.whole_seconds)
+            first = last
+        with writer.UserTable(folder) as users:
+            users.add(arranged.user_ids)
+        arrays.finish(facts, arranged.item_ids, log.item_table, arranged.counts)
+    finally:
+        arrays.close()
 
 
-def _facts(path: str) -> dict:
-    with open(path, "rb") as file:
-        return {"bytes": os.path.getsize(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def account(dataset: Dataset) -> str:
+    """Returns what was kept, dropped, filled, repeated and unmatched, in one line."""
+    manifest = dataset.manifest
+    counts, steps = manifest["counts"], manifest["counts"]["filters"]
+    sizes = [f"{manifest[name]:,}" for name in ("interactions", "users", "items")]
+    parts = ["{} interactions of {} users with {} items".format(*sizes)]
+    for before, after in itertools.pairwise(steps):
+        dropped = before["interactions"] - after["interactions"]
+        parts.append(f"{after['after']} dropped {dropped:,}")
+    if missing := counts.get("times_missing"):
+        parts.append(f"{missing:,} had no time and took that of the row before")
+    if copies := counts.get("exact_duplicates"):
+        parts.append(f"{copies:,} repeat user, item and time of another and were kept")
+    if ties := manifest.get("ties", {}).get("events"):
+        parts.append(f"{ties / manifest['interactions']:.1%} tie in time with the one before")
+    if counts["item_table"]:
+        if counts.get("item_table_lacks_titles"):
+            parts.append("the item table has no title column (name it with config.data.title_column)")
+        if lost := counts["items_without_row"]:
+            example = short(repr(counts["item_without_row"]))
+            floats = counts["items_written_as_floats"]
+            cause = "ids of the log went through a column of floats"
+            why = f" ({floats:,} would match without '.0': {cause})" if floats else ""
+            parts.append(f"{lost:,} items have no row in the item table, such as {example}{why}")
+        if unused := counts["items_only_in_table"]:
+            parts.append(f"{unused:,} of its rows have no interactions")
+    return "; ".join(parts)
 
 
-def _item_table(item_ids: pa.Array, known: pa.Table | None) -> tuple[pa.Table, dict]:
-    """Returns one row per item, missing values where `known` has no row, and how well the two agree.
-
-    Items only in the log are kept without title; items only in the table are left out; of several rows for
-    one item the first counts.
-    """
-    if known is None:
-        known = pa.table({"item": pa.array([], pa.string())})
-    for name, kind in (("title", pa.string()), ("year", pa.int64()), ("genres", pa.string())):
-        if name not in known.column_names:
-            known = known.append_column(name, pa.nulls(len(known), kind))
-    keys = known["item"].combine_chunks()
-    rows = pc.index_in(item_ids, value_set=keys)
-    order = ["title", "year", "genres"]
-    order += [name for name in known.column_names if name not in ("item", *order)]
-    table = known.take(rows).select(order).add_column(0, "item", item_ids)
-    found = len(rows) - rows.null_count
-    distinct = pc.count_distinct(keys).as_py()
-    return table, {
-        "items_without_row": rows.null_count,
-        "items_only_in_table": distinct - found,
-        "repeated_rows_in_item_table": len(keys) - distinct,
-    }
+def _mention_size(parent: str) -> None:
+    """Says how large the prepared folders have grown, where that is worth a thought."""
+    folders = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
+    size = sum(entry.stat().st_size for path in folders for entry in os.scandir(path) if entry.is_file())
+    if len(folders) >= _MANY_FOLDERS or size >= _MUCH:
+        print(
+            f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
+            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to.",
+            file=sys.stderr,
+        )

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +13,9 @@ import numpy as np
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data.dataset import Dataset
 from bert4rec_jax.errors import UserError
+
+_EVENTS_AT_ONCE = 1 << 22
+_INTERVALS = 1 << 20  # of time, that a pass counts events in
 
 
 @dataclass(frozen=True)
@@ -82,23 +87,20 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
             f"config.data.split = 'temporal' needs timestamps, and {dataset.manifest['name']} has none; use "
             "'leave_one_out' or a source with times."
         )
-    times, starts, stops = np.asarray(dataset.timestamps), dataset.offsets[:-1], dataset.offsets[1:]
-    places = [
-        len(times) - max(1, round(share * len(times)))
-        for share in (config.test_share + config.valid_share, config.test_share)
-    ]
-    # An event on the cut-off belongs to the later period, and so do all that share its time.
-    valid_cut, test_cut = np.partition(times, places)[places]
-
-    def position_of(cut) -> np.ndarray:  # of each user's first event at or after the cut-off
-        return starts + np.add.reduceat(times < cut, starts, dtype=np.int64)
-
-    train_stop, valid_stop = position_of(valid_cut), position_of(test_cut)
-    valid = np.flatnonzero((train_stop > starts) & (train_stop < valid_stop)).astype(np.int32)
+    starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
+    gap_cut, valid_cut, test_cut = _cuts(dataset, config)
+    key = f"temporal-{valid_cut}-{gap_cut}-{test_cut}"
+    positions = dataset.kept(key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut)))
+    train_stop, valid_end, valid_stop = positions[:, :-1]
+    unseen = int(positions[0, -1])
+    valid = np.flatnonzero((train_stop > starts) & (train_stop < valid_end)).astype(np.int32)
     test = np.flatnonzero((valid_stop > starts) & (valid_stop < stops)).astype(np.int32)
-    seen = np.zeros(dataset.num_items + 1, bool)
-    seen[dataset.items[times < valid_cut]] = True
-    unseen = int(np.count_nonzero(~seen[dataset.items[valid_stop[test]]]))
+    gap = ""
+    if gap_cut != test_cut:
+        gap = (
+            f"; events from {_date(gap_cut)} on and before the test period are neither trained on nor predicted, but "
+            "belong to the test histories"
+        )
     return Split(
         train_stop=train_stop,
         valid_users=valid,
@@ -107,12 +109,143 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
         test_targets=valid_stop[test],
         description=(
             f"temporal: events before {_date(valid_cut)} are trained on, from then the validation and from "
-            f"{_date(test_cut)} the test period; the target of a user in a period is the first event in it, "
+            f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the first event in it, "
             f"the history all events before; users without history have no target ({len(valid)} validation "
             f"and {len(test)} test users of {dataset.num_users}; {unseen} test targets are items that no "
             "training event has)"
         ),
     )
+
+
+def _cuts(dataset: Dataset, config: DataConfig) -> tuple[int, int, int]:
+    """Returns the ends of validation and gap, and of training: (gap_cut, valid_cut, test_cut), in file units."""
+    if config.test_seconds:
+        last = dataset.manifest["times"]["last"]
+        test_cut = last + 1 - config.test_seconds
+        gap_cut = test_cut - config.gap_seconds
+        return gap_cut, gap_cut - config.valid_seconds, test_cut
+    size = len(dataset.timestamps)
+    places = [
+        size - max(1, round(share * size))
+        for share in (config.test_share + config.valid_share, config.test_share)
+    ]
+    # An event on the cut-off belongs to the later period, and so do all that share its time.
+
+    def blocks() -> Iterator[np.ndarray]:
+        for begin in range(0, size, _EVENTS_AT_ONCE):
+            yield np.asarray(dataset.timestamps[begin : begin + _EVENTS_AT_ONCE])
+
+    cuts = dataset.kept(
+        f"times-{places[0]}-{places[1]}",
+        lambda: np.array([_order_statistic(dataset, blocks, place) for place in places]),
+    )
+    return int(cuts[1]), int(cuts[0]), int(cuts[1])
+
+
+def _order_statistic(dataset: Dataset, blocks: Callable[[], Iterator[np.ndarray]], place: int) -> int:
+    """Returns the timestamp at a place of the sorted ones, in a pass or two that count events by interval of time.
+
+    Args:
+      dataset: of the times.
+      blocks: called for each pass; yields the times.
+      place: from 0.
+    """
+    low, high = dataset.manifest["times"]["first"], dataset.manifest["times"]["last"]
+    while low < high:
+        width = (high - low) // _INTERVALS + 1
+        counts = np.zeros((high - low) // width + 1, np.int64)
+        for times in blocks():
+            times = times[(times >= low) & (times <= high)]
+            # Unsigned: times may lie more than 2**63 apart.
+            above = (times - low).view(np.uint64) // np.uint64(width)
+            counts += np.bincount(above.astype(np.int64), minlength=len(counts))
+        before = np.cumsum(counts) - counts
+        # Empty intervals begin at the same count as the next one that is not: the last of them is meant.
+        interval = int(np.searchsorted(before, place, "right")) - 1
+        place -= int(before[interval])
+        low, high = low + interval * width, min(high, low + (interval + 1) * width - 1)
+    return low
+
+
+def _blocks_of_users(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Yields (first user, user after the last) of blocks of about so many events."""
+    first = 0
+    while first < dataset.num_users:
+        limit = dataset.offsets[first] + _EVENTS_AT_ONCE
+        last = max(first + 1, int(np.searchsorted(dataset.offsets, limit, "right")) - 1)
+        yield first, last
+        first = last
+
+
+def _first_events(dataset: Dataset, cuts: tuple[int, ...]) -> np.ndarray:
+    """Returns int64[cuts, users + 1]: each user's first event at or after each cut-off; in the last column of row 0 how
+    many targets of the last cut-off are items without an event before the first one."""
+    found = np.zeros((len(cuts), dataset.num_users + 1), np.int64)
+    seen = np.zeros(dataset.num_items + 1, bool)
+    for first, last in _blocks_of_users(dataset):
+        begin, end = dataset.offsets[first], dataset.offsets[last]
+        times, starts = np.asarray(dataset.timestamps[begin:end]), dataset.offsets[first:last]
+        for row, cut in enumerate(cuts):
+            found[row, first:last] = starts + np.add.reduceat(times < cut, starts - begin, dtype=np.int64)
+        seen[dataset.items[begin:end][times < cuts[0]]] = True
+    targets = found[-1, :-1]
+    targets = targets[(targets > dataset.offsets[:-1]) & (targets < dataset.offsets[1:])]
+    found[0, -1] = np.count_nonzero(~seen[dataset.items[targets]])
+    return found
+
+
+def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
+    """Returns int64[num_items + 1], training interactions of each item id; counted once and kept."""
+
+    def count() -> np.ndarray:
+        counts = np.zeros(dataset.num_items + 1, np.int64)
+        for events in _training_blocks(dataset, split):
+            counts += np.bincount(dataset.items[events], minlength=len(counts))
+        return counts
+
+    return dataset.kept(f"popularity-{_digest(split)}", count)
+
+
+def recent_counts(dataset: Dataset, split: Split, share: float) -> np.ndarray:
+    """Returns int64[num_items + 1], likewise of the newest share of all training interactions.
+
+    The oldest time that counts is `np.quantile(times, 1 - share)`, interpolated between two events as NumPy does.
+    """
+
+    def count() -> np.ndarray:
+        cut = _quantile(dataset, split, 1 - share)
+        counts = np.zeros(dataset.num_items + 1, np.int64)
+        for events in _training_blocks(dataset, split):
+            recent = events[np.asarray(dataset.timestamps[events]) >= cut]
+            counts += np.bincount(dataset.items[recent], minlength=len(counts))
+        return counts
+
+    return dataset.kept(f"recent-{share}-{_digest(split)}", count)
+
+
+def _digest(split: Split) -> str:
+    return hashlib.sha256(np.ascontiguousarray(split.train_stop).data).hexdigest()[:12]
+
+
+def _training_blocks(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
+    """Yields int64 positions of training events, block after block."""
+    for first, last in _blocks_of_users(dataset):
+        lengths = np.diff(dataset.offsets[first : last + 1])
+        positions = np.arange(dataset.offsets[first], dataset.offsets[last])
+        yield positions[positions < np.repeat(split.train_stop[first:last], lengths)]
+
+
+def _quantile(dataset: Dataset, split: Split, share: float) -> float:
+    """Returns np.quantile of the training times, from counts of each interval of time."""
+    size = int(np.sum(split.train_stop - dataset.offsets[:-1]))
+    place = share * (size - 1)
+    below = int(np.floor(place))
+
+    def blocks() -> Iterator[np.ndarray]:
+        return (np.asarray(dataset.timestamps[events]) for events in _training_blocks(dataset, split))
+
+    ends = [_order_statistic(dataset, blocks, at) for at in (below, min(below + 1, size - 1))]
+    return float(np.quantile(ends, place - below))
 
 
 def _date(seconds: int) -> str:

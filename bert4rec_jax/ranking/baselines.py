@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Dataset, Split
+from bert4rec_jax.data import Dataset, Split, recent_counts
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.negatives import protocol_negatives
 
@@ -25,11 +25,6 @@ def _training_events(dataset: Dataset, split: Split) -> np.ndarray:
     lengths = np.diff(dataset.offsets)
     inside = np.arange(int(dataset.offsets[-1])) - np.repeat(dataset.offsets[:-1], lengths)
     return inside < np.repeat(split.train_stop - dataset.offsets[:-1], lengths)
-
-
-def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
-    """Returns int64[num_items + 1], training interactions of each item id."""
-    return np.bincount(dataset.items[_training_events(dataset, split)], minlength=dataset.num_items + 1)
 
 
 def transitions(dataset: Dataset, split: Split) -> sparse.csr_matrix:
@@ -73,7 +68,7 @@ def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases,
       dataset: the data.
       split: says what is trained on.
       cases: what is to be ranked.
-      popularity: int64[num_items + 1], what `training_counts` returns.
+      popularity: int64[num_items + 1], what `data.training_counts` returns.
 
     Returns:
       `popular`, by training interactions; `popular_recent`, by those among the newest tenth of all training
@@ -82,11 +77,7 @@ def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases,
     """
     counts = {"popular": popularity}
     if dataset.timestamps is not None:
-        training = _training_events(dataset, split)
-        times = np.asarray(dataset.timestamps)[training]
-        recent = times >= np.quantile(times, 1 - RECENT_SHARE)
-        counts["popular_recent"] = np.bincount(
-            dataset.items[training][recent], minlength=dataset.num_items + 1)
+        counts["popular_recent"] = recent_counts(dataset, split, RECENT_SHARE)
     e = config.eval
     negatives = None if e.protocol == "full" else protocol_negatives(e, dataset, cases.users, popularity)
     rankings = {name: _rank(dataset, cases, count, negatives, e.filter_seen) for name, count in counts.items()}

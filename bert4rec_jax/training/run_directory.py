@@ -21,8 +21,8 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
 
 # Fields that may change between two starts of one run: they do not change what is computed.
-_FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "train.checkpoint_every", "train.writers",
-         "model.remat", "eval.batch_rows")
+_FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "data.engine", "data.memory", "data.spill_dir",
+         "train.checkpoint_every", "train.writers", "model.remat", "eval.batch_rows")
 # What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
 _PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen", "eval.repeated_targets", "eval.negatives_seed")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -41,9 +41,13 @@ def refused(tmp_path, message, **options):
         (HEAD + GOOD + ",2,3,4\n" + GOOD, "line 42: the user is empty"),
         (HEAD + GOOD + "1, ,3,4\n" + GOOD, "line 42: the item is empty"),
         (HEAD + '1,"a\nb",3,4\n' + "1,2,3\n", "line 4 has 3 fields"),
+        (HEAD + '1,"a\nb",soon,4\n' + GOOD, "line 2: timestamp 'soon'"),
+        (HEAD + GOOD + "1,2," + "x" * 10_000 + ",4\n", r"timestamp 'x{60}\.\.\. \(10,000 characters\)' is not"),
+        ("x" * 10_000 + "\n1\n", r"has no column 'user'; its columns are: x{400}\.\.\. "),
         (HEAD + "caf\xe9,2,3,4\n", "is not UTF-8 text"),
         ("\x89PNG\x00\x01\x02", "is not plain text"),
-        ("\x1f\x8b\x08\x00zipped", "is not plain text"),
+        ("\x1f\x8b\x08\x00zipped", "is damaged or cut short"),
+        ("PK\x03\x04zipped", "is not plain text .*archive"),
     ],
 )
 def test_faulty_text(tmp_path, text, message):
@@ -55,10 +59,10 @@ def test_faulty_text(tmp_path, text, message):
     ("change", "message"),
     [
         (lambda f: f.drop(columns="item"), r"no column 'item'; its columns are: user, timestamp"),
-        (lambda f: f.assign(user=[None, *f.user[1:]]), "row 1: the user is missing"),
-        (lambda f: f.assign(item=[*f.item[:-1].astype(str), "  "]), "empty item"),
+        (lambda f: f.assign(user=[None, *f.user[1:]]), r"row 1 \(row group 1\): the user is missing"),
+        (lambda f: f.assign(item=[*f.item[:-1].astype(str), "  "]), r"row 3 \(row group 1\): the item is empty"),
         (lambda f: f.assign(timestamp="soon"), "column 'timestamp' is of type .*string.*ISO dates"),
-        (lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]), "row 1 is not finite"),
+        (lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]), r"row 1 \(row group 1\): timestamp inf is not finite"),
         (lambda f: f.head(0), "has no rows"),
     ],
 )
@@ -101,10 +105,13 @@ def test_faulty_movielens(tmp_path):
     [
         ({"path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.path"),
         ({"items_path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.items_path"),
-        ({"path": ""}, "no interactions.parquet"),
+        ({"path": "empty"}, "no interactions.parquet"),
         ({"user_core": 99}, r"leave no interactions \(read: 40 by 3 users; user_core 99, item_core 0: 0 by 0 users"),
         ({"min_rating": 5.0, "rating_column": "rating"}, r"min_rating 5: 0 by 0 users"),
         ({"min_rating": 3.0}, r"min_rating = 3.0 needs ratings.*rating_column"),
+        ({"user_column": ""}, "config.data.user_column is empty; name the column"),
+        ({"item_column": ""}, "config.data.item_column is empty; name the column"),
+        ({"where": "rating >>> 1"}, "config.data.where = 'rating >>> 1' cannot be applied to"),
         ({"user_column": "1"}, "all names, or all positions"),
         ({"items_path": "log.csv", "title_column": "name"}, r"no column 'name'.*title_column"),
         ({"items_path": "years.csv"}, "does not hold years"),
@@ -117,6 +124,7 @@ def test_options_that_do_not_fit_the_data(tmp_path, options, message):
     (tmp_path / "years.csv").write_text("item,year\n1,last\n")
     (tmp_path / "no_key.csv").write_text("title,year\nOne,1990\n")
     (tmp_path / "short.csv").write_text("item,title\n1,One\n2\n")
+    (tmp_path / "empty").mkdir()
     paths = {k: str(tmp_path / v) for k, v in options.items() if k.endswith("path")}
     refused(tmp_path, message, **{"source": "table", "path": str(tmp_path / "log.csv")} | options | paths)
 

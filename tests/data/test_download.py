@@ -78,7 +78,7 @@ def test_downloaded_once_checked_and_told(tmp_path, server, capsys):
     serve(server, "ml-latest-small", GOOD)
     assert latest(tmp_path).item_table()["title"].tolist() == ["Ten", "Twenty"]
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "ml-latest-small from http://127.0.0.1" in said
+    assert said.count("\n") == 2 and "ml-latest-small from http://127.0.0.1" in said and "Prepared ml-latest" in said
     server.clear()
     dataset = latest(tmp_path)
     assert "md5" in dataset.manifest["source"] and capsys.readouterr().err == ""

@@ -6,11 +6,14 @@ import runpy
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bert4rec_jax.config import DataConfig, resolve
-from bert4rec_jax.data import load_dataset
+from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources.movielens import GENRES_100K, split_title
+from bert4rec_jax.errors import UserError
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 # user, item, rating, time, in file order; users out of order, a tie in time, times out of order.
@@ -178,9 +181,172 @@ def test_ids_are_kept_as_written(tmp_path):
 
 def test_large_files_are_read_in_blocks(tmp_path, monkeypatch):
     """Ids get the same code in every block, and a line break inside quotes does not end a block."""
-    monkeypatch.setattr("bert4rec_jax.data.sources.delimited._BLOCK_BYTES", 100)
+    monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 100)
     rows = [(i % 7, f'"item\n{i % 11}"', i) for i in range(500)]
     (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows))
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
     assert (dataset.num_users, dataset.num_items) == (7, 11)
     assert sequences(dataset)["3"] == [f"item\n{i % 11}" for i in range(3, 500, 7)]
+
+
+def table_of(tmp_path, name, content, **options):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return load(tmp_path, source="table", path=str(path), **options)
+
+
+def test_tsv_from_pandas_and_r_is_quoted(tmp_path):
+    r = '"user"\t"item"\t"timestamp"\n"1"\t"a b"\t1\n"1"\t"c"\t2\n'
+    assert sequences(table_of(tmp_path, "r.tsv", r)) == {"1": ["a b", "c"]}
+    pandas = 'user\titem\ttimestamp\n1\tplain\t1\n1\t"tab\there, ""quoted"""\t2\n'
+    assert sequences(table_of(tmp_path, "pandas.tsv", pandas)) == {"1": ["plain", 'tab\there, "quoted"']}
+    (tmp_path / "items.tsv").write_text('item\ttitle\na\tPlain\nb\t"Say ""Yes"""\n')
+    dataset = table_of(tmp_path, "log.tsv", "user\titem\ttimestamp\n1\ta\t1\n1\tb\t2\n",
+                       items_path=str(tmp_path / "items.tsv"))
+    assert dataset.item_table()["title"].tolist() == ["Plain", 'Say "Yes"']
+
+
+def test_quotation_marks_that_quote_nothing_stay_in_a_tsv(tmp_path):
+    text = 'user\titem\ttimestamp\n1\t7" single\t1\n1\t"Heroes\t2\n1\t"a" b"\t3\n'
+    assert sequences(table_of(tmp_path, "log.tsv", text)) == {"1": ['7" single', '"Heroes', '"a" b"']}
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "zst"])
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv", "misnamed"])
+def test_compressed_logs(tmp_path, monkeypatch, kind, name):
+    monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 50)
+    separator = "\t" if name == "log.tsv" else ","
+    rows = [(i % 7, i % 11, i) for i in range(100)]
+    text = separator.join(["user", "item", "timestamp"]) + "\n" + "".join(f"{separator.join(map(str, r))}\n" for r in rows)
+    codec = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[kind]
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(text.encode())
+    packed = sink.getvalue().to_pybytes()
+    items = tmp_path / f"items.csv.{kind}"
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, codec) as stream:
+        stream.write(b"item,title\n3,Three\n")
+    items.write_bytes(sink.getvalue().to_pybytes())
+    name = name if name == "misnamed" else f"{name}.{kind}"
+    dataset = table_of(tmp_path, name, packed, items_path=str(items))
+    assert dataset.manifest["interactions"] == 100 and dataset.item_table()["title"].notna().sum() == 1
+    with pytest.raises(UserError, match=r"cut short.*make or download it again"):
+        table_of(tmp_path, name, packed[: len(packed) // 2])
+
+
+def test_lines_of_blanks_are_as_good_as_empty_ones(tmp_path):
+    text = "  \n\nuser\titem\ttimestamp\n1\ta\t1\n   \n1\tb\t2\n\t\t\n \t\r\n1\tc\t3\n"
+    assert sequences(table_of(tmp_path, "log.tsv", text)) == {"1": ["a", "b", "c"]}
+    assert sequences(table_of(tmp_path, "log.csv", "user,item,timestamp\n1,a,1\n  \n1,b,2\n")) == {"1": ["a", "b"]}
+    (tmp_path / "pairs.txt").write_text("1 a\n  \n1 b\n")
+    assert sequences(load(tmp_path, source="lines", path=str(tmp_path / "pairs.txt"))) == {"1": ["a", "b"]}
+    (tmp_path / "rows.txt").write_text("1 a b\n  \n2 b\n")
+    assert load(tmp_path, source="sequences", path=str(tmp_path / "rows.txt")).num_users == 2
+
+
+def test_a_log_without_header_may_have_an_item_table_with_one(tmp_path):
+    (tmp_path / "items.csv").write_text("item,title\na,An A\n")
+    (tmp_path / "films.csv").write_text("film,title\na,An A\n")
+    (tmp_path / "bare.csv").write_text("a,An A\n")
+    columns = dict(user_column="1", item_column="2", time_column="3")
+    for name, more in (("items", {}), ("films", {"key_column": "film"}), ("bare", {"key_column": "1", "title_column": "2"})):
+        dataset = table_of(tmp_path, "log.csv", "1,a,1\n1,b,2\n", items_path=str(tmp_path / f"{name}.csv"), **columns, **more)
+        assert dataset.item_table()["title"].tolist()[0] == "An A"
+    with pytest.raises(UserError, match=r"films.csv has no column 'item'.*Set config.data.key_column"):
+        table_of(tmp_path, "log.csv", "1,a,1\n", items_path=str(tmp_path / "films.csv"), **columns)
+
+
+def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_path, capsys):
+    (tmp_path / "items.csv").write_text("item,title\n5,Five\n6,Six\n8,Eight\n")
+    text = "user,item,timestamp,rating\n1,5.0,10,5\n1,5.0,10,5\n1,6.0,,5\n2,5.0,3,1\n"
+    table_of(tmp_path, "log.csv", text, items_path=str(tmp_path / "items.csv"), rating_column="rating", min_rating=2.0)
+    (line,) = capsys.readouterr().err.splitlines()
+    for part in ("3 interactions of 1 users with 2 items", "min_rating 2 dropped 1", "1 had no time and took that of the row before",
+                 "1 repeat user, item and time of another and were kept", "2 items have no row in the item table, such as '5.0'",
+                 "2 would match without '.0'", "3 of its rows have no interactions"):
+        assert part in line
+    (tmp_path / "names.csv").write_text("item,name\n5,Five\n")
+    table_of(tmp_path, "log2.csv", "user,item,timestamp\n1,5,1\n", items_path=str(tmp_path / "names.csv"))
+    assert "the item table has no title column (name it with config.data.title_column)" in capsys.readouterr().err
+
+
+def test_the_manifest_says_how_many_events_and_targets_tie_in_time(tmp_path):
+    rows = [(1, 1, 5), (1, 2, 5), (1, 3, 6), (2, 1, 6), (2, 2, 7), (2, 3, 7), (3, 1, 7), (3, 2, 7)]
+    text = "user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows)
+    ties = table_of(tmp_path, "log.csv", text).manifest["ties"]
+    assert ties == {"events": 3, "share_of_events": 3 / 8, "leave_one_out_targets": 1,
+                    "share_of_leave_one_out_targets": 1 / 2}
+
+
+def test_old_prepared_folders_are_found_and_removed(tmp_path, monkeypatch, capsys):
+    from bert4rec_jax.data import clean
+
+    kept = load(tmp_path, source="lines", path=write(tmp_path / "a.txt"))
+    stale = load(tmp_path, source="lines", path=write(tmp_path / "b.txt"))
+    (tmp_path / "b.txt").write_text("3 4\n")
+    monkeypatch.setattr("sys.argv", ["clean", f"--cache_dir={tmp_path}/cache"])
+    clean.main()
+    said = capsys.readouterr().out
+    assert "b.txt has changed" in said and "a.txt has" not in said and pathlib.Path(stale.folder).exists()
+    monkeypatch.setattr("sys.argv", ["clean", f"--cache_dir={tmp_path}/cache", "--remove"])
+    clean.main()
+    assert pathlib.Path(kept.folder).exists() and not pathlib.Path(stale.folder).exists()
+
+
+def write(path):
+    path.write_text("1 2\n1 3\n")
+    return str(path)
+
+
+def test_a_cache_that_has_grown_is_mentioned(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bert4rec_jax.data.prepare._MANY_FOLDERS", 2)
+    load(tmp_path, source="lines", path=write(tmp_path / "a.txt"))
+    assert "prepared folders" not in capsys.readouterr().err
+    load(tmp_path, source="lines", path=write(tmp_path / "b.txt"))
+    assert "holds 2 prepared folders, 0.0 GiB" in capsys.readouterr().err
+
+
+def test_yambda_in_its_schema(tmp_path):
+    pytest.importorskip("duckdb")
+    random, day, rows = np.random.default_rng(0), 86_400, 3000
+    end = 301 * day + 30 * 60
+    frame = pd.DataFrame({"uid": random.integers(1, 30, rows) * 10, "timestamp": random.integers(0, end // 5, rows) * 5,
+                          "item_id": random.integers(1, 99, rows), "is_organic": 1, "played_ratio_pct": random.integers(0, 150, rows),
+                          "track_length_seconds": 200})
+    frame.loc[0, ["timestamp", "played_ratio_pct"]] = [end - 5, 99]
+    kinds = {"uid": pa.uint32(), "timestamp": pa.uint32(), "item_id": pa.uint32(), "is_organic": pa.uint8(),
+             "played_ratio_pct": pa.uint16(), "track_length_seconds": pa.uint32()}
+    pq.write_table(pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False), tmp_path / "listens.parquet")
+    values = runpy.run_path(f"{CONFIGS}/yambda.py")["get_config"]("5B")
+    values.data.update(path=str(tmp_path / "listens.parquet"), cache_dir=str(tmp_path / "cache"), memory="1GiB")
+    config = resolve(values).data
+    dataset = load_dataset(config)
+    heard = frame[frame["played_ratio_pct"] >= 50]
+    assert dataset.manifest["interactions"] == len(heard) and dataset.num_users == heard["uid"].nunique()
+    split = split_dataset(dataset, config)
+    test_cut, gap_cut = end - 5 + 1 - day, end - 5 + 1 - day - 30 * 60
+    trained = np.concatenate([dataset.timestamps[a:b] for a, b in zip(dataset.offsets, split.train_stop)])
+    assert len(trained) == (heard["timestamp"] < gap_cut - day).sum()
+    assert (dataset.timestamps[split.test_targets] >= test_cut).all() and len(split.test_users) > 1
+    valid = dataset.timestamps[split.valid_targets]
+    assert ((valid >= gap_cut - day) & (valid < gap_cut)).all() and len(valid) > 1
+    assert "neither trained on nor predicted, but belong to the test histories" in split.description
+
+
+def test_amazon_2023_in_parts(tmp_path):
+    pytest.importorskip("duckdb")
+    random = np.random.default_rng(0)
+    values = runpy.run_path(f"{CONFIGS}/amazon.py")["get_config"]("2023")
+    (tmp_path / "rating_only").mkdir()
+    for name in ("Books", "All_Beauty"):
+        frame = pd.DataFrame({"user_id": [f"AE{n:020X}" for n in random.integers(0, 30, 800)],
+                              "parent_asin": [f"B0{n:08d}" for n in random.integers(0, 40, 800)],
+                              "rating": random.integers(1, 6, 800).astype(float), "timestamp": random.integers(1.6e12, 1.7e12, 800)})
+        frame.to_csv(tmp_path / "rating_only" / f"{name}.csv.gz", index=False)
+    found = []
+    for engine in ("memory", "duckdb"):
+        values.data.update(path=str(tmp_path / "rating_only"), cache_dir=str(tmp_path / engine), engine=engine)
+        found.append(load_dataset(resolve(values).data))
+    assert found[0].manifest == found[1].manifest and found[0].manifest["counts"]["filters"][0]["interactions"] == 1600
+    assert found[0].timestamps.max() > 1.6e12

@@ -151,11 +151,11 @@ def test_a_damaged_folder_is_refused_by_name_and_prepared_again(config, name, da
 SCRIPT = """
     import os, signal, sys
     from bert4rec_jax.config import DataConfig
-    from bert4rec_jax.data import load_dataset, prepare
+    from bert4rec_jax.data import load_dataset, prepare, writer
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)
     if len(sys.argv) > 3:
-        setattr(prepare, sys.argv[3], die)
+        setattr(writer if hasattr(writer, sys.argv[3]) else prepare, sys.argv[3], die)
     print(load_dataset(DataConfig(source="table", path=sys.argv[1], cache_dir=sys.argv[2])).fingerprint)
 """
 
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(config, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr("bert4rec_jax.data.writer._Array.write", full)
     with pytest.raises(UserError, match=r"No space left.*cache_dir"):
         load_dataset(config)
     assert prepared(config) == []

@@ -3,27 +3,38 @@
 
 from __future__ import annotations
 
+import collections
 import csv
+import dataclasses
 import datetime
 import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from bert4rec_jax.data.sources import text
+from bert4rec_jax.data.sources.log import Again, Roles, RowFilter
 from bert4rec_jax.errors import UserError
 
 _SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 _BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
-# Larger blocks than Arrow's 1 MiB: fewer dictionaries of ids to unify, about a third less time.
-_BLOCK_BYTES = 1 << 24
 _STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow does not know
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
+_BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
+_QUOTED = "fields begin and end with quotation marks"
+_SHOWN = 60  # characters of a value that a message shows
+
+
+def short(value: str, shown: int = _SHOWN) -> str:
+    """Returns a value for a message: cut where it is very long."""
+    return value if len(value) <= shown else f"{value[:shown]}... ({len(value):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -47,19 +58,17 @@ class TextFile:
     encoding: str = "utf-8"
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (line number, fields) of each row that is not blank; slow: for small files and diagnosis."""
+        """Yields (number of its first line, fields) of each row that is not blank; slow: for small files and
+        diagnosis."""
         try:
-            with open(
-                self.path, encoding="utf-8-sig" if self.encoding == "utf-8" else self.encoding, newline=""
-            ) as file:
-                if self.quotes and len(self.separator) == 1:
-                    reader = csv.reader(file, delimiter=self.separator)
-                    numbered = ((reader.line_num, row) for row in reader)
-                else:
-                    numbered = ((n, line.rstrip("\r\n").split(self.separator)) for n, line in enumerate(file, 1))
-                for index, (number, row) in enumerate(numbered):
-                    if row and row != [""] and not (self.header and index == 0):
+            with text.lines_of(self.path, self.encoding) as file:
+                header = self.header
+                for number, row in self._numbered(file):
+                    if not row or (not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())):
+                        continue
+                    if not header:
                         yield number, row
+                    header = False
         except UnicodeDecodeError:
             raise UserError(
                 f"{self.path} is not {self.encoding.upper()} text; convert it, for example with iconv."
@@ -67,48 +76,15 @@ class TextFile:
         except csv.Error as error:
             raise UserError(f"{self.path} cannot be read as delimited text ({error}); is it the right file?") from None
 
-
-@dataclass(frozen=True)
-class Roles:
-    """Which columns of an interaction log mean what; an empty name: there is no such column."""
-
-    user: str
-    item: str
-    time: str = ""
-    rating: str = ""
-
-    def named(self) -> dict[str, str]:
-        """Returns {role: column} of the columns that there are."""
-        return {role: name for role, name in vars(self).items() if name}
-
-
-def check_text(path: str) -> None:
-    """Refuses files that are missing, empty or not text.
-
-    Raises:
-      UserError: with the path.
-    """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1 << 16)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check config.data.path.") from None
-    if not head.strip():
-        raise UserError(f"{path} is empty; it should hold interactions or items.")
-    if b"\0" in head or head.startswith((b"\x1f\x8b", b"BZh", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
-        raise UserError(f"{path} is not plain text (binary or compressed); unpack it, or give a .parquet file.")
-
-
-def first_line(path: str) -> str:
-    """Returns the first line of a UTF-8 text file, without the line break."""
-    check_text(path)
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.readline().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path} is not UTF-8 text; convert it, for example with iconv, or give a .parquet file."
-        ) from None
+    def _numbered(self, file) -> Iterator[tuple[int, list[str]]]:
+        if self.quotes and len(self.separator) == 1:
+            before, reader = 0, csv.reader(file, delimiter=self.separator)
+            for row in reader:
+                yield before + 1, row
+                before = reader.line_num
+        else:
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\r\n").split(self.separator)
 
 
 def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
@@ -123,23 +99,25 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
     Raises:
       UserError: the file cannot be read.
     """
-    line = first_line(path)
-    by_extension = _BY_EXTENSION.get(os.path.splitext(path)[1].lower())
+    line = text.first_line(path)
+    by_extension = _BY_EXTENSION.get(os.path.splitext(text.plain_name(path))[1])
     candidates = [separator] if separator else [by_extension] * bool(by_extension) + list(_SEPARATORS)
     header = not all(name.isdigit() for name in wanted)
 
-    def split(candidate: str) -> list[str]:
-        quoted = candidate in ",;" and '"' in line
-        return next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
-
     def names_of(candidate: str) -> list[str]:
-        fields = split(candidate)
+        quoted = len(candidate) == 1 and '"' in line
+        fields = next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
         return [name.strip() for name in fields] if header else [str(i + 1) for i in range(len(fields))]
 
     options = [(candidate, names_of(candidate)) for candidate in candidates]
     # max() keeps the first of equals, so the order of candidates decides ties.
     found = max(options, key=lambda option: (sum(name in option[1] for name in wanted), len(option[1]) > 1))
-    return TextFile(path, found[0], tuple(found[1]), header, quotes=found[0] in (",", ";"))
+    quotes = found[0] in (",", ";") or (len(found[0]) == 1 and any(map(_is_quoted, line.split(found[0]))))
+    return TextFile(path, found[0], tuple(found[1]), header, quotes)
+
+
+def _is_quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] == '"'
 
 
 def require_columns(path: str, names, wanted: dict[str, str]) -> None:
@@ -152,45 +130,118 @@ def require_columns(path: str, names, wanted: dict[str, str]) -> None:
     """
     for role, name in wanted.items():
         if name not in names:
+            remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
             raise UserError(
-                f"{path} has no column {name!r}; its columns are: {', '.join(map(str, names))}. "
-                f"Set config.data.{role}_column (to '' if there is none)."
+                f"{path} has no column {name!r}; its columns are: {short(', '.join(map(str, names)), 400)}. "
+                f"Set config.data.{role}_column{remedy}."
             )
 
 
-def read_interactions(file: TextFile, roles: Roles) -> pa.Table:
-    """Reads the columns of the roles.
+class TextLog:
+    """An interaction log in one or more delimited files of the same layout, read in canonical blocks.
 
-    Returns:
-      A table with columns `user` and `item` (dictionary of strings), and where named `time` (int64,
-      float64 or timestamp) and `rating` (float32).
-
-    Raises:
-      UserError: with the number of the first faulty line.
+    `blocks` raises `Again` when a later row shows that the type of the times or the meaning of quotation marks was
+    guessed wrong; calling it once more reads everything with what was learnt.
     """
-    check_text(file.path)
-    named = roles.named()
-    require_columns(file.path, file.names, named)
-    kinds = {roles.user: _IDS, roles.item: _IDS}
-    if roles.rating:
-        kinds[roles.rating] = pa.float32()
-    time_kinds = _time_kinds(file, roles) if roles.time else [None]
-    for kind in time_kinds:
-        if kind is not None:
-            kinds[roles.time] = kind
+
+    def __init__(self, files: list[TextFile], roles: Roles, row_filter: RowFilter | None = None):
+        """Checks that the columns are there.
+
+        Raises:
+          UserError: a file is no text, or lacks a column.
+        """
+        self.files, self.roles, self._filter = files, roles, row_filter
+        for file in files:
+            text.check_text(file.path)
+            require_columns(file.path, file.names, roles.named())
+        self._kinds = _time_kinds(files[0], roles) if roles.time else [None]
+        self._filter_kinds: dict[str, pa.DataType] = {}
+        # Tabs and bars: quotation marks mean something where a field begins and ends with one.
+        self._unquoted = None
+        self._may_be_quoted = not files[0].quotes and len(files[0].separator) == 1
+        self.bytes = sum(os.path.getsize(file.path) for file in files)
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yields tables with `user` and `item` (dictionary of strings), and where named `time` (int64, float64 or
+        timestamp) and `rating` (float32); at most about 16 MiB of text each, in file order.
+
+        Raises:
+          Again: begin anew.
+          UserError: with the number of the first faulty line.
+        """
+        some = False
+        for file in self.files:
+            try:
+                for table in _in_order(self._parse, file, text.line_blocks(file.path, file.quotes, file.header)):
+                    some = some or table.num_rows > 0
+                    yield table
+            except pa.ArrowInvalid as error:
+                self._reconsider(file, str(error).split("\n")[0])
+        if not some and self._filter is None:
+            raise UserError(f"{self.files[0].path} has a header but no rows; it should hold interactions.")
+
+    def _parse(self, file: TextFile, data: bytes) -> pa.Table:
         try:
-            table = _read(file, kinds)
-        except pa.ArrowInvalid as error:
-            reason = str(error).split("\n")[0]
-            continue
-        if table.num_rows == 0:
-            raise UserError(f"{file.path} has a header but no rows; it should hold interactions.")
-        table = table.rename_columns({name: role for role, name in named.items()}).unify_dictionaries()
-        if _has_gaps(table):
-            reason = "an id or a number is missing"
-            break
+            return self._table(file, data)
+        except pa.ArrowInvalid:
+            # Lines of blanks alone are rare: looked for only now.
+            cleaned = data if file.quotes and b'"' in data else _BLANK_LINES.sub(b"", data)
+            if cleaned == data:
+                raise
+            return self._table(file, cleaned)
+
+    def _table(self, file: TextFile, data: bytes) -> pa.Table:
+        roles = self.roles
+        kinds = {roles.user: _IDS, roles.item: _IDS}
+        if roles.rating:
+            kinds[roles.rating] = pa.float32()
+        if roles.time:
+            kinds[roles.time] = self._kinds[0]
+        extra = self._filter.columns_in(file.names) if self._filter else []
+        wanted = list(dict.fromkeys([*kinds, *extra]))
+        table = parse(file, data, self._filter_kinds | kinds, wanted)
+        if self._filter:
+            self._filter_kinds = {name: table.schema.field(name).type for name in extra if name not in kinds}
+            table = self._filter.apply(table, file.path)
+        columns = {role: table[name] for role, name in roles.named().items()}
+        table = pa.table(columns).unify_dictionaries().combine_chunks()
+        _refuse_gaps(table)
+        if self._may_be_quoted and any(
+            _is_quoted(value) for role in ("user", "item") for value in _dictionary(table[role]).to_pylist()
+        ):
+            raise pa.ArrowInvalid(_QUOTED)
         return table
-    raise_fault(file, roles, reason)
+
+    def _reconsider(self, file: TextFile, reason: str) -> None:
+        # A row with too many fields may have its separator between quotation marks.
+        if self._may_be_quoted and (reason.startswith(_QUOTED) or ("Expected" in reason and '"' in reason)):
+            self._unquoted, self._may_be_quoted = (self.files, self._kinds), False
+            self.files = [dataclasses.replace(f, quotes=True) for f in self.files]
+            raise Again
+        if len(self._kinds) > 1:
+            self._kinds = self._kinds[1:]
+            raise Again
+        if self._unquoted:  # some fields look quoted, but the file does not follow the rules of quoting
+            (self.files, self._kinds), self._unquoted = self._unquoted, None
+            raise Again
+        raise_fault(file, self.roles, reason)
+
+
+def _in_order(parse_block: Callable, file: TextFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
+    """Parses blocks in threads (Arrow lets go of the interpreter), and yields the tables in order."""
+    workers = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(workers, "read") as pool:
+        under_way: collections.deque = collections.deque()
+        try:
+            for block in blocks:
+                under_way.append(pool.submit(parse_block, file, block))
+                if len(under_way) > workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
 
 
 def read_all(file: TextFile, kinds: dict[str, pa.DataType]) -> pa.Table:
@@ -199,44 +250,66 @@ def read_all(file: TextFile, kinds: dict[str, pa.DataType]) -> pa.Table:
     Raises:
       UserError: with the number of the first line of the wrong length.
     """
-    check_text(file.path)
-    try:
-        return _read(file, kinds, every_column=True)
-    except pa.ArrowInvalid as error:
-        raise_fault(file, None, str(error).split("\n")[0])
+    text.check_text(file.path)
+    with text.open_bytes(file.path) as raw:
+        data = raw.read()
+    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n \t")
+    if file.header:
+        data = data.partition(b"\n")[2]
+    variants = [file]
+    if not file.quotes and len(file.separator) == 1 and b'"' in data:
+        variants = [dataclasses.replace(file, quotes=True), file]
+    for variant in variants:
+        cleaned = data if variant.quotes and b'"' in data else _BLANK_LINES.sub(b"", data)
+        try:
+            return parse(variant, cleaned, kinds, [])
+        except pa.ArrowInvalid as error:
+            reason = str(error).split("\n")[0]
+    raise_fault(file, None, reason)
 
 
-def _read(file: TextFile, kinds: dict[str, pa.DataType], every_column: bool = False) -> pa.Table:
-    separator, source = file.separator, file.path
+def parse(file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: list[str]) -> pa.Table:
+    """Parses whole rows.
+
+    Args:
+      file: how they are laid out.
+      data: the rows, without header.
+      kinds: types of columns; others are guessed.
+      columns: what is wanted; empty: all.
+
+    Raises:
+      pa.ArrowInvalid: a row does not fit.
+    """
+    separator = file.separator
     if len(separator) > 1:
-        with open(file.path, "rb") as raw:
-            data = raw.read().replace(separator.encode(), _STAND_IN.encode())
-        separator, source = _STAND_IN, pa.BufferReader(data)
+        data, separator = data.replace(separator.encode(file.encoding), _STAND_IN.encode()), _STAND_IN
+    if not data.strip():
+        names = columns or file.names
+        return pa.table({name: pa.array([], kinds.get(name, pa.string())) for name in names})
     return pa.csv.read_csv(
-        source,
+        pa.BufferReader(data),
         read_options=pa.csv.ReadOptions(
-            block_size=_BLOCK_BYTES,
-            column_names=file.names,
-            skip_rows=int(file.header),
-            encoding=file.encoding,
+            use_threads=not columns, block_size=1 << 24, column_names=file.names, encoding=file.encoding
         ),
         parse_options=pa.csv.ParseOptions(
             delimiter=separator, quote_char='"' if file.quotes else False, newlines_in_values=file.quotes
         ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=kinds, include_columns=[] if every_column else list(kinds), null_values=[""]
-        ),
+        convert_options=pa.csv.ConvertOptions(column_types=kinds, include_columns=columns, null_values=[""]),
     )
 
 
-def _has_gaps(table: pa.Table) -> bool:
-    """Whether a row lacks an id or a rating, or has a number that is none (nan, inf)."""
-    for role in ("user", "item"):
-        if "" in pc.utf8_trim_whitespace(table[role].chunk(0).dictionary).to_pylist():
-            return True
+def _dictionary(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0).dictionary if column.num_chunks else pa.array([], pa.string())
+
+
+def _refuse_gaps(table: pa.Table) -> None:
+    """Refuses a row without an id or a rating, or with a number that is none (nan, inf)."""
+    gaps = any("" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist() for role in ("user", "item"))
+    gaps = gaps or any(table[role].null_count for role in ("user", "item", "rating") if role in table.column_names)
     numbers = [table[name] for name in ("time", "rating") if name in table.column_names]
-    finite = all(pc.all(pc.is_finite(n)).as_py() for n in numbers if pa.types.is_floating(n.type))
-    return not finite or ("rating" in table.column_names and table["rating"].null_count > 0)
+    finite = (pc.all(pc.is_finite(n)).as_py() for n in numbers if pa.types.is_floating(n.type))
+    if gaps or not all(x is not False for x in finite):
+        raise pa.ArrowInvalid("an id or a number is missing")
 
 
 def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:
@@ -283,7 +356,7 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
         if len(row) != len(file.names):
             raise UserError(
                 f"{file.path} line {number} has {len(row)} fields where {len(file.names)} are expected "
-                f"({', '.join(file.names)}); correct or remove that line."
+                f"({short(', '.join(file.names), 200)}); correct or remove that line."
             )
         fault = faults.of(row) if faults else None
         if fault:
@@ -313,19 +386,9 @@ class _Faults:
             # The first time decides whether the column holds numbers or dates.
             self.is_time = self.is_time or (is_date if is_date(time) and not is_seconds(time) else is_seconds)
             if not self.is_time(time):
-                kind = "an ISO date like the lines before" if self.is_time is is_date else "a number of seconds"
-                return f"timestamp {time!r} is not {kind}" + ("" if self.is_time is is_date else " or an ISO date")
+                dates = self.is_time is is_date
+                kind = "an ISO date like the lines before" if dates else "a number of seconds or an ISO date"
+                return f"timestamp {short(time)!r} is not {kind}"
         if "rating" in values and not is_seconds(values["rating"]):
-            return f"rating {values['rating']!r} is not a number"
+            return f"rating {short(values['rating'])!r} is not a number"
         return None
-
-
-def encoding_of(path: str) -> str:
-    """Returns "utf-8" or, where the file is not, "latin-1": MovieLens files come in both."""
-    check_text(path)
-    with open(path, "rb") as file:
-        try:
-            file.read().decode("utf-8")
-        except UnicodeDecodeError:
-            return "latin-1"
-    return "utf-8"

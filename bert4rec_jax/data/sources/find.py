@@ -8,7 +8,7 @@ import os
 import re
 
 from bert4rec_jax.config import MOVIELENS, DataConfig
-from bert4rec_jax.data.sources import download, movielens, synthetic, tables
+from bert4rec_jax.data.sources import download, movielens, synthetic, tables, text
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import UserError
 
@@ -33,7 +33,7 @@ def find_source(config: DataConfig) -> Source:
 
 
 def _absolute(path: str) -> str:
-    return path and os.path.abspath(os.path.expanduser(path))
+    return path if not path or tables.is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
 def _refuse_unused(config: DataConfig) -> None:
@@ -44,6 +44,8 @@ def _refuse_unused(config: DataConfig) -> None:
         raise UserError(f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}.")
     if config.items_path and (by_name or config.source == "synthetic"):
         raise UserError(f"config.data.items_path is not used with source {config.source!r}; set it to ''.")
+    if config.where and config.source != "table":
+        raise UserError("config.data.where is used with source 'table' only; set it to ''.")
     if config.path and config.source == "synthetic":
         raise UserError("config.data.path is not used with source 'synthetic'; set it to ''.")
 
@@ -54,29 +56,47 @@ def _movielens(config: DataConfig) -> Source:
     else:
         folder, description = download.movielens(config.source, cache_folder(config))
     ratings, movies = movielens.files_in(config.source, folder)
-    identity = {"files": [_facts(ratings), _facts(movies)]}
-    return Source(config.source, description, identity, lambda: movielens.read(config.source, ratings, movies))
+    return Source(
+        name=config.source,
+        description=description,
+        identity={"files": [_facts(ratings), _facts(movies)]},
+        open=lambda: movielens.open_ratings(config.source, ratings),
+        item_table=lambda: movielens.read_movies(config.source, movies),
+        rows=lambda: os.path.getsize(ratings) // tables.BYTES_A_ROW,
+    )
 
 
 def _tables(config: DataConfig) -> Source:
-    interactions, items = tables.locate(config)
-    read = {"table": tables.read_table, "lines": tables.read_lines, "sequences": tables.read_sequences}[config.source]
-    label = config.path if os.path.isdir(config.path) else os.path.splitext(interactions)[0]
+    paths, items = tables.locate(config)
+    first = paths[0]
+    opened = {
+        "table": lambda: tables.open_table(config, paths, config.path if len(paths) > 1 else ""),
+        "lines": lambda: tables.open_lines(config, paths),
+        "sequences": lambda: tables.SequencesLog(config, paths),
+    }[config.source]
+    label = config.path if len(paths) > 1 or os.path.isdir(config.path) else text.plain_name(first).rpartition(".")[0]
     columns = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("_column")}
+    what = first if len(paths) == 1 else f"{len(paths)} files in {config.path}"
     return Source(
-        name=re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(label)),
-        description=f"{config.source} {interactions}" + (f", items {items}" if items else ""),
+        name=re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(label.rstrip("/*"))) or "log",
+        description=f"{config.source} {what}" + (f", items {items}" if items else ""),
         identity={
             "source": config.source,
-            "files": [_facts(path) for path in (interactions, items) if path],
-            "columns": columns | {"separator": config.separator},
+            "files": [_facts(path) for path in paths],
+            "items": [_facts(items)] if items else [],
+            "columns": columns | {"separator": config.separator, "where": config.where},
         },
-        read=lambda: read(config, interactions, items),
+        open=None if tables.is_url(first) else opened,
+        item_table=lambda: tables.read_items(config, items) if items else None,
+        rows=lambda: tables.count_rows(paths),
+        scan=lambda: tables.scan_of(config, paths) if config.source == "table" else None,
     )
 
 
 def _facts(path: str) -> list:
     """What tells that a file may have changed."""
+    if tables.is_url(path):
+        return [path]
     facts = os.stat(path)
     return [path, facts.st_size, facts.st_mtime_ns]
 
@@ -85,4 +105,5 @@ def _synthetic(config: DataConfig) -> Source:
     options = dataclasses.asdict(config.synthetic)
     described = "synthetic: " + ", ".join(f"{name} {value}" for name, value in options.items())
     identity = {"synthetic": options, "version": synthetic.VERSION}
-    return Source("synthetic", described, identity, lambda: synthetic.generate(config.synthetic))
+    return Source("synthetic", described, identity, lambda: synthetic.SyntheticLog(config.synthetic),
+                  lambda: synthetic.item_table(config.synthetic))

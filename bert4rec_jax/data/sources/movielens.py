@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from bert4rec_jax.data.sources import delimited
-from bert4rec_jax.data.sources.delimited import Roles, TextFile
-from bert4rec_jax.data.sources.log import Log
-from bert4rec_jax.data.sources.tables import to_log
+from bert4rec_jax.data.sources import delimited, text
+from bert4rec_jax.data.sources.delimited import TextFile, TextLog
+from bert4rec_jax.data.sources.log import Roles
 from bert4rec_jax.errors import UserError
 
 # The order of the 0/1 columns of u.item.
@@ -68,8 +67,8 @@ def files_in(name: str, folder: str) -> tuple[str, str]:
     return paths
 
 
-def read(name: str, ratings: str, movies: str) -> Log:
-    """Reads ratings and movies.
+def open_ratings(name: str, ratings: str) -> TextLog:
+    """Opens the ratings.
 
     Raises:
       UserError: with the file and the line.
@@ -80,12 +79,12 @@ def read(name: str, ratings: str, movies: str) -> Log:
         file = TextFile(ratings, layout.separator, file.names, quotes=False)
     else:
         file = TextFile(ratings, layout.separator, _COLUMNS, header=False, quotes=False)
-    table = delimited.read_interactions(file, Roles(*_COLUMNS[:2], time="timestamp", rating="rating"))
-    return to_log(table, read_movies(layout, movies), ratings)
+    return TextLog([file], Roles(*_COLUMNS[:2], time="timestamp", rating="rating"))
 
 
-def read_movies(layout: Layout, path: str) -> pa.Table:
+def read_movies(name: str, path: str) -> pa.Table:
     """Reads a movie file into the columns item, title, year, genres."""
+    layout = LAYOUTS[name]
     flags = layout.movies_separator == "|"
     names = ("movieId", "title", "released", "video", "url", *GENRES_100K) if flags else _MOVIE_COLUMNS
     file = TextFile(
@@ -94,7 +93,7 @@ def read_movies(layout: Layout, path: str) -> pa.Table:
         names,
         layout.header,
         quotes=layout.header,
-        encoding=delimited.encoding_of(path),
+        encoding=text.encoding_of(path),
     )
     columns: dict[str, list] = {"item": [], "title": [], "year": [], "genres": []}
     for number, row in file.rows():
@@ -113,8 +112,8 @@ def read_movies(layout: Layout, path: str) -> pa.Table:
     return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
 
 
-def split_title(text: str) -> tuple[str, int | None]:
+def split_title(title: str) -> tuple[str, int | None]:
     """Splits "Matrix, The (1999)" into ("Matrix, The", 1999); no year: None. Runs of spaces become one."""
-    text = " ".join(text.split())
-    match = _YEAR.match(text)
-    return (match[1], int(match[2])) if match else (text, None)
+    title = " ".join(title.split())
+    match = _YEAR.match(title)
+    return (match[1], int(match[2])) if match else (title, None)

@@ -14,6 +14,7 @@ by it maximises the expected hit rate and NDCG at every cut-off. `bayes_optimal_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ STAY, MOVE_ON, NOISE = 0.7, 0.2, 0.15
 _MIN_LENGTH = 5
 _START, _SPAN = 1_262_304_000, 3 * 365 * 86400  # users begin between 2010 and 2013
 _BLOCK_BYTES = 1 << 26
+_BATCH_ROWS = 1 << 20
 _DRAWS = 12  # rejected draws before the exact one; most users need one or two
 
 
@@ -56,6 +58,26 @@ def structure(config: SyntheticConfig) -> Structure:
     return Structure(items % genres, popularity / popularity.sum(), transitions)
 
 
+class SyntheticLog:
+    """The log as a reader, in blocks of a million rows; it is made as a whole."""
+
+    bytes = 0
+
+    def __init__(self, config: SyntheticConfig):
+        """Makes nothing yet."""
+        self._config = config
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yields tables of `user`, `item` and `time`."""
+        log = generate(self._config)
+        for begin in range(0, len(log.times), _BATCH_ROWS):
+            span = slice(begin, begin + _BATCH_ROWS)
+            users, items = (
+                pa.DictionaryArray.from_arrays(pa.array(ids.codes[span]), ids.values) for ids in (log.users, log.items)
+            )
+            yield pa.table({"user": users, "item": items, "time": log.times[span]})
+
+
 def generate(config: SyntheticConfig) -> Log:
     """Returns the log; users one after another, each in chronological order.
 
@@ -77,21 +99,22 @@ def generate(config: SyntheticConfig) -> Log:
     users = np.repeat(np.arange(config.users, dtype=np.int32), lengths)
     items = np.concatenate([part[1] for part in parts])
     used, codes = np.unique(items, return_inverse=True)
-    places = np.arange(config.num_items)
-    table = pa.table(
-        {
-            "item": pa.array(places + 1).cast(pa.string()),
-            "title": pa.array(
-                [f"Genre {g + 1}, item {n + 1}" for g, n in zip(process.genres, places // config.genres)]
-            ),
-            "genres": pa.array([f"Genre {g + 1}" for g in process.genres]),
-        }
-    )
     return Log(
         users=Ids(users, pa.array(np.arange(1, config.users + 1)).cast(pa.string())),
         items=Ids(codes.astype(np.int32), pa.array(used + 1).cast(pa.string())),
         times=np.concatenate([part[2] for part in parts]),
-        item_table=table,
+    )
+
+
+def item_table(config: SyntheticConfig) -> pa.Table:
+    """Returns the columns item, title and genres of the whole catalogue."""
+    genres, places = structure(config).genres, np.arange(config.num_items)
+    return pa.table(
+        {
+            "item": pa.array(places + 1).cast(pa.string()),
+            "title": pa.array([f"Genre {g + 1}, item {n + 1}" for g, n in zip(genres, places // config.genres)]),
+            "genres": pa.array([f"Genre {g + 1}" for g in genres]),
+        }
     )
 
 

@@ -4,7 +4,11 @@ sequences."""
 
 from __future__ import annotations
 
+import glob
 import os
+import re
+import urllib.parse
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -12,33 +16,56 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data.sources import delimited
-from bert4rec_jax.data.sources.delimited import Roles, TextFile
-from bert4rec_jax.data.sources.log import Ids, Log
+from bert4rec_jax.data.sources import delimited, text
+from bert4rec_jax.data.sources.delimited import TextFile, TextLog
+from bert4rec_jax.data.sources.log import Roles, RowFilter, Scan
 from bert4rec_jax.errors import UserError
 
-_EXTENSIONS = (".parquet", ".csv", ".tsv", ".txt", ".dat")
+_ENDINGS = ("", ".gz", ".bz2", ".zst")
+_EXTENSIONS = (".parquet", *(kind + ending for kind in (".csv", ".tsv", ".txt", ".dat") for ending in _ENDINGS))
+_BATCH_ROWS = 1 << 20
+BYTES_A_ROW = 25  # of a delimited log, for an estimate
 
 
-def locate(config: DataConfig) -> tuple[str, str]:
-    """Returns the paths of the interactions and of the item table ("" where there is none).
+def is_url(path: str) -> bool:
+    """Whether a path names something that only an engine can reach, as in s3://bucket/log/*.parquet."""
+    return "://" in path
+
+
+def locate(config: DataConfig) -> tuple[list[str], str]:
+    """Returns the paths of the log's files, in order, and of the item table ("" where there is none).
+
+    A folder holds interactions.* and perhaps items.*, or parts: Parquet files, or text files of one layout, in any
+    depth, read in the order of their paths.
 
     Raises:
       UserError: one of them does not exist.
     """
-    interactions, items = config.path, config.items_path
+    paths, items = [config.path], config.items_path
     if os.path.isdir(config.path):
-        interactions = _in_folder(config.path, "interactions")
         items = items or _in_folder(config.path, "items")
-        if not interactions:
+        named = _in_folder(config.path, "interactions")
+        paths = [named] if named else parts_of(config.path, items)
+        if not paths:
             raise UserError(
-                f"the folder {config.path} has no interactions{', interactions'.join(_EXTENSIONS)}; "
-                "set config.data.path to the file itself."
+                f"the folder {config.path} has no interactions.parquet (.csv, .tsv, .txt, .dat, also .gz, .bz2, .zst) "
+                "and no such parts; set config.data.path to the file itself."
             )
-    for name, path in (("path", interactions), ("items_path", items)):
-        if path and not os.path.isfile(path):
+    for name, path in (("path", paths[0]), ("items_path", items)):
+        if path and not is_url(path) and not os.path.isfile(path):
             raise UserError(f"there is no file {path}; check config.data.{name}.")
-    return interactions, items
+    return paths, items
+
+
+def parts_of(folder: str, items: str) -> list[str]:
+    """Returns the files of a log in parts: all .parquet files, or else all text files but the item table."""
+    found = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True))
+    found = [path for path in found if os.path.basename(path)[0] not in "._" and path != items]
+    for wanted in ((".parquet",), _EXTENSIONS):
+        parts = [path for path in found if path.endswith(wanted) and os.path.isfile(path)]
+        if parts:
+            return parts
+    return []
 
 
 def _in_folder(folder: str, stem: str) -> str:
@@ -46,78 +73,145 @@ def _in_folder(folder: str, stem: str) -> str:
     return next((path for path in paths if os.path.isfile(path)), "")
 
 
-def read_table(config: DataConfig, interactions: str, items: str) -> Log:
-    """Reads delimited text or Parquet with the columns that `config` names.
+def roles_of(config: DataConfig) -> Roles:
+    """Returns the columns of the log that a config names.
+
+    Raises:
+      UserError: there is none for the user or the item.
+    """
+    for role in ("user", "item"):
+        if not getattr(config, f"{role}_column"):
+            raise UserError(f"config.data.{role}_column is empty; name the column that holds the {role} of each row.")
+    return Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
+
+
+def open_table(config: DataConfig, paths: list[str], root: str = "") -> TextLog | ParquetLog:
+    """Opens delimited text or Parquet with the columns that `config` names.
+
+    Args:
+      config: says what the columns mean.
+      paths: of the files, all of one layout.
+      root: the folder below which folders named `name=value` are columns.
 
     Raises:
       UserError: with the file and, for text, the line.
     """
-    roles = Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
-    if interactions.endswith(".parquet"):
-        table = _read_parquet(interactions, roles)
-    else:
-        wanted = list(roles.named().values())
-        positions = [name for name in wanted if name.isdigit()]
-        if positions and len(positions) != len(wanted):
-            raise UserError(
-                "the columns of config.data must be all names, or all positions for a file without a header, "
-                f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
-            )
-        table = delimited.read_interactions(delimited.sniff(interactions, config.separator, wanted), roles)
-    return to_log(table, read_items(config, items) if items else None, interactions)
+    roles = roles_of(config)
+    row_filter = RowFilter(config.where) if config.where else None
+    if paths[0].endswith(".parquet"):
+        return ParquetLog(paths, roles, row_filter, root)
+    wanted = list(roles.named().values())
+    positions = [name for name in wanted if name.isdigit()]
+    if positions and len(positions) != len(wanted):
+        raise UserError(
+            "the columns of config.data must be all names, or all positions for a file without a header, "
+            f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
+        )
+    return TextLog([delimited.sniff(path, config.separator, wanted) for path in paths], roles, row_filter)
 
 
-def read_lines(config: DataConfig, interactions: str, items: str) -> Log:
-    """Reads SASRec's format: one `user item` pair a line, in chronological order per user, no header."""
-    line = delimited.first_line(interactions).strip()
+def count_rows(paths: list[str]) -> int:
+    """Returns about how many rows a log has; 0: unknown."""
+    if is_url(paths[0]):
+        return 0
+    if paths[0].endswith(".parquet"):
+        return sum(_open_parquet(path).metadata.num_rows for path in paths)
+    packed = 4 if text.plain_name(paths[0]) != paths[0].lower() else 1
+    return packed * sum(map(os.path.getsize, paths)) // BYTES_A_ROW
+
+
+def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
+    """Returns what an engine may read by itself: Parquet of whole numbers, or what a URL names."""
+    roles = roles_of(config)
+    if is_url(paths[0]):
+        return Scan(tuple(paths), roles, config.where, described=False)
+    if not paths[0].endswith(".parquet"):
+        return None
+    for path in paths:
+        schema = _open_parquet(path).schema_arrow
+        for role, name in roles.named().items():
+            kind = schema.field(name).type if name in schema.names else None
+            whole = kind is not None and pa.types.is_integer(kind) and kind != pa.uint64()
+            if not whole and not (role == "rating" and kind is not None and pa.types.is_floating(kind)):
+                return None
+    return Scan(tuple(paths), roles, config.where, config.path if len(paths) > 1 else "")
+
+
+def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
+    """Opens SASRec's format: one `user item` pair a line, in chronological order per user, no header."""
+    line = text.first_line(paths[0]).strip()
     separator = next((s for s in ("\t", ",", " ") if s in line), " ")
-    file = TextFile(interactions, separator, ("user", "item"), header=False, quotes=False)
-    table = delimited.read_interactions(file, Roles("user", "item"))
-    return to_log(table, read_items(config, items) if items else None, interactions)
+    files = [TextFile(path, separator, ("user", "item"), header=False, quotes=False) for path in paths]
+    return TextLog(files, Roles("user", "item"))
 
 
-def read_sequences(config: DataConfig, interactions: str, items: str) -> Log:
-    """Reads one user a line: `user item item ...`, by spaces, tabs or commas, oldest first, no header."""
-    delimited.check_text(interactions)
-    users, counts, tokens = [], [], []
-    for number, (line,) in TextFile(interactions, "\n", ("line",), header=False, quotes=False).rows():
-        fields = line.replace(",", " ").split()
-        if len(fields) == 1:
-            raise UserError(
-                f"{interactions} line {number} has a user but no items; each line is `user item item ...`. "
-                "Correct or remove that line."
-            )
-        if fields:
-            users.append(fields[0])
-            counts.append(len(fields) - 1)
-            tokens.extend(fields[1:])
+class SequencesLog:
+    """One user a line: `user item item ...`, by spaces, tabs or commas, oldest first, no header."""
+
+    def __init__(self, config: DataConfig, paths: list[str]):
+        """Checks that the files are text."""
+        self._paths = paths
+        for path in paths:
+            text.check_text(path)
+        self.bytes = sum(map(os.path.getsize, paths))
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yields tables of `user` and `item`.
+
+        Raises:
+          UserError: with the number of the first faulty line.
+        """
+        for path in self._paths:
+            users, counts, tokens = [], [], []
+            for number, (line,) in TextFile(path, "\n", ("line",), header=False, quotes=False).rows():
+                fields = line.replace(",", " ").split()
+                if len(fields) == 1:
+                    raise UserError(
+                        f"{path} line {number} has a user but no items; each line is `user item item ...`. "
+                        "Correct or remove that line."
+                    )
+                users.append(fields[0])
+                counts.append(len(fields) - 1)
+                tokens.extend(fields[1:])
+                if len(tokens) >= _BATCH_ROWS:
+                    yield _pairs(users, counts, tokens)
+                    users, counts, tokens = [], [], []
+            if users:
+                yield _pairs(users, counts, tokens)
+
+
+def _pairs(users: list[str], counts: list[int], tokens: list[str]) -> pa.Table:
     user = pa.array(np.repeat(np.arange(len(users), dtype=np.int32), counts))
     names = pa.array(users, pa.string()).dictionary_encode()
-    table = pa.table(
+    return pa.table(
         {
             "user": pa.DictionaryArray.from_arrays(names.indices.take(user), names.dictionary),
             "item": pa.array(tokens, pa.string()).dictionary_encode(),
         }
     )
-    return to_log(table, read_items(config, items) if items else None, interactions)
 
 
 def read_items(config: DataConfig, path: str) -> pa.Table:
-    """Reads an item table: `item_column`, title, year and genres where they exist, and all other columns.
+    """Reads an item table: its ids, title, year and genres where they exist, and all other columns.
+
+    The ids are in `key_column`; where that is empty in `item_column`, or, where that is a position in a log without
+    a header, in the column `item`.
 
     Raises:
       UserError: the file is broken, or a column that the config names is not there.
     """
+    key = config.key_column or config.item_column
+    if key.isdigit() and not config.key_column and not config.title_column.isdigit():
+        key = "item"  # the log has positions for columns, this table has names
     if path.endswith(".parquet"):
         table = _open_parquet(path).read()
     else:
-        names = [config.item_column, config.title_column]
-        file = delimited.sniff(path, "", [name for name in names if name])
-        texts = (config.item_column, config.title_column, config.year_column, config.genres_column)
+        texts = (key, config.title_column, config.year_column, config.genres_column)
+        file = delimited.sniff(path, "", [name for name in texts[:2] if name and name.isdigit() == key.isdigit()])
         table = delimited.read_all(file, {name: pa.string() for name in texts if name in file.names})
-    if config.item_column not in table.column_names:
-        delimited.require_columns(path, table.column_names, {"item": config.item_column})
-    columns = {"item": _texts(table[config.item_column], f"{path}: column {config.item_column!r}")}
+    if key not in table.column_names:
+        delimited.require_columns(path, table.column_names, {"key" if key != config.item_column else "item": key})
+    columns = {"item": _texts(table[key], f"{path}: column {key!r}")}
     defaults = DataConfig()
     for role in ("title", "year", "genres"):
         name = getattr(config, f"{role}_column")
@@ -129,7 +223,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
         if name:
             where = f"{path}: column {name!r}"
             columns[role] = _years(table[name], where) if role == "year" else _texts(table[name], where)
-    used = {config.item_column, config.title_column, config.year_column, config.genres_column}
+    used = {key, config.title_column, config.year_column, config.genres_column}
     for name in table.column_names:
         if name not in used:
             # An extra column must not take the place of one that has a meaning here.
@@ -140,13 +234,16 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
 def _texts(column: pa.ChunkedArray, where: str) -> pa.Array:
     """Returns a column as trimmed strings, empty ones missing; `where` is for the message."""
     column = pa.array(column.combine_chunks()) if column.num_chunks != 1 else column.chunk(0)
-    if pa.types.is_floating(column.type) and pc.all(pc.equal(pc.floor(column), column)).as_py():
-        column = column.cast(pa.int64())  # integers that pandas made floats because some were missing
+    if pa.types.is_floating(column.type):
+        # Integers that pandas made floats because some were missing.
+        whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**62))
+        whole_texts = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
+        column = pc.coalesce(whole_texts, column.cast(pa.string()))
     try:
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UserError(f"{where} is of type {column.type} and does not hold text; correct it.") from None
-    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _years(column: pa.ChunkedArray, where: str) -> pa.Array:
@@ -160,39 +257,124 @@ def _years(column: pa.ChunkedArray, where: str) -> pa.Array:
 
 def _open_parquet(path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{path} is not a whole Parquet file ({reason}); make or download it again."
-        ) from None
+        raise _damaged(path, "", error) from None
 
 
-def _read_parquet(path: str, roles: Roles) -> pa.Table:
-    file = _open_parquet(path)
-    named = roles.named()
-    delimited.require_columns(path, file.schema_arrow.names, named)
-    try:
-        table = file.read(columns=list(named.values()))
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{path} is not a whole Parquet file ({reason}); make or download it again."
-        ) from None
-    if table.num_rows == 0:
-        raise UserError(f"{path} has no rows; it should hold interactions.")
-    columns = {}
-    for role, name in named.items():
-        column = table[name].combine_chunks()
-        if role != "time" and column.null_count:
-            row = pc.index(pc.is_null(column), True).as_py() + 1
-            raise UserError(f"{path} row {row}: the {role} is missing; correct or remove that row.")
-        columns[role] = _column(role, column, f"{path}: column {name!r}")
-    return pa.table(columns)
+def _damaged(path: str, where: str, error: Exception) -> UserError:
+    reason = str(error).split("\n")[0]
+    return UserError(f"{path}{where} is not a whole Parquet file ({reason}); make or download it again.")
+
+
+def _time_kind(kind: pa.DataType) -> str:
+    if pa.types.is_integer(kind):
+        return "whole numbers"
+    return "fractions" if pa.types.is_floating(kind) else str(kind)
+
+
+class ParquetLog:
+    """An interaction log in one or more Parquet files, read in canonical blocks."""
+
+    def __init__(self, paths: list[str], roles: Roles, row_filter: RowFilter | None = None, root: str = ""):
+        """Checks that the columns are there; `root`: the folder below which `name=value` folders are columns."""
+        self.roles, self._paths, self._filter, self._root = roles, paths, row_filter, root
+        kinds = set()
+        for path in paths:
+            schema = _open_parquet(path).schema_arrow
+            delimited.require_columns(path, schema.names + list(self._partition(path)), roles.named())
+            if roles.time in schema.names:
+                kinds.add(_time_kind(schema.field(roles.time).type))
+        self._time_type = pa.float64() if kinds == {"whole numbers", "fractions"} else None
+        if len(kinds) > 1 and not self._time_type:
+            raise UserError(
+                f"column {roles.time!r} holds {' and '.join(sorted(kinds))} in different files of {root}; bring them "
+                "into one type."
+            )
+        self.bytes = sum(map(os.path.getsize, paths))
+
+    def _partition(self, path: str) -> dict[str, str]:
+        inside = os.path.relpath(path, self._root).split(os.sep)[:-1] if self._root else []
+        pairs = (part.partition("=") for part in inside if "=" in part)
+        return {name: urllib.parse.unquote(value) for name, _, value in pairs}
+
+    def blocks(self) -> Iterator[pa.Table]:
+        """Yields tables with `user` and `item` (dictionary of strings), and where named `time` (int64, float64 or
+        timestamp) and `rating` (float32); at most a million rows each, in file order.
+
+        Raises:
+          UserError: with the row group and, where a value is at fault, the row.
+        """
+        rows = 0
+        for path in self._paths:
+            file, row = _open_parquet(path), 0
+            for group in range(file.metadata.num_row_groups):
+                for table in self._group(file, path, group):
+                    yield self._canonical(table, path, group, row)
+                    row += table.num_rows
+            rows += row
+        if not rows:
+            raise UserError(f"{self._paths[0]} has no rows; it should hold interactions.")
+
+    def _group(self, file: pq.ParquetFile, path: str, group: int) -> Iterator[pa.Table]:
+        partition, names = self._partition(path), file.schema_arrow.names
+        extra = self._filter.columns_in([*names, *partition]) if self._filter else []
+        wanted = list(dict.fromkeys([*self.roles.named().values(), *extra]))
+        inside = [name for name in wanted if name in names]
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=inside):
+                table = pa.Table.from_batches([batch])
+                for name in wanted:
+                    if name not in names:
+                        value = pa.scalar(partition[name])
+                        # As DuckDB and Spark do: what looks like a whole number is one, but ids stay as written.
+                        if name in extra and re.fullmatch(r"-?\d{1,18}", partition[name]):
+                            value = pa.scalar(int(partition[name]))
+                        table = table.append_column(name, pa.repeat(value, len(table)))
+                yield table
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            groups = file.metadata.num_row_groups
+            raise _damaged(path, f" (row group {group + 1} of {groups})", error) from None
+
+    def _canonical(self, table: pa.Table, path: str, group: int, row: int) -> pa.Table:
+        """Checks values and brings columns to their types; `row` rows of the file came before."""
+        columns = {}
+        rows = pa.array(np.arange(row + 1, row + len(table) + 1))
+        if self._filter:
+            filtered = self._filter.apply(table.append_column("__number", rows), path)
+            table, rows = filtered.drop_columns("__number"), filtered["__number"].combine_chunks()
+        for role, name in self.roles.named().items():
+            column = table[name].combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
+
+            def refuse(faulty: pa.Array, what: str):
+                place = rows[pc.index(faulty, True).as_py()].as_py()
+                raise UserError(f"{path} row {place} (row group {group + 1}): {what}; correct or remove that row.")
+
+            if role != "time" and column.null_count:
+                refuse(pc.is_null(column), f"the {role} is missing")
+            column = _column(role, column, f"{path}: column {name!r}")
+            if role == "time" and self._time_type:
+                column = column.cast(self._time_type, safe=False)
+            if role in ("user", "item"):
+                empty = pc.equal(column.dictionary, "")
+                if pc.any(empty).as_py():
+                    refuse(pc.take(empty, column.indices), f"the {role} is empty")
+            if pa.types.is_floating(column.type):
+                # Beyond 2**62 no whole second holds it.
+                sane = pc.and_(pc.is_finite(column), pc.less(pc.abs(column), 2.0**62))
+                if pc.all(sane).as_py() is False:
+                    wrong = pc.fill_null(pc.invert(sane), False)
+                    value = column[pc.index(wrong, True).as_py()].as_py()
+                    kind = "timestamp" if role == "time" else "rating"
+                    refuse(wrong, f"{kind} {value} is not finite or far too large")
+            columns[role] = column
+        return pa.table(columns)
 
 
 def _column(role: str, column: pa.Array, where: str) -> pa.Array:
-    """Brings a Parquet column to the type that `to_log` expects."""
+    """Brings a Parquet column to the type of canonical blocks."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if role in ("user", "item"):
@@ -200,7 +382,8 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
             encoded = column.dictionary_encode()
         except pa.ArrowNotImplementedError:
             raise UserError(f"{where} is of type {column.type}, which cannot be an id; correct it.") from None
-        return pa.DictionaryArray.from_arrays(encoded.indices, _texts(pa.chunked_array([encoded.dictionary]), where))
+        texts = pc.fill_null(_texts(pa.chunked_array([encoded.dictionary]), where), "")
+        return pa.DictionaryArray.from_arrays(encoded.indices, texts)
     try:
         if role == "rating":
             return column.cast(pa.float32())
@@ -215,52 +398,3 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         kind = "numbers" if role == "rating" else "seconds or ISO dates"
         raise UserError(f"{where} is of type {column.type} and does not hold {kind}; correct it.") from None
-
-
-def to_log(table: pa.Table, item_table: pa.Table | None, path: str) -> Log:
-    """Turns a table with the columns user, item and perhaps time and rating into a `Log`."""
-    columns = {name: table[name].combine_chunks() for name in table.column_names}
-    times, missing = _times(columns["time"], path) if "time" in columns else (None, None)
-    return Log(
-        users=_ids(columns["user"], path, "user"),
-        items=_ids(columns["item"], path, "item"),
-        times=times,
-        times_missing=missing,
-        ratings=columns["rating"].to_numpy() if "rating" in columns else None,
-        item_table=item_table,
-    )
-
-
-def _ids(column: pa.Array, path: str, role: str) -> Ids:
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0)
-    codes = column.indices.to_numpy()
-    trimmed = pc.utf8_trim_whitespace(column.dictionary.cast(pa.string())).dictionary_encode()
-    if trimmed.null_count or "" in trimmed.dictionary.to_pylist():
-        raise UserError(f"{path} has an empty {role}; correct or remove those rows.")
-    if len(trimmed.dictionary) < len(column.dictionary):
-        codes = trimmed.indices.to_numpy()[codes]
-    return Ids(codes, trimmed.dictionary)
-
-
-def _times(column: pa.Array, path: str) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns times in seconds (None if all are missing) and where they are missing (None if nowhere)."""
-    if column.null_count == len(column):
-        return None, None
-    missing = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    if pa.types.is_timestamp(column.type):
-        micros = column.cast(pa.int64()).fill_null(0).to_numpy()
-        whole = not np.any(micros % 1_000_000)
-        return (micros // 1_000_000 if whole else micros / 1e6), missing
-    times = column.fill_null(0).to_numpy()
-    if times.dtype.kind == "f":
-        sane = np.isfinite(times) & (np.abs(times) < 2.0**62)  # what rounding to whole seconds can hold
-        if not np.all(sane):
-            row = int(np.argmin(sane)) + 1
-            raise UserError(
-                f"{path}: timestamp {times[row - 1]} of row {row} is not finite or far too large; correct or "
-                "remove that row."
-            )
-        if np.all(times == np.floor(times)) and np.all(np.abs(times) < 2**53):
-            times = times.astype(np.int64)
-    return times, missing

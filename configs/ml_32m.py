@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MovieLens-32M, all ratings of ratings.csv: 200,948 users, 87,585 movies. Not run here; a GPU is advised.
+
+  python -m bert4rec_jax.main --config configs/ml_32m.py --workdir runs/ml_32m
+
+The settings are those of ml_20m.py.
+"""
+
+from bert4rec_jax import config as config_lib
+
+
+def get_config():
+    """Returns the configuration."""
+    config = config_lib.recommended()
+    config.data.source = "ml-32m"
+    config.model.update(width=256, heads=4, ffn_width=1024)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=1000)
+    config.train.update(steps=300_000, batch_rows=32, windows="random", eval_every=5000, checkpoint_every=1000,
+                        log_every=100)
+    config.eval.update(valid_users=4096)
+    return config

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder that a new day was added to is, to the last byte, that of a fresh preparation."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bert4rec_jax.config import DataConfig
+from bert4rec_jax.data import load_dataset
+from bert4rec_jax.data.engines import additions
+
+
+def day(number, rows=300, users=40):
+    random = np.random.default_rng(number)
+    return pd.DataFrame({"user": random.integers(0, users + 5 * number, rows), "item": random.integers(0, 30 + 9 * number, rows),
+                         "timestamp": random.integers(0, 20, rows) + 10 * number})  # days overlap, with ties
+
+
+def contents(folder):
+    return {name: open(os.path.join(folder, name), "rb").read() for name in sorted(os.listdir(folder))}
+
+
+def write(folder, number, change=lambda frame: frame, form="parquet"):
+    folder.mkdir(exist_ok=True)
+    frame = change(day(number))
+    if form == "parquet":
+        frame.to_parquet(folder / f"day-{number}.parquet")
+    else:
+        frame.to_csv(folder / f"day-{number}.csv.gz", index=False)
+
+
+def as_texts(frame):
+    return frame.assign(user="u" + frame["user"].astype(str), item="i" + frame["item"].astype(str))
+
+
+@pytest.mark.parametrize("repeats", ["keep", "drop"])
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("change", [lambda frame: frame, as_texts])
+def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
+    monkeypatch.setattr(additions, "_EVENTS_AT_ONCE", 50)
+    items = tmp_path / "items.csv"
+    items.write_text("item,title\n3,Three\ni4,Four\n")
+    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), repeats=repeats,
+                        items_path=str(items))
+    added = []
+    monkeypatch.setattr(additions, "_merge", lambda *args, merge=additions._merge: added.append(1) or merge(*args))
+    for number in range(2):
+        write(tmp_path / "log", number, change, form)
+    load_dataset(config)
+    for number in range(2, 4):
+        write(tmp_path / "log", number, change, form)
+        grown = load_dataset(config)
+    assert len(added) == 2
+    fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
+    assert len(added) == 2 and grown.manifest["interactions"] == fresh.manifest["interactions"] > 500
+    assert contents(grown.folder) == contents(fresh.folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"item_core": 2}, lambda frame: frame),
+        ({"first_users": 5}, lambda frame: frame),
+        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5)),
+        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3))),
+        ({}, as_texts),
+    ],
+)
+def test_what_cannot_be_added_starts_over(tmp_path, monkeypatch, options, change):
+    monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
+    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options)
+    texts = change is as_texts
+    first = (lambda frame: frame.astype({"user": str, "item": str})) if texts else (lambda frame: frame)
+    for number in range(2):
+        write(tmp_path / "log", number, first)
+    load_dataset(config)
+    write(tmp_path / "log", 2, change)
+    grown = load_dataset(config)
+    fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
+    assert contents(grown.folder) == contents(fresh.folder)
+
+
+def test_a_part_in_between_starts_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
+    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"))
+    for number in (0, 1, 3):
+        write(tmp_path / "log", number)
+    load_dataset(config)
+    write(tmp_path / "log", 2)
+    assert load_dataset(config).manifest["interactions"] == 1200

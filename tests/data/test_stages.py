@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preparation by an engine under kills, full disks, little memory, Ctrl-C and a second process."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bert4rec_jax.config import DataConfig
+from bert4rec_jax.data import load_dataset
+from bert4rec_jax.data.engines import work
+from bert4rec_jax.errors import UserError
+
+pytest.importorskip("duckdb")
+
+# Forks, as Python and its libraries take seconds to start: a child is killed in stage after stage.
+SCRIPT = """
+    import os, signal, sys
+    from bert4rec_jax.config import DataConfig
+    from bert4rec_jax.data import load_dataset
+    from bert4rec_jax.data.engines import pipeline, work
+
+    config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", min_rating=1.0, repeats="drop",
+                        user_core=3, item_core=2, first_users=-20, engine="duckdb", cache_dir=sys.argv[2])
+    made, behind = [], False
+    stage, finish = work.Work.stage, pipeline.Writer.finish
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def stage_or_die(self, name, make):
+        def make_or_die(path):
+            if not behind:
+                open(path, "w").write("half of it")
+                die()
+            make(path)
+            made.append(name)
+        path = stage(self, name, make_or_die)
+        if made:
+            die()
+        return path
+
+    def finish_or_die(*arguments):
+        if not os.path.exists(sys.argv[2] + "/finishing"):
+            open(sys.argv[2] + "/finishing", "w").close()
+            die()
+        finish(*arguments)
+
+    work.Work.stage, pipeline.Writer.finish = stage_or_die, finish_or_die
+    for kills in range(100):
+        behind = kills % 2 == 1  # in the middle of a stage, then right behind it
+        child = os.fork()
+        if child == 0:
+            load_dataset(config)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            break
+    print(kills, os.WEXITSTATUS(status))
+"""
+
+
+def write_log(path, rows=2000):
+    random = np.random.default_rng(0)
+    times = pa.array(random.integers(0, 500, rows), mask=random.random(rows) < 0.1)
+    columns = {"user": random.integers(0, 80, rows), "item": random.integers(0, 60, rows), "timestamp": times,
+               "rating": random.integers(1, 6, rows)}
+    pq.write_table(pa.table(columns), path)
+
+
+def contents(folder):
+    return {name: open(os.path.join(folder, name), "rb").read() for name in sorted(os.listdir(folder))}
+
+
+def test_a_kill_in_any_stage_goes_on_with_that_stage(tmp_path):
+    write_log(tmp_path / "log.parquet")
+    command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "log.parquet"), str(tmp_path / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    assert done.returncode == 0, done.stderr
+    # Each child got one stage further at most, so the last one found all the stages before.
+    kills, status = map(int, done.stdout.split())
+    assert 15 < kills < 99 and status == 0
+    (name,) = os.listdir(tmp_path / "killed/prepared")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), rating_column="rating", min_rating=1.0,
+                        repeats="drop", user_core=3, item_core=2, first_users=-20, cache_dir=str(tmp_path / "whole"))
+    assert contents(tmp_path / "killed/prepared" / name) == contents(load_dataset(config).folder)
+
+
+@pytest.fixture
+def many(tmp_path):
+    """A log that does not fit into the least memory that may be set."""
+    random = np.random.default_rng(0)
+    rows = 6_000_000
+    columns = {"user": random.integers(0, 10_000, rows), "item": random.integers(0, 1000, rows),
+               "timestamp": random.integers(0, 1 << 40, rows)}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    return DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", memory="220MiB",
+                      cache_dir=str(tmp_path / "cache"), spill_dir=str(tmp_path / "spill"))
+
+
+def test_a_full_spill_disk_is_one_clear_error_and_a_second_start_goes_on(many, monkeypatch):
+    from bert4rec_jax.data.engines import duckdb_engine
+
+    connect = duckdb_engine.DuckDB.__init__
+
+    def small_disk(self, memory, spill):
+        connect(self, memory, spill)
+        self._connection.execute("SET max_temp_directory_size = '5MiB'")
+
+    monkeypatch.setattr(duckdb_engine.DuckDB, "__init__", small_disk)
+    with pytest.raises(UserError, match=r"the disk of .*spill.* is full; free space there, or set config.data.spill_dir"):
+        load_dataset(many)
+    (left,) = os.listdir(many.spill_dir)
+    assert left.startswith(work.WORK_PREFIX) and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
+    assert os.path.exists(os.path.join(many.spill_dir, left, "facts.json"))
+    monkeypatch.undo()
+    assert load_dataset(many).manifest["interactions"] == 6_000_000
+    assert os.listdir(many.spill_dir) == [] and len(os.listdir(os.path.join(many.cache_dir, "prepared"))) == 1
+
+
+def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
+    write_log(tmp_path / "log.parquet")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", cache_dir=str(tmp_path),
+                        repeats="drop")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bert4rec_jax.data.writer._Array.write", full)
+    with pytest.raises(UserError, match=r"No space left.*cache_dir"):
+        load_dataset(config)
+    monkeypatch.undo()
+    (left,) = os.listdir(tmp_path / "prepared")
+    assert os.path.exists(tmp_path / "prepared" / left / "met.parquet")
+    load_dataset(config)
+    assert [name for name in os.listdir(tmp_path / "prepared") if name.startswith(".")] == []
+
+
+def test_two_at_once_wait_for_each_other(tmp_path, capfd):
+    write_log(tmp_path / "log.parquet")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", cache_dir=str(tmp_path))
+    load_dataset(config)
+    (name,) = os.listdir(tmp_path / "prepared")
+    os.rename(tmp_path / "prepared" / name, tmp_path / "aside")
+    # The other one holds the lock, then publishes.
+    folder = tmp_path / "prepared" / f"{work.WORK_PREFIX}duckdb-{name}"
+    with work.Work(str(folder)):
+        second = threading.Thread(target=load_dataset, args=(config,))
+        second.start()
+        time.sleep(1)
+        assert second.is_alive()
+        os.rename(tmp_path / "aside", tmp_path / "prepared" / name)
+    second.join(60)
+    assert not second.is_alive() and os.listdir(tmp_path / "prepared") == [name]
+    assert "another process prepares the same data; waiting for it" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_a_preparation_at_once(many):
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="SIGINT: preparation has stopped, and nothing half-made is left"):
+        load_dataset(many)
+    assert time.monotonic() - begun < 5 and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert load_dataset(many).num_users == 10_000
+
+
+def test_the_engine_follows_from_size_and_free_memory(tmp_path, monkeypatch):
+    from bert4rec_jax.data.engines import choice
+    from bert4rec_jax.data.sources.find import find_source
+
+    write_log(tmp_path / "log.parquet")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path))
+    source = find_source(config)
+    assert source.rows() == 2000
+    monkeypatch.setattr(choice, "free_memory", lambda: 600_000)
+    assert choice.choose(config, source) == "memory"
+    monkeypatch.setattr(choice, "free_memory", lambda: 500_000)
+    assert choice.choose(config, source) == "duckdb"
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"install DuckDB \(pip install 'bert4rec_jax\[duckdb\]'\).*or set config.data.engine"):
+        choice.choose(config, source)
+    assert choice.memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29 and choice.memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
+    with pytest.raises(UserError, match="too small to work with"):
+        choice.memory_limit(DataConfig(memory="10MiB"))
+
+
+@pytest.mark.parametrize("engine", ["memory", "duckdb"])
+def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch, engine):
+    monkeypatch.setattr("bert4rec_jax.data.writer.MOST_ITEMS", 50)
+    write_log(tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=r"more than 50 items; raise config.data.item_core"):
+        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path), engine=engine))

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 
 import ml_collections
@@ -26,6 +28,7 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_ours_or_serious)
     sys.unraisablehook = _report_unraisable
+    threading.excepthook = _report_thread
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
 
 
@@ -53,6 +56,13 @@ def _report_unraisable(unraisable) -> None:
     """
     if not (inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(unraisable.exc_value)):
         sys.__unraisablehook__(unraisable)
+
+
+def _report_thread(failure) -> None:
+    """Reports an exception that ended a thread, but for those of Orbax, which the main thread raises as well."""
+    frames = traceback.extract_tb(failure.exc_traceback)
+    if not any("orbax" in frame.filename or "tensorstore" in frame.filename for frame in frames):
+        threading.__excepthook__(failure)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -15,6 +15,13 @@ class UserError(Exception):
     """
 
 
+class SaveError(UserError):
+    """A save failed. Threads of the library that saves may still fail in its wake, each with a traceback of its own.
+
+    The process therefore ends at once after this has been said.
+    """
+
+
 def exit_cleanly(command: Callable) -> Callable:
     """Decorates a command so that what people can put right becomes one line on stderr.
 
@@ -26,7 +33,10 @@ def exit_cleanly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            if isinstance(error, SaveError):
+                sys.stdout.flush()
+                os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

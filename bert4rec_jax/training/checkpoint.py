@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from bert4rec_jax.devices import agreed, lost_process
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.phases import waiting
 from bert4rec_jax.training.step import TrainState
 
@@ -96,7 +96,7 @@ class Checkpoints:
           replace: whether to put it in the place of a checkpoint of the same step, rather than keep that one.
 
         Raises:
-          UserError: the disk is full or not writable; complete checkpoints stay as they are.
+          SaveError: the disk is full or not writable; complete checkpoints stay as they are.
         """
         with self._explained(f"step {step}"):
             if step in self._manager.all_steps():
@@ -122,7 +122,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _explained(self, step: str) -> Iterator[None]:
-        """Turns what Orbax raises when a save fails into a UserError.
+        """Turns what Orbax raises when a save fails into a SaveError.
 
         A full disk reaches us in many ways: out of the save, of the wait, of its background threads at the next call
         or on closing, as an OSError, a ValueError of TensorStore, or a RuntimeError about either.
@@ -140,7 +140,7 @@ class Checkpoints:
             chain = " ".join(str(e) for e in _causes(error))
             full = any(word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
             reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
-            raise UserError(
+            raise SaveError(
                 f"saving checkpoints in {self._folder} failed by {step}: {reason} ({free:.0f} MiB are free); earlier "
                 "checkpoints are intact: put that right and start again to go on.") from error
 

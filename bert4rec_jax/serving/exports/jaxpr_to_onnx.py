@@ -309,14 +309,19 @@ def _gather(graph, equation, inputs, shape):
 
 
 def _dot_general(graph, equation, inputs, shape):
-    """A batched matrix product: axes are put in the order batch, free, contracted, and flattened to three."""
+    """A product with one contracted axis: Gemm of two matrices, else MatMul."""
     (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
-    if len(contract_a) == 1 and len(inputs[0].shape) - len(contract_a) - len(batch_a) >= 1:
-        quick = _matmul(graph, inputs, shape, contract_a[0], contract_b[0], batch_a, batch_b)
-        if quick:
-            return quick
-    raise UserError("this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "
-                    "stablehlo.")
+    product = None
+    if len(contract_a) == 1:
+        if len(inputs[0].shape) == len(inputs[1].shape) == 2 and not batch_a:
+            # Gemm reads the item table as it lies; a transposition would hold it twice.
+            a, b = (_full(graph, value) for value in inputs)
+            return _Value(graph.add("Gemm", a, b, transA=int(contract_a[0] == 0), transB=int(contract_b[0] == 1)), shape)
+        product = _matmul(graph, inputs, shape, contract_a[0], contract_b[0], batch_a, batch_b)
+    if product is None:
+        raise UserError("this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "
+                        "stablehlo.")
+    return product
 
 
 def _matmul(graph, inputs, shape, contract_a, contract_b, batch_a, batch_b):

@@ -42,11 +42,24 @@ def write(folder: str, recommender: Recommender, histories: dict[str, list[str]]
     # A browser loads one file; what does not fit into one does not fit into a page either.
     onnx_model.write(model, recommender.config.model, recommender.num_items, recommender.params, table,
                      inline_bytes=2**31)
+    _simplify(model)
     values = {"catalogue.json": catalogue_columns(recommender),
               "run.json": run_facts(recommender, histories) | {"model_bytes": os.path.getsize(model)}}
     for name, value in values.items():
         with replacing(os.path.join(folder, name)) as file:
             json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _simplify(path: str) -> None:
+    """Lets onnxruntime simplify the graph once here, so that no visitor's browser has to."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = path + ".simplified"
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    os.replace(path + ".simplified", path)
 
 
 def catalogue_columns(recommender: Recommender) -> dict:
@@ -106,15 +119,21 @@ def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -
 
 
 def _own_points(recommender: Recommender, count: int) -> list[dict]:
-    """Returns histories made of a popular item and its three nearest neighbours in the item table."""
+    """Returns histories made of a popular item and its three nearest neighbours that share a genre with it.
+
+    No history of a user is taken: a page is for everybody.
+    """
     table_VD = recommender.embeddings / np.maximum(
         np.linalg.norm(recommender.embeddings, axis=1, keepdims=True), 1e-9)
     bias = np.asarray(recommender.params["items"]["bias"])[1:recommender.num_items + 1]
     points, used = [], set()
+    genres = catalogue_columns(recommender)["genres"]
     for seed in np.argsort(-bias, kind="stable").tolist():
         if len(points) == count:
             break
-        near = [int(i) for i in np.argsort(-(table_VD @ table_VD[seed]), kind="stable")[:4]]
+        alike = np.array([not genres[seed] or bool(set(genres[seed]) & set(some)) for some in genres])
+        nearness = np.where(alike, table_VD @ table_VD[seed], -2)
+        near = [int(i) for i in np.argsort(-nearness, kind="stable")[:4]]
         if used & set(near) or len(near) < 2:
             continue
         used |= set(near)

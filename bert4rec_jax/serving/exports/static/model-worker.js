@@ -15,7 +15,12 @@ let busy = false;
 self.onmessage = async ({data}) => {
   if (data.load) {
     try {
-      session = await ort.InferenceSession.create(await fetched(data.load, data.bytes), {logSeverityLevel: 3});
+      // Fails, but not before the runtime is compiled, which so overlaps with the download.
+      const compiled = ort.InferenceSession.create(new Uint8Array(8)).catch(() => {});
+      const bytes = await fetched(data.load, data.bytes);
+      await compiled;
+      session = await ort.InferenceSession.create(bytes, {logSeverityLevel: 3, graphOptimizationLevel: "disabled"});
+      await run([[1], [1]], 1, ["items"]); // the first run lays out its memory
       self.postMessage({ready: true});
     } catch (error) {
       self.postMessage({failed: String(error?.message ?? error)});

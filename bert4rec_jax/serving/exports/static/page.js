@@ -33,7 +33,9 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const title = (item) => catalogue.title[item - 1];
+const TRAILING = /^([^()]*), (The|A|An|Le|La|Les|L'|El|Los|Las|Il|Lo|Der|Die|Das|Un|Une)( \(.*)?$/;
+/** `Godfather, The` reads `The Godfather`. */
+const title = (item) => catalogue.title[item - 1].replace(TRAILING, (_, name, article, rest) => `${article}${article.endsWith("'") ? "" : " "}${name}${rest ?? ""}`);
 const year = (item) => catalogue.year[item - 1] || "";
 const genres = (item) => catalogue.genres[item - 1].map((number) => catalogue.genre_names[number]);
 const label = (item) => (year(item) ? `${title(item)} (${year(item)})` : title(item));
@@ -170,8 +172,8 @@ model.onmessage = ({data}) => {
   } else if (data.ready) {
     modelReady = true;
     $("progress").hidden = true;
-    if (!history.length) status("Waiting for a history");
     ask();
+    if (!history.length) indexTitles();
   } else if (data.id === asked && data.kind === "list") {
     best = data.best;
     reasons = new Map();
@@ -180,8 +182,8 @@ model.onmessage = ({data}) => {
     status(`${catalogue.title.length.toLocaleString("en")} titles ranked in ${data.milliseconds.toFixed(0)} ms`);
     document.body.dataset.clickToList = took.toFixed(1);
     document.body.dataset.answered = String(asked);
-    performance.mark("list");
     askWhy();
+    indexTitles();
   } else if (data.id === asked && data.kind === "why") {
     const items = best.slice(0, shown).map(({item}) => item);
     items.forEach((item, i) => data.changes[i] && reasons.set(item, data.leftOut
@@ -191,6 +193,15 @@ model.onmessage = ({data}) => {
     document.body.dataset.explained = String(asked);
   }
 };
+
+let indexed = false;
+
+/** The first list comes first: the titles are made searchable once it is there. */
+function indexTitles() {
+  if (indexed) return;
+  indexed = true;
+  search.postMessage({titles: catalogue.title, years: catalogue.year, weights: catalogue.weight});
+}
 
 function askWhy() {
   if (best.length) model.postMessage({kind: "why", id: asked, history: history.slice(-run.max_history), items: best.slice(0, shown).map(({item}) => item)});
@@ -398,7 +409,6 @@ try {
   run = await fetched("run.json");
   model.postMessage({load: "model.onnx", bytes: run.model_bytes});
   catalogue = await fetched("catalogue.json");
-  search.postMessage({titles: catalogue.title, years: catalogue.year, weights: catalogue.weight});
   showRun();
   const shared = fromAddress();
   change(shared.length ? shared : run.starting_points[0]?.items ?? []);

@@ -47,7 +47,7 @@ export class TitleSearch {
     if (!words.length) return [];
     const needed = words.length > 1 ? words.filter((word, i) => !ARTICLES.has(word) || i === words.length - 1) : words;
     const scores = new Map();
-    const perWord = needed.map((word, i) => this.#matches(word, i === needed.length - 1));
+    const perWord = needed.map((word, i) => this.#matches(word, i === needed.length - 1, needed.length > 1));
     perWord.forEach((matches, i) => {
       for (const [item, quality] of matches) {
         const before = scores.get(item);
@@ -72,7 +72,7 @@ export class TitleSearch {
   }
 
   /** Items of a word: exact 1, as a beginning .8, with typos less. */
-  #matches(word, unfinished) {
+  #matches(word, unfinished, several) {
     const found = new Map();
     const take = (key, quality) => {
       for (const item of this.postings.get(key)) {
@@ -85,7 +85,8 @@ export class TitleSearch {
         if (this.words[i] !== word) take(this.words[i], 0.8);
       }
     }
-    const allowed = word.length < 4 ? 0 : word.length < 8 ? 1 : 2;
+    // A short word may have a typo only where others stand beside it.
+    const allowed = word.length < (several ? 3 : 4) ? 0 : word.length < 8 ? 1 : 2;
     if (allowed && found.size < 8) {
       for (const key of this.words) {
         if (key.length < word.length - allowed) continue;

@@ -2,7 +2,7 @@
 // Light, dark or what the system says; remembered where the browser allows it.
 
 const names = ["auto", "light", "dark"];
-const labels = {auto: "Theme: system", light: "Theme: light", dark: "Theme: dark"};
+const labels = {auto: "◐ System", light: "○ Light", dark: "● Dark"};
 
 function remembered() {
   try {
@@ -15,7 +15,9 @@ function remembered() {
 function show(name) {
   if (name === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
-  document.getElementById("theme").textContent = labels[name];
+  const button = document.getElementById("theme");
+  button.textContent = labels[name];
+  button.setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system" : name}`);
 }
 
 let current = remembered();

@@ -21,6 +21,7 @@ from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
 
 _PROTOBUF_BYTES = 2**31 - 2**20
+_CHECKED = 200
 
 
 def main(arguments: list[str]) -> int:
@@ -53,17 +54,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _files(recommender) -> None:
-    from bert4rec_jax.serving.exports import beside, stablehlo
+    from bert4rec_jax.export import beside, check, stablehlo
 
     f, model = flags.FLAGS, recommender.config.model
     notes = []
     if model.dtype != "float32":
         notes.append(f"The run computed in {model.dtype}; this file computes in float32, so scores differ by rounding.")
     if f.format == "onnx":
-        from bert4rec_jax.serving.exports import onnx_model
+        from bert4rec_jax.export import onnx_model
 
         files = onnx_model.write(os.path.join(f.out, "model.onnx"), model, recommender.num_items, recommender.params,
                                  f.table)
+        if importlib.util.find_spec("onnxruntime") is not None:
+            found = check.compare(files[0], recommender, _CHECKED)
+            notes.append(f"Beside the model itself, on {found.histories} random histories: {100 * found.same_items:.1f} % "
+                         f"of the ten best items are the same, {100 * found.same_top:.1f} % of the lists in the same "
+                         f"order, and scores differ by {found.largest:.1e} at most.")
+            print(notes[-1])
         if len(files) > 1:
             notes.append("The weights are in `model.onnx.data`, which belongs beside `model.onnx`.")
         if f.table != "float32":
@@ -79,7 +86,7 @@ def _files(recommender) -> None:
 
 def _page(recommender, histories: dict[str, list[str]]) -> None:
     from bert4rec_jax.data.sources.find import cache_folder
-    from bert4rec_jax.serving.exports import page
+    from bert4rec_jax.export import page
 
     f = flags.FLAGS
     table_bytes = recommender.params["items"]["embedding"].nbytes

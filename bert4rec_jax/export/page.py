@@ -10,8 +10,8 @@ import pandas as pd
 
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing
-from bert4rec_jax.serving.exports import browser_runtime, onnx_model
-from bert4rec_jax.serving.exports.stablehlo import room_of
+from bert4rec_jax.export import browser_runtime, onnx_model
+from bert4rec_jax.export.stablehlo import room_of
 from bert4rec_jax.serving.recommender import Recommender
 
 _STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")

@@ -21,7 +21,7 @@ from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import Inputs, mask_token
 from bert4rec_jax.ranking import Histories, item_scores
-from bert4rec_jax.serving.exports.jaxpr_to_onnx import OPSET, Graph, translate
+from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
 
 TABLES = ("float32", "float16", "int8")
 _REMOVED = np.float32(-2e9)
@@ -50,7 +50,7 @@ def scores_of(config: ModelConfig, num_items: int, params: Any, tokens_BL: jax.A
 
 def write(path: str, config: ModelConfig, num_items: int, params: Any, table: str = "float32",
           inline_bytes: int = _INLINE_BYTES) -> list[str]:
-    """Writes the model; see the README that `exports.beside` writes for its inputs and outputs.
+    """Writes the model; see the README that `beside` writes for its inputs and outputs.
 
     Args:
       path: the file, `model.onnx`.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from bert4rec_jax.files import replacing
-from bert4rec_jax.serving.exports.stablehlo import room_of
+from bert4rec_jax.export.stablehlo import room_of
 from bert4rec_jax.serving.recommender import Recommender
 
 _ONNX = '''```python

@@ -1,7 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""A trained run outside this package.
-
-`onnx_model` writes it as an ONNX file (`jaxpr_to_onnx` translates), `stablehlo` as a serialized JAX function,
-`beside` the catalogue and a README next to them; `page` builds a folder of static files in which a browser runs the
-model (`browser_runtime` fetches the runtime, `static/` is the page).
-"""

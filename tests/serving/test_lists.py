@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import shutil
 import sys
 
 import commands
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import small_config
 
 import bert4rec_jax
 from bert4rec_jax.data import load_dataset
@@ -14,9 +14,9 @@ from bert4rec_jax.serving.lists import files, write, write_lists
 
 
 @pytest.fixture(scope="module")
-def workdir(cache, tmp_path_factory):
+def workdir(small_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lists") / "run"
-    bert4rec_jax.train(small_config(cache), str(folder))
+    shutil.copytree(small_run, folder)
     # As if no training history had the item that this history gets first.
     untrained = bert4rec_jax.load(str(folder)).recommend([2, 3], 1)[0].number
     table = pd.read_parquet(folder / "catalogue.parquet")

@@ -74,18 +74,23 @@ def catalogue_columns(recommender: Recommender) -> dict:
     genres = genres.map(lambda names: [name for name in names if name and name != "(no genres listed)"])
     names = sorted({name for some in genres for name in some})
     number = {name: n for n, name in enumerate(names)}
-    # The bias of the output layer grows with how often an item is the target: it orders equally good finds.
-    bias = np.asarray(recommender.params["items"]["bias"], np.float32)[1:recommender.num_items + 1]
     return {"title": titles.tolist(), "year": years.tolist(), "genre_names": names,
             "genres": [[number[name] for name in some] for some in genres],
-            "weight": [round(float(x), 2) for x in bias]}
+            "weight": [round(float(x), 2) for x in _popularity(recommender)]}
+
+
+def _popularity(recommender: Recommender) -> np.ndarray:
+    """Returns what orders equally good finds, float[num_items]: training events, else the bias that grows with them."""
+    if "training_events" in recommender.catalogue:
+        return recommender.catalogue["training_events"].to_numpy()
+    return np.asarray(recommender.params["items"]["bias"], np.float32)[1:recommender.num_items + 1]
 
 
 def run_facts(recommender: Recommender, histories: dict[str, list[str]]) -> dict:
     """Returns what the page says of the run, and its starting points."""
     results = recommender.results
     if results is None:
-        metrics, facts, protocol, data = [], [], "This run is not finished; it has not been measured.", "its data"
+        metrics, facts, protocol, data = [], [], "This run is not finished; it has not been measured.", ""
     else:
         d, test = results["dataset"], results["test"]
         data = d["name"]
@@ -125,10 +130,9 @@ def _own_points(recommender: Recommender, count: int) -> list[dict]:
     """
     table_VD = recommender.embeddings / np.maximum(
         np.linalg.norm(recommender.embeddings, axis=1, keepdims=True), 1e-9)
-    bias = np.asarray(recommender.params["items"]["bias"])[1:recommender.num_items + 1]
     points, used = [], set()
     genres = catalogue_columns(recommender)["genres"]
-    for seed in np.argsort(-bias, kind="stable").tolist():
+    for seed in np.argsort(-_popularity(recommender), kind="stable").tolist():
         if len(points) == count:
             break
         alike = np.array([not genres[seed] or bool(set(genres[seed]) & set(some)) for some in genres])

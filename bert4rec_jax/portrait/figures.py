@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 # Okabe and Ito: told apart by people who see colours differently.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00", "#999999")
-MODEL, BESIDE = "#4453c9", "#b9bccb"
+MODEL, BESIDE = "#4453c9", ("#9094a8", "#c9ccd8", "#e0e1e8")
 
 
 def _axes(width: float, height: float):
@@ -65,7 +65,7 @@ def bars(path: str, bins: dict[str, list[Bin]], label: str) -> None:
     width = 0.8 / len(bins)
     for place, (name, values) in enumerate(bins.items()):
         x = np.arange(len(values)) + (place - (len(bins) - 1) / 2) * width
-        axes.bar(x, [b.ndcg for b in values], width, color=MODEL if place == 0 else BESIDE, label=name)
+        axes.bar(x, [b.ndcg for b in values], width, color=MODEL if place == 0 else BESIDE[(place - 1) % 3], label=name)
     first = next(iter(bins.values()))
     axes.set_xticks(range(len(first)), [
         (f"{b.low:,}" if b.low == b.high else f"{b.low:,}–{b.high:,}") + f"\n{b.cases:,} users" for b in first], fontsize=8)

@@ -36,6 +36,8 @@ function make(tag, properties = {}, ...children) {
 const TRAILING = /^([^()]*), (The|A|An|Le|La|Les|L'|El|Los|Las|Il|Lo|Der|Die|Das|Un|Une)( \(.*)?$/;
 /** `Godfather, The` reads `The Godfather`. */
 const title = (item) => catalogue.title[item - 1].replace(TRAILING, (_, name, article, rest) => `${article}${article.endsWith("'") ? "" : " "}${name}${rest ?? ""}`);
+/** Without what stands in parentheses behind it. */
+const short = (item) => title(item).replace(/(.)\s+\(.*$/, "$1");
 const year = (item) => catalogue.year[item - 1] || "";
 const genres = (item) => catalogue.genres[item - 1].map((number) => catalogue.genre_names[number]);
 const label = (item) => (year(item) ? `${title(item)} (${year(item)})` : title(item));
@@ -256,13 +258,13 @@ function showReasons() {
       button.setAttribute("aria-expanded", String(open.has(item)));
       detail.hidden = !open.has(item);
     }}, make("span", {class: "chevron", "aria-hidden": "true"}, "›"), strongest ? "mostly for " : "no single item speaks for it",
-    strongest ? make("i", {}, title(strongest.item)) : null);
+    strongest ? make("i", {}, short(strongest.item)) : null);
     because.replaceChildren(button);
     const largest = Math.max(...why.map(({change}) => Math.abs(change)), 0.1);
     detail.replaceChildren(make("dl", {}, ...why.flatMap(({item: other, change}) => {
       const bar = make("span", {class: `effect ${change < 0 ? "against" : "for"}`}, make("span"));
       bar.firstElementChild.style.width = `${50 * Math.abs(change) / largest}%`;
-      return [make("dt", {}, title(other)), make("dd", {}, bar, make("span", {class: "number"}, `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(2)}`))];
+      return [make("dt", {title: title(other)}, short(other)), make("dd", {}, bar, make("span", {class: "number"}, `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(2)}`))];
     })));
     detail.hidden = !open.has(item);
   }
@@ -385,8 +387,8 @@ function fromAddress() {
 }
 
 function showRun() {
-  document.title = `What comes next · ${run.data}`;
-  $("subtitle").textContent = `${run.model} on ${run.data} · ${catalogue.title.length.toLocaleString("en")} titles, in your browser`;
+  document.title = run.data ? `What comes next · ${run.data}` : "What comes next";
+  $("subtitle").textContent = `${run.model}${run.data ? ` on ${run.data}` : ""} · ${catalogue.title.length.toLocaleString("en")} titles, in your browser`;
   const facts = (list, pairs) => list.append(...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, String(value))]));
   facts($("metrics"), run.metrics);
   facts($("run"), run.facts);

@@ -39,15 +39,22 @@ export class TitleSearch {
       if (years[item]) add(String(years[item]), item);
     });
     this.words = [...this.postings.keys()].sort();
+    this.letters = Uint32Array.from(this.words, letters);
   }
 
-  /** Returns up to `limit` item numbers, best first. */
+  /** Returns up to `limit` item numbers, best first; words may have typos where too little is found without. */
   find(text, limit = 8) {
+    const strict = this.#find(text, limit, false);
+    if (strict.length >= limit) return strict;
+    return [...new Set([...strict, ...this.#find(text, limit, true)])].slice(0, limit);
+  }
+
+  #find(text, limit, typos) {
     const words = plain(text).split(" ").filter(Boolean);
     if (!words.length) return [];
     const needed = words.length > 1 ? words.filter((word, i) => !ARTICLES.has(word) || i === words.length - 1) : words;
     const scores = new Map();
-    const perWord = needed.map((word, i) => this.#matches(word, i === needed.length - 1, needed.length > 1));
+    const perWord = needed.map((word, i) => this.#matches(word, i === needed.length - 1, needed.length > 1, typos));
     perWord.forEach((matches, i) => {
       for (const [item, quality] of matches) {
         const before = scores.get(item);
@@ -72,7 +79,7 @@ export class TitleSearch {
   }
 
   /** Items of a word: exact 1, as a beginning .8, with typos less. */
-  #matches(word, unfinished, several) {
+  #matches(word, unfinished, several, typos) {
     const found = new Map();
     const take = (key, quality) => {
       for (const item of this.postings.get(key)) {
@@ -87,8 +94,12 @@ export class TitleSearch {
     }
     // A short word may have a typo only where others stand beside it.
     const allowed = word.length < (several ? 3 : 4) ? 0 : word.length < 8 ? 1 : 2;
-    if (allowed && found.size < 8) {
-      for (const key of this.words) {
+    if (allowed && typos) {
+      const typed = letters(word);
+      for (let i = 0; i < this.words.length; i++) {
+        // An edit brings at most one letter that was lacking, so most words need no closer look.
+        if (ones(typed & ~this.letters[i]) > allowed) continue;
+        const key = this.words[i];
         if (key.length < word.length - allowed) continue;
         const errors = distance(word, key, allowed, unfinished);
         if (errors <= allowed && errors > 0) take(key, 0.7 - 0.2 * errors);
@@ -109,25 +120,44 @@ export class TitleSearch {
   }
 }
 
+/** Which letters and digits occur, as bits. */
+function letters(word) {
+  let bits = 0;
+  for (let i = 0; i < word.length; i++) bits |= 1 << (word.charCodeAt(i) % 32);
+  return bits;
+}
+
+function ones(bits) {
+  let count = 0;
+  for (let left = bits; left; left &= left - 1) count++;
+  return count;
+}
+
+const LONGEST = 64;
+let [before, last, row] = [0, 1, 2].map(() => new Uint8Array(LONGEST + 1));
+
 /** Edits (swapped neighbours count once) from a to b, or to a beginning of b; more than `limit` reads as limit + 1. */
 export function distance(a, b, limit, prefix) {
-  if (!prefix && b.length - a.length > limit) return limit + 1;
+  if ((!prefix && b.length - a.length > limit) || a.length + limit > LONGEST) return limit + 1;
   const width = Math.min(b.length, a.length + limit);
-  let before = null;
-  let last = Array.from({length: width + 1}, (_, j) => j);
+  for (let j = 0; j <= width; j++) last[j] = j;
   for (let i = 1; i <= a.length; i++) {
-    const row = [i];
+    row[0] = i;
     let least = i;
+    const letter = a.charCodeAt(i - 1);
     for (let j = 1; j <= width; j++) {
-      const same = a[i - 1] === b[j - 1];
-      let cost = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (same ? 0 : 1));
-      if (before && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) cost = Math.min(cost, before[j - 2] + 1);
-      row.push(cost);
+      let cost = Math.min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter === b.charCodeAt(j - 1) ? 0 : 1));
+      if (i > 1 && j > 1 && letter === b.charCodeAt(j - 2) && a.charCodeAt(i - 2) === b.charCodeAt(j - 1)) {
+        cost = Math.min(cost, before[j - 2] + 1);
+      }
+      row[j] = cost;
       if (cost < least) least = cost;
     }
     if (least > limit) return limit + 1;
-    before = last;
-    last = row;
+    [before, last, row] = [last, row, before];
   }
-  return prefix ? Math.min(...last) : last[width] + (b.length - width);
+  if (!prefix) return last[width] + (b.length - width);
+  let least = limit + 1;
+  for (let j = 0; j <= width; j++) least = Math.min(least, last[j]);
+  return least;
 }

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pandas as pd
 
-from bert4rec_jax.files import replacing
 from bert4rec_jax.export.stablehlo import room_of
+from bert4rec_jax.files import replacing
 from bert4rec_jax.serving.recommender import Recommender
 
 _ONNX = '''```python
@@ -20,7 +20,7 @@ rows = {int(row["number"]): row for row in csv.DictReader(open("items.csv", enco
 number = {row["item"]: n for n, row in rows.items()}  # original id -> item number
 
 history = np.array([[0, 0, *EXAMPLE]], np.int32)  # oldest first, zeros in front are ignored
-items, scores, probabilities = session.run(["items", "scores", "probabilities"], {"history": history, "k": np.array([10])})
+items, probabilities = session.run(["items", "probabilities"], {"history": history, "k": np.array([10])})
 for item, probability in zip(items[0], probabilities[0]):
     print(rows[item]["title"] or rows[item]["item"], f"{100 * probability:.2f} %")
 ```

@@ -316,7 +316,8 @@ def _dot_general(graph, equation, inputs, shape):
         if len(inputs[0].shape) == len(inputs[1].shape) == 2 and not batch_a:
             # Gemm reads the item table as it lies; a transposition would hold it twice.
             a, b = (_full(graph, value) for value in inputs)
-            return _Value(graph.add("Gemm", a, b, transA=int(contract_a[0] == 0), transB=int(contract_b[0] == 1)), shape)
+            turned = {"transA": int(contract_a[0] == 0), "transB": int(contract_b[0] == 1)}
+            return _Value(graph.add("Gemm", a, b, **turned), shape)
         product = _matmul(graph, inputs, shape, contract_a[0], contract_b[0], batch_a, batch_b)
     if product is None:
         raise UserError("this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "

@@ -18,10 +18,10 @@ from jax import export
 from onnx import TensorProto, helper
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import Inputs, mask_token
 from bert4rec_jax.ranking import Histories, item_scores
-from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
 
 TABLES = ("float32", "float16", "int8")
 _REMOVED = np.float32(-2e9)

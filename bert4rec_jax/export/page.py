@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.files import replacing
 from bert4rec_jax.export import browser_runtime, onnx_model
 from bert4rec_jax.export.stablehlo import room_of
+from bert4rec_jax.files import replacing
 from bert4rec_jax.serving.recommender import Recommender
 
 _STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
@@ -81,8 +81,8 @@ def catalogue_columns(recommender: Recommender) -> dict:
 
 def _popularity(recommender: Recommender) -> np.ndarray:
     """Returns what orders equally good finds, float[num_items]: training events, else the bias that grows with them."""
-    if "training_events" in recommender.catalogue:
-        return recommender.catalogue["training_events"].to_numpy()
+    if "training_interactions" in recommender.catalogue:
+        return recommender.catalogue["training_interactions"].to_numpy()
     return np.asarray(recommender.params["items"]["bias"], np.float32)[1:recommender.num_items + 1]
 
 

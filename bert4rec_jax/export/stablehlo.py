@@ -9,9 +9,9 @@ import numpy as np
 from jax import export
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.export.onnx_model import scores_of, weight_names
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import mask_token
-from bert4rec_jax.export.onnx_model import scores_of, weight_names
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--out {folder} cannot be made ({error.strerror}); name a folder.") from None
     data = results["dataset"]
     sheet = Sheet(f"{results['model']} on {data['name']}",
-                  f"Test NDCG@10 {results['test']['ndcg@10']:.4f}, HR@10 {results['test']['hr@10']:.4f}. {results['protocol']}. "
-                  f"Seed {results['seed']}, {results['parameters']:,} parameters.")
+                  f"Test NDCG@10 {results['test']['ndcg@10']:.4f}, HR@10 {results['test']['hr@10']:.4f}. "
+                  f"{results['protocol']}. Seed {results['seed']}, {results['parameters']:,} parameters.")
     with np.load(os.path.join(f.workdir, "ranks_test.npz")) as file:
         ranks = {name: file[name] for name in file.files}
     _items(sheet, folder, recommender, titles)
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _popularity(recommender) -> np.ndarray | None:
     """Returns int[num_items], training events of each item; None for runs from before they were kept."""
     table = recommender.catalogue
-    return table["training_events"].to_numpy() if "training_events" in table else None
+    return table["training_interactions"].to_numpy() if "training_interactions" in table else None
 
 
 def _items(sheet, folder: str, recommender, titles: list[int]) -> None:
@@ -70,15 +70,16 @@ def _items(sheet, folder: str, recommender, titles: list[int]) -> None:
     path = os.path.join(folder, "item_map.png")
     labels = {int(i): recommender.titles.label(int(i) + 1) for i in order[:_NAMED]}
     figures.item_map(path, places, shares, groups, labels)
-    sheet.section("Item map", "The item embeddings on their two principal axes (PCA), coloured by the first genre where it "
-                  "is known. Two axes show only their share of what the model tells apart.", image(path, "item map"))
+    sheet.section("Item map", "The item embeddings on their two principal axes (PCA), coloured by the first genre "
+                  "where it is known. Two axes show only their share of what the model tells apart.",
+                  image(path, "item map"))
     rows = []
     for number in titles or [int(i) + 1 for i in order[:_NEAREST]]:
         near = measures.neighbours(embeddings, number, 6)
         rows.append([recommender.titles.label(number),
                      "\n".join(f"{recommender.titles.label(n)}  {c:.2f}" for n, c in near)])
-    sheet.section("Nearest items", "By the cosine of embeddings, of the titles asked for or the most frequent ones: what the "
-                  "model treats alike.", table(["title", "nearest"], rows))
+    sheet.section("Nearest items", "By the cosine of embeddings, of the titles asked for or the most frequent ones: "
+                  "what the model treats alike.", table(["title", "nearest"], rows))
 
 
 def _groups(sheet, folder: str, results: dict, ranks: dict[str, np.ndarray]) -> None:
@@ -122,10 +123,12 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
         told = measures.concentration(items, events)
         path = os.path.join(folder, "popularity.png")
         figures.popularity(path, np.bincount(items[items > 0] - 1, minlength=len(events)), events)
-        sheet.section("What is recommended", f"The ten best for {len(users):,} test users: {100 * told['coverage']:.0f} % of the "
-                      f"catalogue is in some list, and {100 * told['head']:.0f} % of the places go to the most popular tenth of "
-                      f"items, which has {100 * told['head_events']:.0f} % of the training events.",
-                      image(path, "popularity of what is recommended"))
+        sheet.section(
+            "What is recommended",
+            f"The ten best for {len(users):,} test users: {100 * told['coverage']:.0f} % of the catalogue is in some list, "
+            f"and {100 * told['head']:.0f} % of the places go to the most popular tenth of items, which has "
+            f"{100 * told['head_events']:.0f} % of the training events.",
+            image(path, "popularity of what is recommended"))
     order = np.argsort(ranks["rank"], kind="stable")
     # Among equally good cases those of rarer items say more.
     best = sorted(order[:max(_CASES, int((ranks["rank"] == 1).sum()))].tolist(),
@@ -133,10 +136,11 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
     for title, chosen in (("Best cases", best), ("Worst cases", order[::-1][:_CASES].tolist())):
         shown = [(int(ranks["user"][n]), int(ranks["item"][n]), float(ranks["rank"][n])) for n in chosen]
         answers = recommender.recommend([history(u) for u, _, _ in shown], 3)
-        rows = [["\n".join(recommender.titles.label(i) for i in history(u)[-4:]), recommender.titles.label(item), f"{rank:g}",
+        label = recommender.titles.label
+        rows = [["\n".join(label(i) for i in history(u)[-4:]), label(item), f"{rank:g}",
                  "\n".join(r.title for r in answer)] for (u, item, rank), answer in zip(shown, answers)]
-        sheet.section(title, "The newest items of a history, what came next in fact, its rank, and what the model put first."
-                      + (" Of all targets at rank 1, the rarest." if title == "Best cases" else ""),
+        sheet.section(title, "The newest items of a history, what came next in fact, its rank, and what the model put "
+                      "first." + (" Of all targets at rank 1, the rarest." if title == "Best cases" else ""),
                       table(["history", "in fact next", "rank", "recommended"], rows))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from bert4rec_jax.portrait.measures import Bin
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 # Okabe and Ito: told apart by people who see colours differently.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8A7F00", "#999999")
@@ -67,8 +67,8 @@ def bars(path: str, bins: dict[str, list[Bin]], label: str) -> None:
         x = np.arange(len(values)) + (place - (len(bins) - 1) / 2) * width
         axes.bar(x, [b.ndcg for b in values], width, color=MODEL if place == 0 else BESIDE[(place - 1) % 3], label=name)
     first = next(iter(bins.values()))
-    axes.set_xticks(range(len(first)), [
-        (f"{b.low:,}" if b.low == b.high else f"{b.low:,}–{b.high:,}") + f"\n{b.cases:,} users" for b in first], fontsize=8)
+    ranges = [f"{b.low:,}" if b.low == b.high else f"{b.low:,}–{b.high:,}" for b in first]
+    axes.set_xticks(range(len(first)), [f"{r}\n{b.cases:,} users" for r, b in zip(ranges, first)], fontsize=8)
     axes.set_xlabel(label), axes.set_ylabel("NDCG@10")
     axes.legend(frameon=False, fontsize=8.5)
     figure.savefig(path)

@@ -9,11 +9,14 @@ from bert4rec_jax.files import replacing
 _STYLE = """
 :root{color-scheme:light dark;--page:#f5f5f8;--card:#fff;--ink:#1c1d29;--soft:#646778;--line:#e3e4ec}
 @media(prefers-color-scheme:dark){:root{--page:#12131a;--card:#1b1d27;--ink:#ececf4;--soft:#a0a4b8;--line:#2d303f}}
-body{margin:0 auto;max-width:70rem;padding:1.5rem 1rem 3rem;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+body{margin:0 auto;max-width:70rem;padding:1.5rem 1rem 3rem;background:var(--page);color:var(--ink);
+ font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:0 0 .6rem}p{margin:.3rem 0 .8rem}.soft{color:var(--soft)}
-section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:1.2rem;margin:1.1rem 0;overflow-x:auto}
+section{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:1.2rem;
+ margin:1.1rem 0;overflow-x:auto}
 img{max-width:100%;background:#fff;border-radius:8px;display:block}
-table{border-collapse:collapse;width:100%;font-size:.92rem}th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
+table{border-collapse:collapse;width:100%;font-size:.92rem}
+th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{color:var(--soft);font-weight:600}.two{display:grid;grid-template-columns:1fr 1fr;gap:1.1rem}.two section{margin:0}
 @media(max-width:50rem){.two{grid-template-columns:1fr}}
 """
@@ -27,8 +30,9 @@ class Sheet:
         self._title, self._below, self._parts = title, below, []
 
     def section(self, title: str, note: str, *parts: str) -> None:
-        """Adds a section; `parts` are what `image`, `table` and `text` return."""
-        self._parts.append(f"<section><h2>{html.escape(title)}</h2><p class=soft>{html.escape(note)}</p>{''.join(parts)}</section>")
+        """Adds a section; `parts` are what `image` and `table` return."""
+        head = f"<h2>{html.escape(title)}</h2><p class=soft>{html.escape(note)}</p>"
+        self._parts.append(f"<section>{head}{''.join(parts)}</section>")
 
     def write(self, path: str) -> None:
         """Writes the page."""

@@ -18,7 +18,7 @@ from bert4rec_jax.model import init_params
 pytest.importorskip("onnx", reason="the extra bert4rec_jax[onnx] is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra bert4rec_jax[onnx] is not installed")
 
-from bert4rec_jax.export import check, jaxpr_to_onnx, onnx_model  # noqa: E402
+from bert4rec_jax.export import check, jaxpr_to_onnx, onnx_model
 
 ITEMS, LENGTH = 90, 12
 CAUSAL = {"model.ranks_from": "last_item", "masking.next_item": 1.0}

@@ -20,8 +20,8 @@ def workdir(small_run, tmp_path_factory):
     # As if no training history had the item that this history gets first.
     untrained = bert4rec_jax.load(str(folder)).recommend([2, 3], 1)[0].number
     table = pd.read_parquet(folder / "catalogue.parquet")
-    assert (table["training_events"] > 0).all()
-    table.loc[untrained, "training_events"] = 0
+    assert (table["training_interactions"] > 0).all()
+    table.loc[untrained, "training_interactions"] = 0
     table.to_parquet(folder / "catalogue.parquet")
     return folder
 
@@ -35,7 +35,7 @@ def recommender(workdir):
 def untrained(recommender):
     """The original id of that item."""
     table = recommender.catalogue
-    return str(table.loc[table["training_events"] == 0, "item"].item())
+    return str(table.loc[table["training_interactions"] == 0, "item"].item())
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,8 @@ def read_choice(path: str, flag: str, catalogue: pd.DataFrame) -> tuple[Choice, 
     names = [name.strip() for name in rows[0]]
     wrong = next((n for n, row in enumerate(rows, 1) if len(row) != 2), None)
     if wrong:
-        raise UserError(f"{flag} {path}: line {wrong} has {len(rows[wrong - 1])} fields and not two, a user and an item.")
+        raise UserError(f"{flag} {path}: line {wrong} has {len(rows[wrong - 1])} fields and not two, a user and an "
+                        "item; correct it.")
     user, item = (pa.array([row[names.index(name)].strip() for row in rows[1:]], pa.string())
                   for name in ("user", "item"))
     numbers, notes = _numbers(item, known, f"{flag} {path}")

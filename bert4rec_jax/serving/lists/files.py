@@ -81,8 +81,8 @@ class _disk:
 
     def __exit__(self, kind, error, _) -> None:
         if isinstance(error, OSError):
-            raise UserError(f"--out {self._path} cannot be written ({error.strerror or error}); free space there, and the "
-                            "same command goes on.") from None
+            raise UserError(f"--out {self._path} cannot be written ({error.strerror or error}); free space there, and "
+                            "the same command goes on.") from None
 
 
 def _read(path: str) -> dict | None:

@@ -49,8 +49,8 @@ class UserHistories:
         if places.null_count:
             unknown = users.filter(pc.is_null(places)).to_pylist()
             raise UserError(f"{len(unknown)} of the {len(users)} users of --users have no history: "
-                            f"{', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}; take them out, or give a log that "
-                            "has them with --histories.")
+                            f"{', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}; take them out, or give a "
+                            "log that has them with --histories.")
         rows = places.to_numpy()
         return dataclasses.replace(self, users=users, starts=self.starts[rows], stops=self.stops[rows])
 
@@ -96,8 +96,8 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     some = stops > starts
     notes = []
     if not known.all():
-        notes.append(f"{(~known).sum():,} of {len(known):,} events are of {(number == 0).sum():,} items that were not in "
-                     "the training data; the model cannot read or recommend them, and they are left out.")
+        notes.append(f"{(~known).sum():,} of {len(known):,} events are of {(number == 0).sum():,} items that were not "
+                     "in the training data; the model cannot read or recommend them, and they are left out.")
     if not some.all():
         notes.append(f"{(~some).sum():,} of {len(some):,} users have no item that the model knows and get no list.")
     return UserHistories(arranged.user_ids.filter(pa.array(some)), items[known], starts[some], stops[some],
@@ -121,7 +121,8 @@ def read_users(path: str) -> pa.Array:
         with open(path, encoding="utf-8-sig") as file:
             users = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--users {path} cannot be read ({error}); give 'all' or a file with one user id a line.") from None
+        raise UserError(f"--users {path} cannot be read ({error}); give 'all' or a file with one user id a "
+                        "line.") from None
     if not users:
         raise UserError(f"--users {path} names no user; give one id a line.")
     if len(set(users)) < len(users):

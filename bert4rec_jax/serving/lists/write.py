@@ -60,8 +60,8 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     # Made before the file is opened: what is wrong with it is then said before parts are thrown away.
     scorer = ListScorer(recommender.config, recommender.num_items, recommender.params, layout, k, allowed,
                         only is not None and only.users is not None)
-    identity = {"step": recommender.step, "model": _model_digest(recommender.params), "k": k, "users": _digest(people.users),
-                "histories": people.identity, "candidates": only and only.digest, "exclude": never and never.digest,
+    identity = {"step": recommender.step, "model": _model_digest(recommender.params), "k": k,
+                "users": _digest(people.users), "histories": people.identity, "candidates": only and only.digest, "exclude": never and never.digest,
                 "include_seen": include_seen, "part_users": PART_USERS}
     return _write(recommender, ListFile(out, identity), scorer, people, only, never, include_seen)
 
@@ -97,7 +97,8 @@ def _choice(path: str, flag: str, recommender: Recommender) -> tuple[Choice | No
     return read_choice(path, flag, recommender.catalogue) if path else (None, [])
 
 
-def _allowed(recommender: Recommender, only: Choice | None, never: Choice | None) -> tuple[np.ndarray | None, list[str]]:
+def _allowed(recommender: Recommender, only: Choice | None,
+             never: Choice | None) -> tuple[np.ndarray | None, list[str]]:
     """Returns bool[num_items + 1], which items may be in anybody's list (None: all), and what is to be said of it."""
     allowed, notes = np.ones(recommender.num_items + 1, bool), []
     if only is not None and only.everybody is not None:
@@ -105,8 +106,8 @@ def _allowed(recommender: Recommender, only: Choice | None, never: Choice | None
         allowed[only.everybody] = True
     if never is not None and never.everybody is not None:
         allowed[never.everybody] = False
-    if "training_events" in recommender.catalogue:
-        untrained = np.flatnonzero(recommender.catalogue["training_events"].to_numpy() == 0) + 1
+    if "training_interactions" in recommender.catalogue:
+        untrained = np.flatnonzero(recommender.catalogue["training_interactions"].to_numpy() == 0) + 1
         if len(untrained):
             allowed[untrained] = False
             notes.append(f"{len(untrained):,} of {recommender.num_items:,} items occur in no training history; the "
@@ -128,7 +129,9 @@ def _removed(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, users: pa
         return None
 
     def removed(cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        place, item = never.pairs(users.take(pa.array(cases))) if own else (np.empty(0, np.int64), np.empty(0, np.int32))
+        place, item = np.empty(0, np.int64), np.empty(0, np.int32)
+        if own:
+            place, item = never.pairs(users.take(pa.array(cases)))
         if not include_seen:
             seen = [np.unique(items[starts[case]:stops[case]]) for case in cases]
             place = np.concatenate([place, np.repeat(np.arange(len(cases)), [len(x) for x in seen])])

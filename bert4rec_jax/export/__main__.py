@@ -68,9 +68,9 @@ def _files(recommender) -> None:
         if importlib.util.find_spec("onnxruntime") is not None:
             found = check.compare(files[0], recommender, _CHECKED)
             notes.append(
-                f"Beside the model itself, on {found.histories} random histories: {100 * found.same_items:.1f} % of the "
-                f"ten best items are the same, {100 * found.same_top:.1f} % of the lists in the same order, and scores "
-                f"differ by {found.largest:.1e} at most.")
+                f"Beside the model itself, on {found.histories} random histories: {100 * found.same_items:.1f} % of "
+                f"the ten best items are the same, {100 * found.same_top:.1f} % of the lists in the same order, and "
+                f"scores differ by {found.largest:.1e} at most.")
             print(notes[-1])
         if len(files) > 1:
             notes.append("The weights are in `model.onnx.data`, which belongs beside `model.onnx`.")

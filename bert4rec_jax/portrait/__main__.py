@@ -125,8 +125,8 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
         figures.popularity(path, np.bincount(items[items > 0] - 1, minlength=len(events)), events)
         sheet.section(
             "What is recommended",
-            f"The ten best for {len(users):,} test users: {100 * told['coverage']:.0f} % of the catalogue is in some list, "
-            f"and {100 * told['head']:.0f} % of the places go to the most popular tenth of items, which has "
+            f"The ten best for {len(users):,} test users: {100 * told['coverage']:.0f} % of the catalogue is in some "
+            f"list, and {100 * told['head']:.0f} % of the places go to the most popular tenth of items, which has "
             f"{100 * told['head_events']:.0f} % of the training events.",
             image(path, "popularity of what is recommended"))
     order = np.argsort(ranks["rank"], kind="stable")

@@ -61,7 +61,8 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     scorer = ListScorer(recommender.config, recommender.num_items, recommender.params, layout, k, allowed,
                         only is not None and only.users is not None)
     identity = {"step": recommender.step, "model": _model_digest(recommender.params), "k": k,
-                "users": _digest(people.users), "histories": people.identity, "candidates": only and only.digest, "exclude": never and never.digest,
+                "users": _digest(people.users), "histories": people.identity,
+                "candidates": only and only.digest, "exclude": never and never.digest,
                 "include_seen": include_seen, "part_users": PART_USERS}
     return _write(recommender, ListFile(out, identity), scorer, people, only, never, include_seen)
 

@@ -22,7 +22,8 @@ number = {row["item"]: n for n, row in rows.items()}  # original id -> item numb
 history = np.array([[0, 0, *EXAMPLE]], np.int32)  # oldest first, zeros in front are ignored
 items, probabilities = session.run(["items", "probabilities"], {"history": history, "k": np.array([10])})
 for item, probability in zip(items[0], probabilities[0]):
-    print(rows[item]["title"] or rows[item]["item"], f"{100 * probability:.2f} %")
+    if item:  # 0: no item is left
+        print(rows[item]["title"] or rows[item]["item"], f"{100 * probability:.2f} %")
 ```
 
 Inputs: `history` int32 [batch, length], item numbers of `items.csv`, oldest first, filled up with zeros in front; of
@@ -32,7 +33,7 @@ items.
 Outputs: `items` int64 [batch, k], item numbers, best first, without the history's own; `scores` float32 [batch, k],
 logits; `probabilities` float32 [batch, k], softmax over the whole catalogue; `all_scores` float32 [batch, NUMBER],
 column = item number, below -1e8 in column 0 and for items of the history. Where fewer than k items are left, the last
-places have scores below -1e8.
+places are item 0.
 '''
 
 _JAX = '''```python
@@ -48,7 +49,8 @@ rows = {int(row["number"]): row for row in csv.DictReader(open("items.csv", enco
 history = np.array([[0, 0, *EXAMPLE]], np.int32)  # oldest first, zeros in front are ignored
 out = jax.jit(function.call)(weights, history[:, -ROOM:])
 for item, probability in zip(out["items"][0].tolist(), out["probabilities"][0].tolist()):
-    print(rows[item]["title"] or rows[item]["item"], f"{100 * probability:.2f} %")
+    if item:  # 0: no item is left
+        print(rows[item]["title"] or rows[item]["item"], f"{100 * probability:.2f} %")
 ```
 
 It takes any batch and any length up to ROOM, on CPU, CUDA and TPU, and returns the best LISTED items without those of

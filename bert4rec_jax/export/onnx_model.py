@@ -129,8 +129,10 @@ def _after(graph: Graph, scores: str, num_items: int) -> None:
     graph.nodes += [
         helper.make_node("Slice", [left, graph.constant([0], np.int64), graph.constant([num_items + 1], np.int64),
                                    graph.constant([1], np.int64)], ["all_scores"]),
-        helper.make_node("TopK", ["all_scores", "k"], ["scores", "items"], axis=1, largest=1, sorted=1),
+        helper.make_node("TopK", ["all_scores", "k"], ["scores", "best"], axis=1, largest=1, sorted=1),
     ]
+    there = graph.add("Greater", "scores", graph.constant(-1e8, np.float32))
+    graph.nodes.append(helper.make_node("Where", [there, "best", graph.constant(0, np.int64)], ["items"]))
     graph.nodes.append(helper.make_node("Exp", [graph.add("Sub", "scores", total)], ["probabilities"]))
 
 

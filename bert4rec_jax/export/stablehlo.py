@@ -20,7 +20,7 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
     """Writes the function to `path` and its weights to `path` + `.npz`.
 
     It maps (weights, history int32[B, N]) to `items` int32[B, k], `scores` and `probabilities` float32[B, k]; N is at
-    most what the model reads.
+    most what the model reads. Where fewer than k items are left, the last places are item 0.
 
     Args:
       path: the file, `model.stablehlo`.
@@ -49,6 +49,7 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
         total_B1 = jax.nn.logsumexp(scores_BV, axis=1, keepdims=True)
         left_BV = scores_BV.at[jnp.arange(B)[:, None], history_BN].set(-2e9)
         scores_BK, items_BK = jax.lax.top_k(left_BV, k)
+        items_BK = jnp.where(scores_BK > -1e8, items_BK, 0)
         return {"items": items_BK, "scores": scores_BK, "probabilities": jnp.exp(scores_BK - total_B1)}
 
     room = room_of(config)

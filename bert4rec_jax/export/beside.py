@@ -76,7 +76,7 @@ def write_items(folder: str, recommender: Recommender) -> str:
 def write_readme(folder: str, recommender: Recommender, kind: str, notes: list[str], k: int = 10) -> str:
     """Writes `README.md` for a model exported as `onnx` or `stablehlo`; returns its path."""
     results = recommender.results or {}
-    example = ", ".join(str(n) for n in range(1, min(4, recommender.num_items) + 1))
+    example = ", ".join(str(n) for n in range(1, min(3, recommender.num_items) + 1))
     text = (_ONNX if kind == "onnx" else _JAX).replace("*EXAMPLE", example)
     text = text.replace("ROOM", str(room_of(recommender.config.model)))
     text = text.replace("NUMBER", str(recommender.num_items + 1)).replace("LISTED", str(min(k, recommender.num_items)))

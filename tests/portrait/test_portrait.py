@@ -41,7 +41,7 @@ def test_neighbours_are_by_angle_and_never_the_item_itself():
 def test_concentration_counts_places_and_leaves_out_gaps():
     popularity = np.array([100, *[1] * 19])
     told = measures.concentration(np.array([[1, 2, 0], [1, 3, 4]]), popularity)
-    assert told["coverage"] == 4 / 20 and told["head"] == pytest.approx(2 / 5)
+    assert told["coverage"] == 4 / 20 and told["head"] == pytest.approx(3 / 5)
     assert told["head_events"] == pytest.approx(101 / 119)
 
 

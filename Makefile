@@ -1,12 +1,24 @@
-# The two commands: `make quickstart` (train, compare, recommend) and `make test`.
+# The commands: `make quickstart` (train, compare, recommend), `make demo` (look at it in a browser) and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow bench clean
+PORT ?= 8000
+
+.PHONY: quickstart demo test test-slow bench clean
 
 quickstart: $(INSTALLED)
+	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
+
+# The quickstart's model in the visitor's browser: http://localhost:8000 (PORT=8080 for another port).
+demo: $(INSTALLED) runs/quickstart/results.json
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[page]'
+	$(RUN) -m bert4rec_jax.export --workdir runs/quickstart --format page --histories experiments/article_histories.json --out runs/site
+	@echo "open http://localhost:$(PORT) in a browser; stop with Ctrl-C"
+	$(RUN) -m http.server --directory runs/site --bind 127.0.0.1 $(PORT)
+
+runs/quickstart/results.json: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
 
 test: $(INSTALLED)

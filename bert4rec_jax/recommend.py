@@ -3,6 +3,12 @@ r"""Recommends what to watch next, from a run directory alone.
 
   python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history "The Lion King"
   python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories experiments/article_histories.json
+  python -m bert4rec_jax.recommend --workdir runs/ml_1m --users all --k 100 --out recommendations.parquet
+  python -m bert4rec_jax.recommend --workdir runs/ml_1m --histories new_log.csv --k 100 --out recommendations.csv
+
+With --out, everybody's lists are written: of all users of the run's data (--users all), of some (--users FILE), or of
+the users of a new log (--histories LOG, in a format that training reads). A killed command goes on when it is started
+again; the file appears when it is whole.
 
 An item is named by its title or by its id in the data; `id:187` and `title:187` say which is meant.
 """
@@ -155,6 +161,11 @@ def main(arguments: list[str]) -> int:
     f = flags.FLAGS
     if len(arguments) > 1:
         raise UserError(f"{arguments[1]!r} is not a flag; give every title with its own --history.")
+    if f.out:
+        return _write_lists()
+    for name in ("users", "candidates", "exclude", "include_seen", "catalogue"):
+        if f[name].present:
+            raise UserError(f"--{name} is about everybody's lists and needs --out FILE.")
     if bool(f.history) == bool(f.histories):
         raise UserError("give --history TITLE (once for every item, oldest first) or --histories FILE.")
     if f.k < 1:
@@ -175,13 +186,38 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _write_lists() -> int:
+    f = flags.FLAGS
+    if f.history or f.json:
+        raise UserError(f"--out writes everybody's lists; {'--history' if f.history else '--json'} has no use with it.")
+    if not f.users and not f.histories:
+        raise UserError("whose lists? Give --users all, --users FILE or --histories LOG.")
+    if f.k < 1:
+        raise UserError(f"--k={f.k} must be at least 1.")
+    from bert4rec_jax.serving import Recommender
+    from bert4rec_jax.serving.lists import write_lists
+
+    done = write_lists(Recommender(f.workdir), f.out, f.k, f.users or "all", f.histories, f.candidates, f.exclude,
+                       f.include_seen, f.catalogue)
+    speed = f", {done['users_per_second']:,.0f} users a second" if done["users_per_second"] else ""
+    print(f"the lists of {done['users']:,} users are in {f.out}{speed}")
+    return 0
+
+
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of a trained run.", required=True)
     flags.DEFINE_multi_string("history", [], "Title or item id; once for every item, oldest first.")
     flags.DEFINE_string("histories", "", "JSON file of histories: {name: [title or id, ...]}, or a list of lists; "
-                        "unknown items are named and left out.")
+                        "unknown items are named and left out. With --out: a log whose users get lists.")
     flags.DEFINE_integer("k", 10, "How many items to recommend.")
     flags.DEFINE_bool("json", False, "Print JSON.")
+    flags.DEFINE_string("out", "", "Parquet or CSV file for everybody's lists.")
+    flags.DEFINE_string("users", "", "Of --out: all, or a file with one user id a line.")
+    flags.DEFINE_string("candidates", "", "Of --out: file of the only items to recommend: one id a line for everybody, "
+                        "or the columns user and item.")
+    flags.DEFINE_string("exclude", "", "Of --out: file of items not to recommend, as --candidates.")
+    flags.DEFINE_bool("include_seen", False, "Of --out: recommend items of a user's own history too.")
+    flags.DEFINE_integer("catalogue", 1, "Of --out: devices that share the item table.", lower_bound=1)
 
 
 if __name__ == "__main__":

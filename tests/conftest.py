@@ -9,6 +9,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 import commands
 import pytest
 
+import bert4rec_jax
 from bert4rec_jax import config as config_lib
 
 
@@ -36,4 +37,12 @@ def undisturbed(tmp_path_factory):
     """The small run of `commands.py`, finished without any disturbance: the folder that it and others share."""
     folder = tmp_path_factory.mktemp("runs")
     commands.succeed(commands.train_command(folder / "undisturbed"), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(cache, tmp_path_factory):
+    """The directory of a finished run of `small_config`; whoever changes it takes a copy."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    bert4rec_jax.train(small_config(cache), str(folder))
     return folder

@@ -21,7 +21,7 @@ FLOORS = [
     {"training"},
     {"experiment"},
     {"serving", "compile_for"},
-    {"recommend"},
+    {"recommend", "export", "portrait"},
     {"main"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a run directory to recommendations.
 
-`recommender` is the Python API that `bert4rec_jax.load` returns, `titles` finds items by what people type.
+`recommender` is the Python API that `bert4rec_jax.load` returns, `titles` finds items by what people type, `lists`
+writes everybody's recommendations into a file.
 """
 
 from bert4rec_jax.serving.recommender import Recommendation, Recommender

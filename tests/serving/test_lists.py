@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+import shutil
+import sys
+
+import commands
+import numpy as np
+import pandas as pd
+import pytest
+
+import bert4rec_jax
+from bert4rec_jax.data import load_dataset
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.serving.lists import files, write, write_lists
+
+
+@pytest.fixture(scope="module")
+def workdir(small_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lists") / "run"
+    shutil.copytree(small_run, folder)
+    # As if no training history had the item that this history gets first.
+    untrained = bert4rec_jax.load(str(folder)).recommend([2, 3], 1)[0].number
+    table = pd.read_parquet(folder / "catalogue.parquet")
+    assert (table["training_interactions"] > 0).all()
+    table.loc[untrained, "training_interactions"] = 0
+    table.to_parquet(folder / "catalogue.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recommender(workdir):
+    return bert4rec_jax.load(str(workdir))
+
+
+@pytest.fixture(scope="module")
+def untrained(recommender):
+    """The original id of that item."""
+    table = recommender.catalogue
+    return str(table.loc[table["training_interactions"] == 0, "item"].item())
+
+
+@pytest.fixture(scope="module")
+def histories(recommender):
+    """{user: item numbers}, oldest first."""
+    dataset = load_dataset(recommender.config.data)
+    names = dataset.user_table()["user"]
+    return {names[u]: np.asarray(dataset.items[dataset.offsets[u]:dataset.offsets[u + 1]]).tolist()
+            for u in range(dataset.num_users)}
+
+
+@pytest.fixture(scope="module")
+def everybody(recommender, tmp_path_factory):
+    path = tmp_path_factory.mktemp("all") / "lists.parquet"
+    write_lists(recommender, str(path), 7)
+    return pd.read_parquet(path)
+
+
+def ids(recommender, numbers):
+    return recommender.catalogue.loc[list(numbers), "item"].astype(str).tolist()
+
+
+def test_everybody_gets_what_recommend_says_but_for_untrained_items(recommender, untrained, histories, everybody):
+    assert everybody["user"].unique().tolist() == list(histories)
+    assert untrained not in set(everybody["item"])
+    withheld = 0
+    wanted = recommender.recommend(list(histories.values()), 8)
+    for (user, rows), full in zip(everybody.groupby("user", sort=False), wanted):
+        expected = [r for r in full if r.item != untrained][:7]
+        withheld += len(full) != len([r for r in full if r.item != untrained])
+        assert rows["item"].tolist() == [r.item for r in expected], user
+        assert rows["rank"].tolist() == list(range(1, 8))
+        np.testing.assert_allclose(rows["score"], [r.score for r in expected], atol=1e-5)
+        np.testing.assert_allclose(rows["probability"], [r.probability for r in expected], atol=1e-6)
+        assert rows["title"].tolist() == [r.title for r in expected]
+    assert withheld
+
+
+def test_a_killed_command_goes_on_and_a_finished_file_is_whole(recommender, everybody, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "PART_USERS", 50)
+    written = []
+    put = files.ListFile.write
+
+    def dying(self, number, table):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(number)
+        put(self, number, table)
+
+    path = tmp_path / "lists.parquet"
+    monkeypatch.setattr(files.ListFile, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        write_lists(recommender, str(path), 7)
+    assert not path.exists() and written == [0, 1]
+    monkeypatch.setattr(files.ListFile, "write", lambda *a: (written.append(a[1]), put(*a)))
+    write_lists(recommender, str(path), 7)
+    assert written == [0, 1, 2]
+    resumed = pd.read_parquet(path)
+    pd.testing.assert_frame_equal(resumed, everybody, atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["lists.parquet"]
+
+
+def test_parts_of_other_lists_are_not_taken(recommender, tmp_path, monkeypatch):
+    monkeypatch.setattr(files.ListFile, "finish", lambda self, count: None)
+    write_lists(recommender, str(tmp_path / "lists.csv"), 3)
+    monkeypatch.undo()
+    write_lists(recommender, str(tmp_path / "lists.csv"), 4)
+    assert pd.read_csv(tmp_path / "lists.csv")["rank"].max() == 4
+
+
+def test_a_new_log_is_served_and_its_unknown_items_are_counted(recommender, untrained, tmp_path, capsys):
+    a, b, c = ids(recommender, [5, 9, 2])
+    log = tmp_path / "new.csv"
+    log.write_text(f"user,item,timestamp\nzoe,{b},20\nzoe,{a},10\nzoe,never seen,30\nyan,{c},1\nxu,also new,1\n")
+    out = tmp_path / "lists.csv"
+    write_lists(recommender, str(out), 4, histories=str(log))
+    said = capsys.readouterr().err
+    assert "2 of 5 events are of 2 items" in said and "1 of 3 users have no item" in said
+    lists = pd.read_csv(out, dtype={"item": str})
+    assert lists["user"].unique().tolist() == ["yan", "zoe"]
+    expected = [r.item for r in recommender.recommend([5, 9], 5) if r.item != untrained][:4]
+    assert lists[lists["user"] == "zoe"]["item"].tolist() == expected
+
+
+def test_candidates_and_exclusions_for_everybody_and_for_each_user(recommender, untrained, histories, tmp_path):
+    users = list(histories)[:3]
+    (tmp_path / "users.txt").write_text("\n".join(reversed(users)))
+    few = [item for item in ids(recommender, range(1, 31)) if item != untrained]
+    (tmp_path / "candidates.txt").write_text("\n".join(few))
+    (tmp_path / "exclude.csv").write_text("user,item\n" + "\n".join(f"{users[0]},{item}" for item in few[:20]))
+
+    def lists(**options):
+        write_lists(recommender, str(tmp_path / "out.parquet"), 60, users=str(tmp_path / "users.txt"), **options)
+        table = pd.read_parquet(tmp_path / "out.parquet")
+        return {user: rows["item"].tolist() for user, rows in table.groupby("user", sort=False)}
+
+    plain = lists()
+    assert list(plain) == users[::-1]
+    chosen = lists(candidates=str(tmp_path / "candidates.txt"), exclude=str(tmp_path / "exclude.csv"))
+    for user in users:
+        left = set(few) - (set(few[:20]) if user == users[0] else set())
+        assert chosen[user] == [item for item in plain[user] if item in left]
+    with_seen = lists(include_seen=True)
+    trained = set(recommender.catalogue["item"].astype(str)) - {untrained}
+    assert all(set(with_seen[user]) == trained for user in users)
+    assert [x for x in with_seen[users[0]] if x in set(plain[users[0]])] == plain[users[0]]
+    (tmp_path / "own.csv").write_text(f"item,user\n{few[0]},{users[0]}\n{few[1]},{users[0]}\n{few[2]},{users[1]}\n")
+    own = lists(candidates=str(tmp_path / "own.csv"), include_seen=True)
+    assert {user: set(items) for user, items in own.items()} == {users[0]: set(few[:2]), users[1]: {few[2]}}
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"out": "lists.txt"}, "must end in .parquet or .csv"),
+    ({"users": "nobody.txt"}, "1 of the 1 users .* 'Nobody'|Nobody"),
+    ({"users": "missing.txt"}, "--users .*missing.txt cannot be read"),
+    ({"candidates": "nobody.txt"}, "names no item that this run knows; its first is 'Nobody'"),
+    ({"histories": "strange.csv"}, "has none of the 60 items"),
+])
+def test_what_cannot_be_done_is_said_in_a_line(recommender, tmp_path, options, message):
+    (tmp_path / "nobody.txt").write_text("Nobody\n")
+    (tmp_path / "strange.csv").write_text("user,item,timestamp\na,x,1\na,y,2\n")
+    out = str(tmp_path / options.pop("out", "lists.csv"))
+    options = {name: str(tmp_path / value) for name, value in options.items()}
+    with pytest.raises(UserError, match=message):
+        write_lists(recommender, out, 3, **options)
+
+
+def test_the_command_on_eight_devices_and_a_split_catalogue_says_the_same(workdir, everybody, tmp_path, cache):
+    out = tmp_path / "lists.parquet"
+    command = [sys.executable, "-m", "bert4rec_jax.recommend", "--workdir", str(workdir), "--users", "all", "--k", "7",
+               "--out", str(out), "--catalogue", "4"]
+    done = commands.succeed(command, tmp_path, devices=8)
+    assert "lists of 120 users" in done.stdout and "1 of 60 items occur in no training history" in done.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(out), everybody, atol=1e-5)

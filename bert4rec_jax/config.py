@@ -372,7 +372,7 @@ def _value(kind, value, name: str):
             raise UserError(f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {value!r}.")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 1e308 else math.inf  # an int may be larger than any float
     if type(value) is not kind:
         raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}.")
     if kind is float and not math.isfinite(value):

@@ -153,7 +153,8 @@ def _item(path: str, name: str, item: object) -> str:
     if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
         raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
                         "nor an id.")
-    return f"id:{int(item) if float(item).is_integer() else item}"
+    # A whole number stays as it is, however long: not every one is a float.
+    return f"id:{int(item) if item == int(item) else item}"
 
 
 def main(arguments: list[str]) -> int:

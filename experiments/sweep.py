@@ -19,6 +19,7 @@ import numpy as np
 from bert4rec_jax.errors import UserError
 
 Overrides = dict[str, int | float | str | bool]
+_HUGE = 1e300  # differences and quotients of what is smaller are still numbers
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Uniform:
     integer: bool = False
 
     def __post_init__(self):
-        if not self.low < self.high or (self.log and self.low <= 0):
+        if not -_HUGE < self.low < self.high < _HUGE or (self.log and self.low <= 0):
             raise UserError(f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale.")
 
     def sample(self, u: float) -> int | float:
@@ -46,6 +47,10 @@ class Choice:
     """One of the values, all equally likely."""
 
     values: tuple
+
+    def __post_init__(self):
+        if not self.values:
+            raise UserError("choice() needs at least one value to choose from.")
 
     def sample(self, u: float):
         """Maps `u`, uniform in [0, 1), to a value."""
@@ -91,6 +96,15 @@ class Search:
     seed: int = 0
     startup: int = 8
     prune_after: int = 0
+
+    def __post_init__(self):
+        space, fixed = self.space, self.fixed
+        if not isinstance(space, dict) or not all(isinstance(part, Uniform | Choice) for part in space.values()):
+            raise UserError("Search: space must map config fields to uniform(), log_uniform(), integer() or choice().")
+        if not isinstance(fixed, dict):
+            raise UserError("Search: fixed must map config fields to values.")
+        if type(self.trials) is not int or not 0 < self.trials < 2**31:
+            raise UserError(f"Search: trials must be a whole number above 0, not {self.trials!r}.")
 
 
 def grid(space: dict[str, list]) -> Iterator[Overrides]:

@@ -6,7 +6,11 @@ import os
 # Before JAX starts: unoptimised code compiles in half the time, and these models compute next to nothing.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import dataclasses
+import itertools
+
 import commands
+import numpy as np
 import pytest
 
 import bert4rec_jax
@@ -24,6 +28,15 @@ def small_config(tmp_path, **overrides):
     with config.unlocked():
         config.update_from_flattened_dict(overrides)
     return config_lib.resolve(config)
+
+
+def with_repeats(experiment):
+    """Returns the experiment with users who meet some items again, in their histories and as targets."""
+    items, offsets = np.array(experiment.dataset.items), experiment.dataset.offsets
+    for start, stop in itertools.pairwise(offsets):
+        items[start + 2:stop:3] = items[start:stop - 2:3]
+    experiment.dataset = dataclasses.replace(experiment.dataset, items=items)
+    return experiment
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutated logs and configurations end in success or in one `UserError`: never in another exception or a hang."""
+"""Mutated logs, configurations, histories and sweeps end in success or in one `UserError`: never in another exception or a hang."""
 
 import contextlib
 import dataclasses
 import itertools
+import json
+import pathlib
 import shutil
 import signal
 import tempfile
@@ -19,6 +21,8 @@ from bert4rec_jax import config as config_lib
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources.movielens import LAYOUTS
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.recommend import read_histories
+from experiments.sweeping import sweep_file
 
 LONGEST_SECONDS = 30
 TOKENS = [
@@ -304,6 +308,90 @@ def config_case(changed: dict) -> str:
 
 
 CASES["config"] = (config_case, (changes,))
+
+
+HISTORIES = [
+    {"the first": ["Toy Story (1995)", 187, "id:5"], "the second": [3.0], "nobody": []},
+    [["Toy Story (1995)", 187], [12.5, "é"]],
+    [[1]],
+]
+
+
+@contextlib.contextmanager
+def written(name: str, content: bytes):
+    """Yields the path of a file with this content."""
+    folder = tempfile.mkdtemp()
+    try:
+        path = pathlib.Path(folder, name)
+        path.write_bytes(content)
+        yield str(path)
+    finally:
+        shutil.rmtree(folder)
+
+
+def histories_case(mutations, histories, escaped) -> str:
+    content = json.dumps(histories, ensure_ascii=escaped).encode()
+    with written("histories.json", mutate(content, mutations)) as path:
+        try:
+            with time_limit():
+                named = read_histories(path)
+        except UserError as error:
+            assert path in str(error)
+            return "user error"
+    assert named and all(isinstance(item, str) for history in named.values() for item in history)
+    return "success"
+
+
+CASES["histories"] = (histories_case, (few, st.sampled_from(HISTORIES), st.booleans()))
+
+CONFIG = str(pathlib.Path(__file__).parents[1] / "configs" / "synthetic.py")
+SWEEPS = [
+    'def sweep():\n    yield from with_seeds(grid({"model.width": [32, 64], "loss.name": ["gbce"]}), seeds=[0, 1])\n',
+    'def sweep():\n    return one_at_a_time({"model.heads": 2}, {"model.norm": ["pre", "post"], "seed": [0, 3]})\n',
+    'SEARCH = Search(space={"optimizer.learning_rate": log_uniform(1e-4, 1e-2), "model.layers": integer(1, 4),\n'
+    '  "model.head": choice("tied", "transform")}, trials=4, fixed={"model.width": 32}, startup=2)\n',
+]
+
+
+def sweep_case(text: str, common: dict) -> str:
+    try:
+        with written("sweep.py", text.encode("utf-8", "surrogatepass")) as path, time_limit():
+            sweep = sweep_file.load(path, common)
+            flags = [sweep_file.arguments(sweep.overrides(n)) for n in range(len(sweep) if sweep.trials else 0)]
+            assert len(sweep) and all(flag.startswith("--config.") for trial in flags for flag in trial)
+            return "success"
+    except UserError as error:
+        assert str(error).strip()
+        return "user error"
+
+
+def sweep_text_case(mutations, text: str) -> str:
+    head = f"from experiments.sweep import *\nCONFIG = {CONFIG!r}\n"
+    return sweep_case(head + mutate(text.encode(), mutations).decode("utf-8", "replace"), {})
+
+
+def sweep_values_case(trials: list, common: dict) -> str:
+    return sweep_case(f"CONFIG = {CONFIG!r}\ndef sweep():\n    return {trials!r}\n", common)
+
+
+def assignments_case(mutations, assignments: list[str]) -> str:
+    texts = [mutate(text.encode(), mutations).decode("utf-8", "replace") for text in assignments]
+    try:
+        with time_limit():
+            sweep_file.apply(config_lib.base().to_dict(), sweep_file.parse_assignments(texts))
+        return "success"
+    except UserError as error:
+        assert "--set" in str(error) or "config" in str(error)
+        return "user error"
+
+
+CASES["sweep text"] = (sweep_text_case, (few, st.sampled_from(SWEEPS)))
+CASES["sweep values"] = (sweep_values_case, (
+    st.one_of(st.lists(changes, max_size=3), st.lists(VALUES, max_size=2)),
+    st.one_of(st.just({}), st.dictionaries(st.sampled_from(sorted(GOOD)), st.integers(1, 4), max_size=1))))
+CASES["assignments"] = (assignments_case, (
+    few, st.lists(st.sampled_from(["model.width=32", "loss.name=gbce", "data.path=folder=1", "model.remat=true",
+                                   "optimizer.learning_rate=1e-3", "seed=3"]), min_size=1, max_size=3)))
 
 
 def fuzz(kind: str, examples: int) -> dict[str, int]:

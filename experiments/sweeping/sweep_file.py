@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,22 +52,17 @@ def load(file: str, common: Overrides) -> Sweep:
     if (search is None) == (not hasattr(module, "sweep")):
         raise UserError(f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...).")
     if search is None:
-        trials = tuple(dict(trial) for trial in module.sweep())
-        _refuse_repeats(file, trials)
+        trials = _trials(file, module.sweep)
     elif not isinstance(search, Search):
         raise UserError(f"{file}: SEARCH must be an experiments.sweep.Search.")
     sweep = Sweep(file, config, trials, search, common)
     if not len(sweep):
         raise UserError(f"{file} has no trials.")
     values = config_lib.load(config).to_dict()
-    for index in range(len(sweep)):
-        overrides = sweep.overrides(index)
-        if overrides is None:  # a search: its corners must be valid, one draw stands for them
-            overrides = {
-                **common,
-                **search.fixed,
-                **{n: part.sample(0.0) for n, part in search.space.items()},
-            }
+    # Of a search the corners must be valid; one draw stands for them.
+    corner = {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}} if search else None
+    for index in range(1 if search else len(sweep)):
+        overrides = corner if search else sweep.overrides(index)
         try:
             apply(values, overrides)
         except UserError as error:
@@ -82,6 +78,8 @@ def apply(values: dict, overrides: Overrides) -> Config:
     """
     values = json.loads(json.dumps(values))
     for name, value in overrides.items():
+        if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
+            raise UserError(f"{name!r}: {value!r} must be the name of a field and a number, a text, True or False.")
         group = values
         *parents, leaf = name.split(".")
         for parent in parents:
@@ -110,7 +108,7 @@ def parse_assignments(assignments: list[str]) -> Overrides:
             raise UserError(f"--set {assignment!r} must look like data.path=FOLDER.")
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         overrides[name] = value if isinstance(value, (bool, int, float, str)) else text
     return overrides
@@ -120,12 +118,21 @@ def _text(value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refuse_repeats(file: str, trials: tuple[Overrides, ...]) -> None:
+def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overrides, ...]:
+    """Returns what a file's sweep() yields, which must be dicts, no two of them the same."""
+    try:
+        trials = tuple(dict(trial) for trial in sweep())
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's code
+        raise UserError(f"{file}: sweep() does not yield dicts: {type(error).__name__}: {error}") from error
     seen: dict[str, int] = {}
     for index, trial in enumerate(trials):
-        first = seen.setdefault(json.dumps(trial, sort_keys=True), index)
+        # Not by ==, to which 1 and True are the same.
+        first = seen.setdefault(repr(sorted(trial.items(), key=repr)), index)
         if first != index:
             raise UserError(f"{file}: trials {first} and {index} are the same: {trial}.")
+    return trials
 
 
 def _import(file: str, what: str):

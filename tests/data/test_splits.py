@@ -45,6 +45,18 @@ def test_temporal(tmp_path):
     assert dict(zip(split.valid_users.tolist(), split.valid_targets.tolist())) == expected["valid"]
     assert dict(zip(split.test_users.tolist(), split.test_targets.tolist())) == expected["test"]
     assert len(expected["valid"]) > 10 and len(expected["test"]) > 10
+    trained = {item for item, time in zip(data.items.tolist(), data.timestamps) if time < valid_cut}
+    unseen = sum(data.items[target] not in trained for target in expected["test"].values())
+    assert f"{unseen} test targets are items that no training event has" in split.description
+
+
+def test_shares_of_a_temporal_split_are_rounded_and_never_empty(tmp_path):
+    # Users 0 to 8 take turns, so that every period has users with a history; item 100 + n is new at time n.
+    data = dataset_of(tmp_path, [(t % 9, 100 + t, t) for t in range(90)])
+    for share, events in ((0.001, 1), (0.03, 3), (0.04, 4), (0.1, 9)):  # 0.09, 2.7, 3.6 and 9 of 90
+        split = split_dataset(data, DataConfig(split="temporal", test_share=share, valid_share=0.1))
+        assert len(split.test_users) == events, share
+        assert f"{events} test targets are items that no training event has" in split.description
 
 
 def test_splits_that_cannot_be_made(tmp_path):

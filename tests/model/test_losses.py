@@ -77,14 +77,27 @@ def test_sampled_softmax_estimates_the_full_loss(arrays):
 
 
 def test_the_partition_function_of_sampled_softmax_is_unbiased():
-    # With equal scores it is the number of items; (n - 1) / N instead of n / N would be a tenth too little.
-    n, negatives, draws = 10, 5, 3000
-    items = {"embedding": jnp.zeros((table_rows(n), 1)), "bias": jnp.zeros(table_rows(n))}
+    # (n - 1) / N instead of n / N would be a tenth too little; the first and the last item count three times, so that
+    # it shows if one of them is never drawn.
+    n, negatives, draws = 10, 5, 4000
+    bias = jnp.zeros(table_rows(n)).at[jnp.array([1, n])].set(np.log(3))
+    items = {"embedding": jnp.zeros((table_rows(n), 1)), "bias": bias}
     config = LossConfig(name="sampled_softmax", negatives=negatives)
     loss = lambda key: losses.loss_sum(  # noqa: E731
         config, items, jnp.ones((1, 1)), jnp.array([3]), jnp.ones(1), n, key)
     partition = np.exp(jax.vmap(loss)(jax.random.split(jax.random.key(0), draws)))
-    assert abs(partition.mean() - n) < 4 * partition.std() / np.sqrt(draws) < 0.2
+    assert abs(partition.mean() - (n + 4)) < 4 * partition.std() / np.sqrt(draws) < 0.4
+
+
+@pytest.mark.parametrize("name", ["sampled_softmax", "gbce"])
+def test_a_slot_without_weight_does_not_count_in_sampled_losses(arrays, name):
+    items, h, labels, weights = arrays
+    config = LossConfig(name=name, negatives=20)
+    used = np.flatnonzero(weights)
+    assert 0 < len(used) < M
+    value, expected = (losses.loss_sum(config, items, h[s], labels[s], weights[s], N, jax.random.key(0))
+                       for s in (slice(None), used))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def gbce_of_scores(scores_N, labels, weights, negatives, t):
@@ -121,3 +134,18 @@ def test_a_negative_that_is_the_target_does_not_count():
     with_target = gbce_of_scores(jnp.arange(50.0), jnp.array([3]), jnp.ones(1), jnp.array([9, 3]), 0.0)
     without = gbce_of_scores(jnp.arange(50.0), jnp.array([3]), jnp.ones(1), jnp.array([9]), 0.0)
     np.testing.assert_allclose(3 * with_target, 2 * without, rtol=1e-6)
+
+
+def test_calibration_is_configured_and_has_nothing_to_mend_where_no_item_is_left_out():
+    n = 9
+    items = {"embedding": jnp.zeros((table_rows(n), 1)), "bias": jnp.zeros(table_rows(n))}
+    value = lambda t: float(losses.loss_sum(  # noqa: E731
+        LossConfig(name="gbce", negatives=4, gbce_t=t), items, jnp.ones((1, 1)), jnp.array([3]), jnp.ones(1), n,
+        jax.random.key(0)))
+    # Half of the other items are drawn, so t = 1 halves the positive part, which is log 2 here.
+    np.testing.assert_allclose(value(0.0) - value(1.0), 0.5 * np.log(2) / 5, rtol=1e-4)
+    others = jnp.array([1, 2, 4, 5, 6, 7, 8, 9])
+    for negatives in (others, jnp.concatenate([others, others])):
+        plain, calibrated = (gbce_of_scores(jnp.linspace(-1, 1, n), jnp.array([3]), jnp.ones(1), negatives, t)
+                             for t in (0.0, 1.0))
+        np.testing.assert_allclose(calibrated, plain, rtol=1e-5)

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
-import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import small_config
+from conftest import small_config, with_repeats
 from plain_numpy import naive_encoder
 
+from bert4rec_jax.config import EvalConfig
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import encoder as model
 from bert4rec_jax.ranking import (
     Ranker,
+    Ranking,
     baselines,
     digest,
     metrics,
@@ -37,12 +39,12 @@ CAUSAL = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
 
 
 @pytest.mark.parametrize("protocol, filter_seen, model_choice", [
-    ("full", True, {}), ("full", False, {}), ("uni100", True, {}), ("uni100", False, {}), ("full", True, CAUSAL)])
+    ("full", True, {}), ("full", False, {}), ("uni100", True, {}), ("pop100", False, {}), ("full", True, CAUSAL)])
 def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter_seen, model_choice):
     config = small_config(cache, **model_choice, **{
         "eval.protocol": protocol, "eval.filter_seen": filter_seen,
         "data.synthetic.num_items": 160, "model.init_scale": 0.3})
-    experiment = Experiment(config)
+    experiment = with_repeats(Experiment(config))
     params = model.init_params(config.model, experiment.num_items, jax.random.key(5))
     # Groups of five items with the very same embedding and bias tie exactly.
     n = experiment.num_items
@@ -51,32 +53,37 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter
     params["items"] = {"embedding": jax.numpy.asarray(table), "bias": params["items"]["bias"]}
     ranking = experiment.ranker("test").rank(params, with_top=True)
     cases = experiment.cases("test")
-    negatives = sample_negatives(experiment.dataset, cases.users, np.ones(n + 1), 100, 0)
-    tied = 0
+    weights = experiment.popularity if protocol == "pop100" else np.ones(n + 1)
+    negatives = sample_negatives(experiment.dataset, cases.users, weights, 100, 0)
+    tied = repeats = 0
     for case in range(len(cases.users)):
         scores = history_scores(experiment, params, case, cases)
         target = experiment.dataset.items[cases.targets[case]]
-        seen = set(experiment.dataset.items[cases.starts[case]:cases.targets[case]].tolist()) - {target}
+        seen = set(experiment.dataset.items[cases.starts[case]:cases.targets[case]].tolist())
         others = set(range(1, n + 1)) - {target} - (seen if filter_seen else set())
-        if protocol == "uni100":
-            others = set(negatives[case].tolist()) - (seen if filter_seen else set())
+        if protocol != "full":
+            others = set(negatives[case].tolist())
         # Scores of packed rows may differ in the last bits; what is equal by construction must stay equal.
         group = lambda item: (item - 1) // 5  # noqa: E731
         greater = sum(scores[i - 1] > scores[target - 1] and group(i) != group(target) for i in others)
         ties = sum(group(i) == group(target) for i in others)
         tied += ties
+        if target in seen:
+            repeats += 1
+            if protocol == "full" and filter_seen:  # it would never be recommended
+                greater, ties = len(others), 0
         assert (ranking.greater[case], ranking.ties[case]) == (greater, ties)
         assert ranking.candidates[case] == len(others) + 1
         if protocol == "full":
             allowed = np.array(sorted(others | {target}))
             best = np.sort(scores[allowed - 1])[::-1][:10]
             np.testing.assert_allclose(scores[ranking.top[case] - 1], best, rtol=1e-4, atol=1e-5)
-    assert tied > 50
+    assert tied > 50 and repeats > 10
     assert np.array_equal(ranking.ranks("pessimistic"), 1 + ranking.greater + ranking.ties)
     assert np.array_equal(ranking.ranks("expected"), 1 + ranking.greater + ranking.ties / 2)
 
 
-def with_repeats(experiment):
+def with_repeated_targets(experiment):
     """Makes every second test target an item that its user has met before; returns which."""
     items, split = np.array(experiment.dataset.items), experiment.split
     repeated = np.arange(len(split.test_users)) % 2 == 0
@@ -89,7 +96,7 @@ def with_repeats(experiment):
 def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_says_so(cache):
     experiment = Experiment(small_config(cache))
     params = model.init_params(experiment.config.model, experiment.num_items, jax.random.key(5))
-    repeated, rankings = with_repeats(experiment), {}
+    repeated, rankings = with_repeated_targets(experiment), {}
     cases = experiment.cases("test")
     assert np.array_equal(repeated_targets(experiment.dataset, cases), repeated)
     for choice in ("last", "compete"):
@@ -114,64 +121,6 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
         assert rankings["compete"]["model"].greater[case] == (scores[unseen - 1] > scores[target - 1]).sum()
 
 
-def naive_markov(experiment):
-    counts = np.zeros((experiment.num_items + 1,) * 2)
-    data, split = experiment.dataset, experiment.split
-    for start, stop in zip(data.offsets, split.train_stop):
-        for before, behind in itertools.pairwise(data.items[start:stop]):
-            counts[before, behind] += 1
-    return lambda history: counts[history[-1]]
-
-
-def naive_knn(experiment):
-    data, split = experiment.dataset, experiment.split
-    met = np.zeros((data.num_users, data.num_items + 1))
-    for user, (start, stop) in enumerate(zip(data.offsets, split.train_stop)):
-        met[user, data.items[start:stop]] = 1
-    norms = np.maximum(np.linalg.norm(met, axis=0), 1)
-    cosine = met.T @ met / np.outer(norms, norms)
-    np.fill_diagonal(cosine, 0)
-    return lambda history: cosine[history].sum(axis=0)
-
-
-@pytest.mark.parametrize("name, naive", [("markov", naive_markov), ("item_knn", naive_knn)])
-@pytest.mark.parametrize("protocol_name", ["full", "pop100"])
-def test_the_ranks_of_counting_models_equal_a_brute_force_ranking(cache, name, naive, protocol_name):
-    # As many items as neighbours are kept: none is cut off.
-    items = 60 if protocol_name == "full" else 160
-    config = small_config(cache, **{"data.synthetic.num_items": items, "eval.protocol": protocol_name})
-    experiment = Experiment(config)
-    cases, data, score = experiment.cases("test"), experiment.dataset, naive(experiment)
-    ranking = baselines.rank_all(config, data, experiment.split, cases, experiment.popularity)[name]
-    negatives = sample_negatives(data, cases.users, experiment.popularity, 100, 0) if items > 100 else None
-    compared = 0
-    for case in range(len(cases.users)):
-        history, target = data.items[cases.starts[case]:cases.targets[case]], data.items[cases.targets[case]]
-        scores = score(history)
-        others = np.setdiff1d(np.arange(1, items + 1), [*history, target]) if negatives is None else negatives[case]
-        if items > 100 and name == "item_knn":  # neighbours beyond the hundredth do not count
-            continue
-        assert ranking.greater[case] == (scores[others] > scores[target] + 1e-6).sum()
-        assert ranking.ties[case] == (abs(scores[others] - scores[target]) <= 1e-6).sum()
-        assert ranking.candidates[case] == len(others) + 1
-        compared += scores[target] > 0
-    assert compared > 10 or items > 100
-
-
-def test_popular_recent_counts_the_newest_tenth_of_training(cache):
-    experiment = Experiment(small_config(cache))
-    data, split, cases = experiment.dataset, experiment.split, experiment.cases("test")
-    inside = np.concatenate([np.arange(a, b) for a, b in zip(data.offsets, split.train_stop)])
-    newest = inside[np.asarray(data.timestamps[inside]) >= np.quantile(data.timestamps[inside], 0.9)]
-    assert 0.05 < len(newest) / len(inside) < 0.2
-    counts = np.bincount(data.items[newest], minlength=61)
-    ranking = baselines.rank_all(experiment.config, data, split, cases, experiment.popularity)["popular_recent"]
-    for case in range(len(cases.users)):
-        target = data.items[cases.targets[case]]
-        others = np.setdiff1d(np.arange(1, 61), [*data.items[cases.starts[case]:cases.targets[case]], target])
-        assert ranking.greater[case] == (counts[others] > counts[target]).sum()
-
-
 def test_negatives_do_not_depend_on_the_runs_seed_and_the_digest_covers_them(cache):
     digests = {}
     for seed, negatives_seed in ((0, 0), (1, 0), (1, 1)):
@@ -193,21 +142,6 @@ def test_ties_in_time_are_found(cache):
     dataset = dataclasses.replace(experiment.dataset, timestamps=times)
     np.testing.assert_array_equal(tied_targets(dataset, cases), tied)
     assert tied_targets(dataclasses.replace(dataset, timestamps=None), cases) is None
-
-
-def test_the_ranks_of_popularity_equal_a_brute_force_ranking(cache):
-    config = small_config(cache)
-    experiment = Experiment(config)
-    cases, data = experiment.cases("test"), experiment.dataset
-    counts = experiment.popularity
-    ranking = baselines.rank_all(config, data, experiment.split, cases, counts)["popular"]
-    for case in range(len(cases.users)):
-        target = data.items[cases.targets[case]]
-        seen = set(data.items[cases.starts[case]:cases.targets[case]].tolist()) - {target}
-        others = [i for i in range(1, data.num_items + 1) if i != target and i not in seen]
-        assert ranking.greater[case] == sum(counts[i] > counts[target] for i in others)
-        assert ranking.ties[case] == sum(counts[i] == counts[target] for i in others)
-        assert ranking.candidates[case] == len(others) + 1
 
 
 def test_random_scores_give_the_expectation_of_chance(cache):
@@ -239,6 +173,65 @@ def test_negatives_were_never_met_and_do_not_repeat(cache):
         assert len(set(row.tolist())) == 100
         assert not np.isin(row, met).any()
         assert row.min() >= 1 and row.max() <= experiment.num_items
+
+
+def test_negatives_come_in_proportion_to_their_weights(cache):
+    experiment = Experiment(small_config(cache))
+    data, user, weights = experiment.dataset, 3, np.arange(61.0)**2
+    drawn = sample_negatives(data, np.full(4000, user), weights, 1, 5)[:, 0]
+    weights[data.items[data.offsets[user]:data.offsets[user + 1]]] = 0
+    expected = len(drawn) * weights / weights.sum()
+    assert np.all(np.abs(np.bincount(drawn, minlength=61) - expected) < 5 * np.sqrt(expected) + 1)
+
+
+def test_the_digest_covers_all_that_tells_two_rankings_apart(cache):
+    experiment = Experiment(small_config(cache))
+    data, cases = experiment.dataset, experiment.cases("test")
+    n = len(cases.users)
+    ranking = Ranking(np.zeros(n), np.zeros(n), np.full(n, 50), None, np.zeros((n, 0), np.int32))
+    other_targets = np.array(data.items)
+    other_targets[cases.targets] = other_targets[cases.targets][::-1]
+    different = [
+        (data, cases, ranking),
+        (data, cases._replace(users=cases.users[::-1]), ranking),
+        (dataclasses.replace(data, items=other_targets), cases, ranking),
+        (data, cases._replace(starts=cases.starts + 1), ranking),
+        (data, cases, dataclasses.replace(ranking, candidates=np.full(n, 51))),
+        (data, cases, dataclasses.replace(ranking, negatives=np.ones((n, 1), np.int32))),
+    ]
+    assert len({digest(*x) for x in different}) == len(different)
+    # What the scores made of it has no part in it.
+    assert digest(data, cases, dataclasses.replace(ranking, greater=np.ones(n))) == digest(data, cases, ranking)
+
+
+@pytest.mark.parametrize("fields, said, unsaid", [
+    ({}, ["whole catalogue", "seen items removed", "behind all ties"], ["negatives", "targets among them"]),
+    ({"filter_seen": False}, ["seen items kept, 4 targets among them"], ["removed", "rank last"]),
+    ({"repeated_targets": "last"}, ["seen items removed, and 4 targets among them, which rank last"], []),
+    ({"repeated_targets": "compete"}, ["seen items removed, but for 4 targets among them"], ["rank last"]),
+    ({"protocol": "pop100", "ties": "expected"},
+     ["100 negatives drawn by training popularity", "seen items removed, 4 targets", "middle of ties"], ["rank last"]),
+    ({"protocol": "uni100", "filter_seen": False}, ["drawn uniformly", "seen items removed, 4 targets"], ["kept"]),
+])
+def test_the_protocol_says_how_it_was_ranked(fields, said, unsaid):
+    split = SimpleNamespace(description="split in two")
+    sentence = protocol(EvalConfig(**fields), split, 4 if fields else 0)
+    assert sentence.startswith("split in two; ")
+    assert [text for text in said if text not in sentence] == [text for text in unsaid if text in sentence] == []
+
+
+def test_names_of_the_same_number_and_ranks_beyond_every_cutoff():
+    values = metrics.from_ranks(np.array([2, 10, 400]))
+    assert values["map@10"] == values["mrr@10"] == pytest.approx((1 / 2 + 1 / 10) / 3)
+    assert values["mrr"] == pytest.approx((1 / 2 + 1 / 10 + 1 / 400) / 3)
+    assert values["hr@10"] == pytest.approx(2 / 3) and values["hr@5"] == pytest.approx(1 / 3)
+
+
+def test_places_of_lists_that_stayed_empty_do_not_count():
+    beyond = metrics.beyond_accuracy(np.array([[1, 2], [1, 0], [0, 0]]), np.array([0, 6, 3, 0, 0]))
+    assert beyond["coverage@2"] == 0.5 and beyond["popularity@2"] == 5
+    np.testing.assert_allclose(beyond["novelty@2"], -np.log2([7 / 13, 7 / 13, 4 / 13]).mean())
+    assert metrics.beyond_accuracy(np.zeros((2, 3), int), np.array([0, 6, 3])) == {"coverage@3": 0.0}
 
 
 def test_metrics_of_known_ranks():

@@ -78,17 +78,23 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
     assert 0.6 < reached < 1.1, (results["test"]["ndcg@10"], popular, best["ndcg@10"])
 
 
-def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path):
-    # A rate at which training wanders.
-    config = small_config(cache, **{"optimizer.learning_rate": 0.3, "train.steps": 12, "train.eval_every": 1,
-                                    "train.checkpoint_every": 12})
+def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, monkeypatch):
+    # Real validations, but for the metric that chooses: by that of step 3, long before the newest, is the best.
+    chosen, metric = iter([0.1, 0.2, 0.9, *[0.3] * 9]), "mrr@5"
+    validator = Experiment.validator
+
+    def made_up(experiment, stop):
+        validate = validator(experiment, stop)
+        return lambda params: validate(params) | {metric: next(chosen)}
+
+    monkeypatch.setattr(Experiment, "validator", made_up)
+    config = small_config(cache, **{"optimizer.learning_rate": 0.03, "train.steps": 12, "train.eval_every": 1,
+                                    "train.checkpoint_every": 12, "eval.metric": metric, "model.layers": 1})
     results = train_and_evaluate(config, str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    valid = [line for line in lines if line["split"] == "valid"]
-    best = max(valid, key=lambda line: line["ndcg@10"])
-    assert best["step"] < 11, "one of the newest two is the best: this run cannot tell"
-    assert results["best_step"] == best["step"] and results["steps"] == 12
-    assert results["valid"]["ndcg@10"] == pytest.approx(best["ndcg@10"]) != valid[-1]["ndcg@10"]
+    valid = {line["step"]: line["ndcg@10"] for line in lines if line["split"] == "valid"}
+    assert results["best_step"] == 3 and results["steps"] == 12 == len(valid)
+    assert results["valid"]["ndcg@10"] == pytest.approx(valid[3]) != valid[12]
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.01])
@@ -115,6 +121,14 @@ def test_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     np.testing.assert_allclose(rates[9], 0.55)
     np.testing.assert_allclose(rates[14], 0.1)
+
+
+@pytest.mark.parametrize("schedule, middle", [("linear", 1.05), ("cosine", 1.05), ("constant", 2.0)])
+def test_the_rate_ends_at_a_fraction_of_its_peak(schedule, middle):
+    config = config_lib.OptimizerConfig(learning_rate=2.0, warmup_steps=4, schedule=schedule, final_fraction=0.05)
+    rate = optimizer.learning_rate(config, 24)
+    assert [float(rate(step)) for step in (3, 14, 24)] == pytest.approx(
+        [2.0, middle, 2.0 if schedule == "constant" else 0.1])
 
 
 def test_weight_decay_spares_vectors(cache):

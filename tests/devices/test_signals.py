@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from bert4rec_jax.devices import StopSignal, signals
+
+NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
+
+def wait_until(condition) -> None:
+    begin = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begin < 30
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_comes_with_it(number, monkeypatch, capfd):
+    ended, clock = [], [0.0, 0.5, 2.0]  # when each of three signals is read
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock.pop(0)))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    previous = [signal.getsignal(n) for n in NUMBERS]
+    with StopSignal() as stop:
+        assert not stop.requested(1)
+        os.kill(os.getpid(), number)
+        assert stop.requested(1)
+        wait_until(lambda: len(clock) == 2)
+        assert not ended
+        # A terminal and a launcher may both pass on the same key press.
+        os.kill(os.getpid(), number)
+        wait_until(lambda: len(clock) == 1)
+        assert not ended
+        os.kill(os.getpid(), number)
+        wait_until(lambda: ended)
+        assert ended == [128 + number]
+    said = capfd.readouterr().err
+    assert said.count(f"{number.name}: stopping") == said.count("again: ending at once") == 1
+    assert [signal.getsignal(n) for n in NUMBERS] == previous
+
+
+def test_what_woke_the_process_before_wakes_it_again():
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing)
+    try:
+        with StopSignal():
+            pass
+        assert signal.set_wakeup_fd(before) == writing
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(reading)
+        os.close(writing)

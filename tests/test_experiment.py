@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration decides beyond the model: who validates, by which ranks, and which rows a device takes."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from conftest import small_config
+
+from bert4rec_jax import experiment as experiment_module
+from bert4rec_jax.devices import Layout
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.ranking import from_ranks
+
+
+def test_validation_may_take_some_users_of_a_fixed_shuffle_and_the_test_takes_all(cache):
+    few, more, all_users = (Experiment(small_config(cache, **{"eval.valid_users": count, "seed": count}))
+                            for count in (15, 30, 0))
+    valid = [set(zip(*map(np.ndarray.tolist, x.cases("valid")))) for x in (few, more, all_users)]
+    assert [len(cases) for cases in valid] == [15, 30, len(all_users.split.valid_users)]
+    assert valid[0] < valid[1] < valid[2]
+    assert few.cases("valid").users.tolist() != all_users.split.valid_users[:15].tolist()
+    for experiment in (few, all_users):
+        np.testing.assert_array_equal(experiment.cases("test").targets, experiment.split.test_targets)
+
+
+def test_validation_ranks_the_validation_targets_with_the_configured_ties_and_hears_signals(cache):
+    config = small_config(cache, **{"eval.ties": "expected", "model.layers": 1})
+    experiment, asked = Experiment(config), []
+    stop = SimpleNamespace(requested=lambda step: asked.append(step) or len(asked) == 1)
+    validate = experiment.validator(stop)
+    params = jax.tree.map(np.zeros_like, jax.tree.map(np.array, experiment.initial_state().params))
+    # All items tie: in the middle of them stands every target.
+    cases = experiment.cases("valid")
+    unseen = [experiment.num_items - len(set(experiment.dataset.items[start:target]))
+              for start, target in zip(cases.starts, cases.targets)]
+    # A signal is heard between two batches.
+    placed = experiment.layout.put_state(params)
+    assert validate(placed) is None and len(asked) == 1
+    assert validate(placed) == pytest.approx(from_ranks((np.array(unseen) + 1) / 2))
+
+
+def test_windows_are_those_of_the_configuration(cache):
+    newest, random = (Experiment(small_config(cache, **{"train.windows": windows, "model.max_length": 6}))
+                      for windows in ("newest", "random"))
+    assert not np.array_equal(newest.batches.batch(0).tokens, random.batches.batch(0).tokens)
+    np.testing.assert_array_equal(newest.batches.batch(0).segments, random.batches.batch(0).segments)
+
+
+class FourDevices(Layout):
+    def __init__(self, _):
+        self.num_devices = 4
+
+
+@pytest.mark.parametrize("layout, fields, named", [
+    (Layout, {"masking.next_item": 0.3}, "next_item = 0.3 of 8 rows"),
+    (Layout, {"masking.next_item": 0.25, "train.accumulate": 4}, "next_item = 0.25 of 2 rows"),
+    (FourDevices, {"masking.next_item": 0.25}, "next_item = 0.25 of 2 rows"),
+    (FourDevices, {"train.accumulate": 4}, "train.accumulate = 4 must divide the 2 rows of a device"),
+    (FourDevices, {"train.batch_rows": 6}, "train.batch_rows = 6 must be a multiple of the 4 devices"),
+])
+def test_rows_that_cannot_be_dealt_out_are_refused(cache, monkeypatch, layout, fields, named):
+    monkeypatch.setattr(experiment_module, "Layout", layout)
+    with pytest.raises(UserError, match=named):
+        Experiment(small_config(cache, **fields))

@@ -46,7 +46,6 @@ def test_windows_are_those_of_the_configuration(cache):
     newest, random = (Experiment(small_config(cache, **{"train.windows": windows, "model.max_length": 6}))
                       for windows in ("newest", "random"))
     assert not np.array_equal(newest.batches.batch(0).tokens, random.batches.batch(0).tokens)
-    np.testing.assert_array_equal(newest.batches.batch(0).segments, random.batches.batch(0).segments)
 
 
 class FourDevices(Layout):

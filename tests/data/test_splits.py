@@ -51,8 +51,8 @@ def test_temporal(tmp_path):
 
 
 def test_shares_of_a_temporal_split_are_rounded_and_never_empty(tmp_path):
-    # Users 0 to 8 take turns, so that every period has users with a history; item 100 + n is new at time n.
-    data = dataset_of(tmp_path, [(t % 9, 100 + t, t) for t in range(90)])
+    # Users 0 to 8 take turns, so that every period has users with a history. Every item comes twice, in a row.
+    data = dataset_of(tmp_path, [(t % 9, 100 + t // 2, t) for t in range(90)])
     for share, events in ((0.001, 1), (0.03, 3), (0.04, 4), (0.1, 9)):  # 0.09, 2.7, 3.6 and 9 of 90
         split = split_dataset(data, DataConfig(split="temporal", test_share=share, valid_share=0.1))
         assert len(split.test_users) == events, share

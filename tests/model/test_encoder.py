@@ -82,43 +82,46 @@ def test_padding_and_other_histories_never_matter(cache):
 def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, monkeypatch):
     config = small_config(cache, **{"model.dropout": 0.25, "model.attention_dropout": 0.5, "model.max_length": 6})
     params = model.init_params(config.model, 60, jax.random.key(0))
-    numbers = jnp.arange(6)[None]
-    draws, places = model.Draws(jax.random.key(1), jnp.zeros(1, jnp.int32)), []
+    numbers, places = jnp.arange(6)[None], []
 
     def noting(x, rate, draws):
-        places.append((rate, x.shape, tuple(jax.random.key_data(draws.key).tolist())))
+        places.append((rate, x.shape, jax.random.key_data(draws.key)))
         return x
 
     monkeypatch.setattr(model, "dropout", noting)
-    model.encode(config.model, params["encoder"], jnp.ones((1, 6, 16)),
-                 model.Inputs(numbers, numbers * 0 + 1, numbers, None), draws, False)
+
+    @jax.jit
+    def keys():
+        model.encode(config.model, params["encoder"], jnp.ones((1, 6, 16)),
+                     model.Inputs(numbers, numbers * 0 + 1, numbers, None),
+                     model.Draws(jax.random.key(1), jnp.zeros(1, jnp.int32)), False)
+        return [key for *_, key in places]
+
+    drawn = {tuple(key.tolist()) for key in keys()}
     # The embeddings; in each of two layers the attention weights, what attention gives and what the network gives.
     states, weights = (0.25, (1, 6, 16)), (0.5, (1, 2, 6, 6))
     assert [place[:2] for place in places] == [states, *[weights, states, states] * 2]
-    assert len({key for *_, key in places}) == len(places)
+    assert len(drawn) == len(places)
 
 
 def test_dropped_attention_weights_are_not_made_up_for(cache):
     # Where all values are 1, attention gives the sum of the weights: 1 on average and not in every place.
     config = small_config(cache, **{"model.attention_dropout": 0.5})
     numbers = jnp.tile(jnp.arange(16), (8, 1))
-    inputs = model.Inputs(numbers, numbers * 0 + 1, numbers, None)
-    attention = model.Attention(config.model, False)
-    x = jnp.ones((8, 16, 16))
-    params = attention.init(jax.random.key(0), x, inputs, None, None)["params"]
-    params = jax.tree.map(jnp.zeros_like, params)
-    params["key_value"]["bias"] = params["key_value"]["bias"].at[16:].set(1)
-    params["out"]["kernel"] = jnp.eye(16)
-    sums = attention.apply({"params": params}, x, inputs, None, model.Draws(jax.random.key(1), jnp.arange(8)))
+    zeros = {"kernel": jnp.zeros((16, 16)), "bias": jnp.zeros(16)}
+    params = {"query": zeros, "out": zeros | {"kernel": jnp.eye(16)},
+              "key_value": {"kernel": jnp.zeros((16, 32)), "bias": jnp.repeat(jnp.array([0.0, 1.0]), 16)}}
+    sums = jax.jit(lambda draws: model.Attention(config.model, False).apply(
+        {"params": params}, jnp.ones((8, 16, 16)), model.Inputs(numbers, numbers * 0 + 1, numbers, None), None,
+        draws))(model.Draws(jax.random.key(1), jnp.arange(8)))
     assert abs(float(sums.mean()) - 1) < 0.1 and float(sums.std()) > 0.1
 
 
 def test_weights_are_as_large_as_configured():
-    for scale in (0.02, 0.2):
-        config = dataclasses.replace(ModelConfig(), init_scale=scale)
-        params = model.init_params(config, 500, jax.random.key(0))
-        for weights in (params["items"]["embedding"], params["encoder"]["block_0"]["ffn_in"]["kernel"]):
-            assert float(weights.std()) == pytest.approx(0.88 * scale, rel=0.05)  # two deviations are cut off
+    config = ModelConfig(layers=1, width=32, ffn_width=64, init_scale=0.2)
+    params = jax.jit(lambda key: model.init_params(config, 500, key))(jax.random.key(0))
+    for weights in (params["items"]["embedding"], params["encoder"]["block_0"]["ffn_in"]["kernel"]):
+        assert float(weights.std()) == pytest.approx(0.88 * 0.2, rel=0.05)  # two deviations are cut off
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -67,11 +67,10 @@ def test_ranks_equal_a_brute_force_ranking(cache, monkeypatch, protocol, filter_
     # Fewer neighbours than items, and more chunks than one.
     monkeypatch.setattr(baselines, "NEIGHBOURS", NEIGHBOURS)
     monkeypatch.setattr(baselines, "_CHUNK", 25)
-    n = 60 if protocol == "full" else 160
     experiment = with_repeats(Experiment(small_config(cache, **{
-        "seed": 3, "data.synthetic.num_items": n, "eval.protocol": protocol, "eval.filter_seen": filter_seen,
+        "seed": 3, "data.synthetic.num_items": 60 if protocol == "full" else 160, "eval.protocol": protocol, "eval.filter_seen": filter_seen,
         "eval.repeated_targets": repeated_targets, "eval.negatives_seed": 2})))
-    cases, data = experiment.cases("test"), experiment.dataset
+    cases, data, n = experiment.cases("test"), experiment.dataset, experiment.num_items
     popularity = naive_popular(experiment)([])
     np.testing.assert_array_equal(baselines.training_counts(data, experiment.split), popularity)
     if protocol != "full":

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loop around the step, with a step, validations and checkpoints that are made up: no compiler, no disk."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
 
 from bert4rec_jax.config import TrainConfig
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.training import Loop, Progress, TrainState
+from bert4rec_jax.training import Loop, Progress, TrainState, loop
 
 
 class Saved:
@@ -48,8 +47,12 @@ class Written:
 
 
 def run(values, losses=None, norms=None, metric="ndcg@10", stop_at=(), progress=None, start=0, stopped_while_validating=(),
-        slow_validation=0.0, **fields):
-    """Runs the loop; `values[n]` is the metric of the n-th validation, losses[n] the loss of batch n."""
+        clock=None, **fields):
+    """Runs the loop; `values[n]` is the metric of the n-th validation, losses[n] the loss of batch n.
+
+    By `clock` (a list of one number) a step takes a second and a validation a hundred.
+    """
+    clock = clock or [0.0]
     config = TrainConfig(**{"steps": 6, "eval_every": 1, "checkpoint_every": 100, "log_every": 100} | fields)
     saved, written, progress, taken, coming = Saved(), Written(), progress or Progress(), [], list(values)
     if start:
@@ -57,19 +60,19 @@ def run(values, losses=None, norms=None, metric="ndcg@10", stop_at=(), progress=
 
     def update(state, batch):
         assert batch == state.step, "this batch belongs to another step"
+        clock[0] += 1
         taken.append(batch)
         return TrainState(state.step + 1, None, None, 0), {
             "loss": losses[batch] if losses else 1.0, "grad_norm": norms[batch] if norms else 1.0, "targets": 5.0}
 
     def validate(params):
-        time.sleep(slow_validation)
+        clock[0] += 100
         if len(values) - len(coming) in stopped_while_validating:
             return None
         return {"ndcg@10": 0.5, metric: coming.pop(0)}
 
     stop = SimpleNamespace(requested=lambda step: step in stop_at)
-    loop = Loop(config, update, lambda step: step, validate, metric, saved, written, stop)
-    finished = loop.run(TrainState(start, None, None, 0), progress)
+    finished = Loop(config, update, lambda step: step, validate, metric, saved, written, stop).run(TrainState(start, None, None, 0), progress)
     assert saved.waits, "the last checkpoint may not be on the disk yet"
     return SimpleNamespace(finished=finished, progress=progress, saved=saved, written=written, taken=taken)
 
@@ -120,7 +123,7 @@ def test_going_on_takes_the_batches_that_are_left():
     done = run([0.1] * 2, start=4, progress=Progress(best_step=4, best_value=0.2, losses=[7.0]), losses=[1.0] * 6,
                log_every=6)
     assert done.taken == [4, 5]
-    assert done.written.lines[0].loss == 3.0  # of 7, 1 and 1
+    assert [line.loss for line in done.written.lines if line.split == "train"] == [3.0]  # of 7, 1 and 1
 
 
 def test_a_signal_saves_without_validating_and_the_validation_is_made_up_for():
@@ -149,7 +152,9 @@ def test_what_is_not_finite_ends_the_run_or_is_left_out_of_the_mean():
     assert [line.loss for line in done.written.lines if line.split == "train"] == [4.0]
 
 
-def test_the_seconds_of_training_leave_validation_out():
-    done = run([0.1, 0.2], steps=2, slow_validation=0.5, log_every=1)
-    first, second = (line.seconds for line in done.written.lines if line.split == "train")
-    assert 0 < first < second < 0.5
+def test_the_seconds_of_training_leave_validation_out(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    done = run([0.1, 0.2, 0.3], steps=3, log_every=1, clock=clock)
+    assert [line.seconds for line in done.written.lines if line.split == "train"] == [1, 2, 3]
+    assert done.progress.seconds == 3 and clock == [303]

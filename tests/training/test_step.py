@@ -11,6 +11,7 @@ from conftest import small_config
 
 from bert4rec_jax.devices import Axes
 from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.model.tasks import Task
 from bert4rec_jax.training import init_state, step
 
 # Both tasks, dropout, and no row that learns what its neighbour does.
@@ -54,20 +55,21 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_in_one_part_or_several(cac
 def test_every_draw_has_a_key_of_its_own(cache, monkeypatch):
     keys = []
 
-    def noting(name, key_of):
-        function = getattr(step, name)
-
-        def call(*arguments, **named):
+    def standing_in(name, key_of, answer):
+        def call(*arguments, **_):
             keys.append(tuple(jax.random.key_data(key_of(arguments)).tolist()))
-            return function(*arguments, **named)
+            return answer(*arguments)
         monkeypatch.setattr(step, name, call)
 
-    noting("mask_items", lambda arguments: arguments[4])
-    noting("encode", lambda arguments: arguments[4].key)
-    noting("loss_sum", lambda arguments: arguments[6])
-    noting("init_params", lambda arguments: arguments[2])
-    config = small_config(cache, **{"model.layers": 1})
+    column = np.zeros((8, 1), np.int32)
+    standing_in("init_params", lambda a: a[2], lambda *_: {"items": {"embedding": np.zeros((64, 16), np.float32)},
+                                                           "encoder": {}})
+    standing_in("mask_items", lambda a: a[4], lambda _, packed, *rest: Task(packed.tokens, column, column, column))
+    standing_in("encode", lambda a: a[4].key, lambda *_: np.zeros((8, 1, 16), np.float32))
+    standing_in("loss_sum", lambda a: a[6], lambda *_: 0.0)
+    config = small_config(cache)
     experiment = Experiment(config)
+    keys.clear()
     for seed in (0, 1):
         state = step.init_state(dataclasses.replace(config, seed=seed), experiment.num_items)
     for number in (0, 1):

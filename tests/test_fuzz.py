@@ -385,8 +385,8 @@ def assignments_case(mutations, assignments: list[str]) -> str:
         return "user error"
 
 
-CASES["sweep text"] = (sweep_text_case, (few, st.sampled_from(SWEEPS)))
-CASES["sweep values"] = (sweep_values_case, (
+CASES["sweep_text"] = (sweep_text_case, (few, st.sampled_from(SWEEPS)))
+CASES["sweep_values"] = (sweep_values_case, (
     st.one_of(st.lists(changes, max_size=3), st.lists(VALUES, max_size=2)),
     st.one_of(st.just({}), st.dictionaries(st.sampled_from(sorted(GOOD)), st.integers(1, 4), max_size=1))))
 CASES["assignments"] = (assignments_case, (

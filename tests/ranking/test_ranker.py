@@ -179,7 +179,7 @@ def test_negatives_come_in_proportion_to_their_weights(cache):
     experiment = Experiment(small_config(cache))
     data, user, weights = experiment.dataset, 3, np.where(np.arange(61) % 2, 1.0, 9.0)
     drawn = sample_negatives(data, np.full(4000, user), weights, 1, 5)[:, 0]
-    weights[data.items[data.offsets[user]:data.offsets[user + 1]]] = 0
+    weights[[0, *data.items[data.offsets[user]:data.offsets[user + 1]]]] = 0
     expected = len(drawn) * weights / weights.sum()
     assert np.all(np.abs(np.bincount(drawn, minlength=61) - expected) < 5 * np.sqrt(expected) + 1)
 

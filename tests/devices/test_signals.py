@@ -38,7 +38,7 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_come
         wait_until(lambda: ended)
         assert ended == [128 + number]
     said = capfd.readouterr().err
-    assert said.count(f"{number.name}: stopping") == said.count("again: ending at once") == 1
+    assert said.count(f"{number.name}: saving and stopping") == said.count("again: quitting at once") == 1
     assert [signal.getsignal(n) for n in NUMBERS] == previous
 
 

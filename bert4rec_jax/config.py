@@ -274,7 +274,7 @@ def load(path: str) -> ml_collections.ConfigDict:
         return _from_json(path)
     file, _, name = path.partition(":")
     if re.fullmatch(r"\w+", file):
-        file = shipped().get(file, file)
+        file = shipped().get(file, file + ".py")
     try:
         spec = importlib.util.spec_from_file_location("_" + os.path.basename(file).removesuffix(".py"), file)
         module = importlib.util.module_from_spec(spec)
@@ -284,7 +284,7 @@ def load(path: str) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no config file {file}; those that come with the program go by their names: "
+        raise UserError(f"there is no config file {path}; those that come with the program go by their names: "
                         f"{', '.join(shipped())}.") from None
     except Exception as error:  # the file is the user's code
         raise UserError(f"the config file {path} cannot be read ({type(error).__name__}): {error}.") from None

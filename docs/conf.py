@@ -31,7 +31,7 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "force"
+nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # NOTEBOOKS=off to look at pages alone
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True

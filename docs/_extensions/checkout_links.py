@@ -8,6 +8,7 @@ from docutils import nodes
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
+from sphinx.util.nodes import get_node_source
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -20,15 +21,22 @@ class CheckoutLinks(SphinxTransform):
     def apply(self, **kwargs) -> None:
         """Replaces every link that leads out of docs/."""
         docs = CHECKOUT / "docs"
-        for link in list(self.document.findall(lambda n: isinstance(n, addnodes.pending_xref | addnodes.download_reference
-                                                                        | nodes.reference))):
-            target = link.get("reftarget") or link.get("refuri") or ""
-            if re.match(r"[a-z]+:|#|/|$", target):
+        kinds = addnodes.pending_xref | addnodes.download_reference | nodes.reference
+        for link in list(self.document.findall(lambda n: isinstance(n, kinds))):
+            target, anchor = link.get("reftarget") or link.get("refuri") or "", link.get("reftargetid") or ""
+            if re.match(r"[a-z]+:|#|$", target):
                 continue
-            file, _, anchor = target.partition("#")
-            # Of an included file, `relative-docs` has already made the link relative to this page.
-            path = (docs / Path(self.env.docname).parent / file).resolve()
-            if path.is_relative_to(docs) or not path.is_relative_to(CHECKOUT):
+            if link.get("refdomain") == "doc":  # Markdown anywhere, its suffix taken off
+                target = target + ".md" if target.startswith("/") else ""
+            elif target.startswith("/"):
+                continue
+            file, _, fragment = target.partition("#")
+            anchor = anchor or fragment
+            # A link of an included file begins where that file lies.
+            begins = [docs / Path(self.env.docname).parent, Path(get_node_source(link) or docs).resolve().parent]
+            paths = [(begin / file).resolve() for begin in begins]
+            path = next((path for path in paths if path.exists()), paths[0])
+            if not file or path.is_relative_to(docs) or not path.is_relative_to(CHECKOUT):
                 continue
             if not path.exists():
                 raise ExtensionError(f"{self.env.docname}: there is no {target}")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that are made from the code: `config-fields`, `command` (its flags), `shipped-configs`.
+"""Pages that are made from the code and the records: `config-fields`, `command`, `shipped-configs`, `records`.
 
 What they print is what the program itself knows, so it cannot be out of date.
 """
 
 import ast
+import csv
 import importlib
+import re
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -53,7 +55,8 @@ class ConfigFields(_Markdown):
             lines += [f"## {group or 'config'}", "", _sentence(cls.__doc__), "", "| field | default | what it does |",
                       "|---|---|---|"]
             for field in fields:
-                kind = ("one of " + ", ".join(f"`{k}`" for k in field.kind.split("|"))) if "|" in field.kind else field.kind
+                kinds = field.kind.split("|")
+                kind = "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
                 lines.append(f"| `{field.name}` | `{field.default!r}` | {_cell(field.text)}{'; ' if field.text else ''}"
                              f"*{kind}* |")
             lines.append("")
@@ -76,7 +79,8 @@ class Command(_Markdown):
         found = values.flags_by_module_dict()[self.arguments[0]]
         lines = ["| flag | default | what it does |", "|---|---|---|"]
         for flag in sorted(found, key=lambda flag: flag.name):
-            kind = f" ({', '.join(f'`{v}`' for v in flag.parser.enum_values)})" if hasattr(flag.parser, "enum_values") else ""
+            choices = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", ()))
+            kind = f" ({choices})" if choices else ""
             default = "" if flag.default in (None, "", []) else f"`{flag.default}`".lower().replace("`none`", "")
             lines.append(f"| `--{flag.name}` | {default} | {_cell(_sentence(flag.help))}{kind} |")
         return "\n".join(lines)
@@ -120,10 +124,57 @@ class ShippedConfigs(_Markdown):
         return "\n".join(lines)
 
 
+class Records(_Markdown):
+    """The tables and figures of every folder of experiments/results, from what the reports wrote there."""
+
+    metrics = ("ndcg@10", "hr@10", "mrr", "ndcg@100")
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        root = Path(__file__).resolve().parents[2] / "experiments" / "results"
+        lines = []
+        for file in sorted(root.glob("*/*.csv")):
+            self.env.note_dependency(str(file))
+            with file.open(newline="", encoding="utf-8") as text:
+                rows = [row for row in csv.DictReader(text) if row["split"] == "test"]
+            here = f"../experiments/results/{file.parent.name}"
+            protocols = dict.fromkeys(row["protocol"] for row in rows)
+            versions = sorted({v.split("; ")[0] for row in rows if (v := row.get("versions"))})
+            lines += [f"## {file.parent.name}", "", *(f"{text}." for text in protocols)]
+            lines += [f"Made by {', '.join(versions)}.", ""]
+            lines += self._table(rows)
+            figure = file.with_name(file.stem + "-curves.png")
+            if figure.exists():
+                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: curves of {file.parent.name}", "```"]
+            lines += ["", f"[The whole table with its tests]({here}/{file.stem}.md), [the records]({here}/runs)", ""]
+        return "\n".join(lines)
+
+    def _table(self, rows: list[dict[str, str]]) -> list[str]:
+        cells = {(row["model"], row["metric"]): row for row in rows}
+        metrics = [metric for metric in self.metrics if any(known == metric for _, known in cells)]
+        lines = ["| model | seeds | " + " | ".join(metrics) + " |", "|---|--:|" + "--:|" * len(metrics)]
+        for model in dict.fromkeys(model for model, _ in cells):
+            numbers = []
+            for metric in metrics:
+                row = cells.get((model, metric), {})
+                error = f" ± {float(row['se']):.4f}" if row.get("se") and row["seeds"].count(" ") else ""
+                numbers.append(f"{float(row['mean']):.4f}{error}" if row.get("mean") else "")
+            seeds = len(cells[model, metrics[0]]["seeds"].split())
+            lines.append(f"| {_cell(model)} | {seeds} | " + " | ".join(numbers) + " |")
+        return lines
+
+
+def _separate(app, what, name, thing, options, lines: list[str]) -> None:
+    """Lets a letter follow code, as in `Recommendation`s, which reStructuredText does not take."""
+    lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
+
+
 def setup(app) -> dict:
     """Is called by Sphinx."""
+    app.connect("autodoc-process-docstring", _separate)
     sys.argv = sys.argv[:1] or ["sphinx"]
     app.add_directive("config-fields", ConfigFields)
     app.add_directive("command", Command)
+    app.add_directive("records", Records)
     app.add_directive("shipped-configs", ShippedConfigs)
     return {"parallel_read_safe": True}

@@ -37,10 +37,12 @@ def batch() -> str:
     """Returns the way of a batch, and that of a history that is ranked."""
     name = "batch"
     top = [("data", "log", "user, item, time", "data/sources"), ("data", "sequences", "items, offsets", "data/prepare"),
-           ("data", "rows", "histories packed", "f(seed, step)"), ("model", "tasks", "mask, or ask next", "tokens, slots"),
+           ("data", "rows", "histories packed", "f(seed, step)"),
+           ("model", "tasks", "mask, or ask next", "tokens, slots"),
            ("model", "encoder", "own segment only", "h [M, D]"), ("model", "loss", "chunks of items", "sum, count"),
            ("update", "update", "Adam, schedule", "state of step + 1")]
-    parts = [HEAD.format(w=1010, h=330, label="The way of a batch: from the log to an update, and to a rank", name=name)]
+    label = "The way of a batch: from the log to an update, and to a rank"
+    parts = [HEAD.format(w=1010, h=330, label=label, name=name)]
     for n, (kind, *words) in enumerate(top):
         parts.append(box(10 + 143 * n, 40, 122, 78, kind, *words))
         if n:
@@ -74,13 +76,15 @@ def rooms() -> str:
               ("data", "data", "sources, sequences, splits, batches"),
               ("data", "config · command_line · errors · files", "the ground that all stand on")]
     name = "rooms"
-    parts = [HEAD.format(w=760, h=52 * len(floors) + 40, label="The rooms, highest first; nothing imports upwards", name=name)]
+    label = "The rooms, highest first; nothing imports upwards"
+    parts = [HEAD.format(w=760, h=52 * len(floors) + 20, label=label, name=name)]
     for n, (kind, title, line) in enumerate(floors):
         y = 10 + 52 * n
         parts.append(f'<rect x="60" y="{y}" width="690" height="44" rx="8" fill="{COLOURS[kind]}" fill-opacity=".13" '
                      f'stroke="{COLOURS[kind]}" stroke-width="1.5"/>'
                      f'<text x="78" y="{y + 27}" font-weight="600" fill="currentColor">{escape(title)}</text>'
-                     f'<text x="732" y="{y + 27}" text-anchor="end" fill="currentColor" font-size="12">{escape(line)}</text>')
+                     f'<text x="732" y="{y + 27}" text-anchor="end" fill="currentColor" font-size="12">'
+                     f'{escape(line)}</text>')
     parts.append(arrow(name, f"M34 20V{52 * len(floors) - 4}"))
     parts.append(f'<text transform="translate(24 {26 * len(floors)}) rotate(-90)" text-anchor="middle" '
                  'fill="currentColor" font-size="12" font-style="italic">imports</text>')

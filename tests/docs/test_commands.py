@@ -117,8 +117,7 @@ def test_a_command_that_is_shown_exists(where, command):
     config = next((value for name, value in given if name == "config"), "")
     values = None
     if config and not any(part in config for part in PLACEHOLDERS):
-        values = config_lib.load(config if config.endswith(".json") or re.fullmatch(r"[\w:.-]+", config)
-                                 and "/" not in config and not config.endswith(".py") else str(ROOT / config))
+        values = config_lib.load(config if re.fullmatch(r"\w+(:[\w-]+)?", config) else str(ROOT / config))
     for name, value in given:
         if name.startswith("config."):
             fields = {field.name: field for field in config_lib.describe()}

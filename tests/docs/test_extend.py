@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 from commands import SMALL, environment
-
 from pages import ROOT, apply, blocks
 
 from bert4rec_jax.config import load, resolve

@@ -35,6 +35,7 @@ nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # NOTEBOOKS=off to loo
 nb_execution_raise_on_error = True
 nb_execution_timeout = 900
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress lines
 # Notebooks are run as a reader runs them, from a checkout, with data and programs kept beside the site.
 os.environ.setdefault("BERT4REC_DATA", str(CHECKOUT / "build" / "notebooks" / "data"))
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CHECKOUT / "build" / "notebooks" / "compiled"))

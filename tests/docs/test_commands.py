@@ -56,8 +56,9 @@ def flags_of(module: str) -> set[str]:
     """Returns the names of the flags that a module defines, from its text."""
     path = ROOT / (module.replace(".", "/") + ".py")
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return {call.args[0].value for call in calls if isinstance(call.func, ast.Attribute) and call.args
-            and call.func.attr.startswith("DEFINE_") and isinstance(call.args[0], ast.Constant)} | {"help"}
+    return {call.args[0].value.removeprefix("--") for call in calls if isinstance(call.func, ast.Attribute) and call.args
+            and call.func.attr.startswith(("DEFINE_", "add_argument")) and isinstance(call.args[0], ast.Constant)
+            } | {"help"}
 
 
 def split(command: str) -> tuple[str, list[str]]:

@@ -22,7 +22,8 @@ DOCSTRINGS = [*sorted((ROOT / "configs").glob("*.py")), *sorted((ROOT / "bert4re
 COMMAND = re.compile(r"^\s*(?:\$ )?((?:[A-Z_]+=\S+ )*(?:srun .*?|docker run .*?)?"
                      r"(?:\S*python3? -m|bert4rec-\w+|make|pip|docker|kubectl|iconv|tests/|\.venv/).*)$")
 MODULES = {"bert4rec-train": "bert4rec_jax.main", "bert4rec-recommend": "bert4rec_jax.recommend",
-           "bert4rec-export": "bert4rec_jax.export.__main__", "bert4rec_jax.export": "bert4rec_jax.export.__main__"}
+           "bert4rec-export": "bert4rec_jax.export.__main__", "bert4rec_jax.export": "bert4rec_jax.export.__main__",
+           "bert4rec_jax.portrait": "bert4rec_jax.portrait.__main__"}
 OURS = ("bert4rec_jax", "experiments", "benchmarks")
 # What stands for something of the reader's.
 PLACEHOLDERS = ("FILE", "FOLDER", "DIR", "RUN", "ROOT", "mine", "my_sweep.py", "json_lines.py", "...")

@@ -56,7 +56,8 @@ def batch() -> str:
         parts.append(box(x, 204, 122, 78, *words))
     parts.append(box(868, 204, 122, 78, "serving", "lists", "titles, files", "API, page"))
     parts.append(arrow(name, "M214 118V202"))
-    parts.append(arrow(name, "M275 243H552 Q560 243 560 235 V150 Q560 142 568 142 H592 Q600 142 600 134 V120", "the same encoder", 440, 236))
+    parts.append(arrow(name, "M275 243H552 Q560 243 560 235 V150 Q560 142 568 142 H592 Q600 142 600 134 V120",
+                       "the same encoder", 440, 236))
     parts.append(arrow(name, "M660 118V202"))
     parts.append(arrow(name, "M704 243h19"))
     parts.append(arrow(name, "M660 282 V300 Q660 308 668 308 H921 Q929 308 929 300 V284"))

@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+# The versions that the tests ran with, of the Python that is used.
+PINNED = $$(file=constraints-$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt; [ -f $$file ] && echo $$file || echo constraints.txt)
 
 PORT ?= 8000
 
-.PHONY: quickstart demo test test-slow bench clean
+.PHONY: quickstart demo test test-slow bench docs wheel clean
 
 quickstart: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -35,11 +37,25 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/catalogue.py --out runs/bench
 	$(RUN) benchmarks/data_pipeline.py --out runs/bench/ml-25m-shaped
 
-$(INSTALLED): pyproject.toml constraints.txt
+# The site, in build/site: warnings are errors, links and anchors are checked, the notebooks run.
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -W --keep-going -q -b html docs build/site
+	$(RUN) docs/_extensions/check_links.py build/site
+	@echo "the site is in build/site; to see it: $(RUN) -m http.server --directory build/site"
+
+# The wheel, tried in an empty environment away from the checkout.
+wheel:
+	PYTHON=$(PYTHON) tests/packaging/try_wheel.sh build/dist
+
+$(INSTALLED): pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[test]'
+	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[test]'
+	@touch $@
+
+$(VENV)/.docs: $(INSTALLED)
+	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[docs]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build

@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import re
+import runpy
 import sys
 import threading
 import traceback
@@ -30,6 +31,21 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     sys.unraisablehook = _report_unraisable
     threading.excepthook = _report_thread
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+
+def train_command() -> None:
+    """Is `bert4rec-train`, the same as `python -m bert4rec_jax.main`."""
+    runpy.run_module("bert4rec_jax.main", run_name="__main__", alter_sys=True)
+
+
+def recommend_command() -> None:
+    """Is `bert4rec-recommend`, the same as `python -m bert4rec_jax.recommend`."""
+    runpy.run_module("bert4rec_jax.recommend", run_name="__main__", alter_sys=True)
+
+
+def export_command() -> None:
+    """Is `bert4rec-export`, the same as `python -m bert4rec_jax.export`."""
+    runpy.run_module("bert4rec_jax.export", run_name="__main__", alter_sys=True)
 
 
 class ConfigParser(config_flags.config_flags.ConfigFileFlagParser):

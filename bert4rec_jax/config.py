@@ -251,11 +251,21 @@ def recommended() -> ml_collections.ConfigDict:
     return config
 
 
+def shipped() -> dict[str, str]:
+    """Returns {name: path} of the config files that come with the program: beside the package, or inside a wheel's."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    folders = (os.path.join(package, "configs"), os.path.join(os.path.dirname(package), "configs"))
+    folder = next((folder for folder in folders if os.path.isdir(folder)), None)
+    files = sorted(os.listdir(folder)) if folder else []
+    return {name.removesuffix(".py"): os.path.join(folder, name) for name in files if name.endswith(".py")}
+
+
 def load(path: str) -> ml_collections.ConfigDict:
     """Returns the values of a config file: Python with `get_config()`, or the config.json of a run or a record.
 
     Args:
-      path: of the file; a name after a colon is given to `get_config`, as in `configs/amazon.py:2023`.
+      path: of the file, or the bare name of one of `shipped()`, as in `quickstart`; a name after a colon is given to
+        `get_config`, as in `configs/amazon.py:2023` or `amazon:2023`.
 
     Raises:
       UserError: the file cannot be read or is not one; names what is wrong.
@@ -263,6 +273,8 @@ def load(path: str) -> ml_collections.ConfigDict:
     if path.endswith(".json"):
         return _from_json(path)
     file, _, name = path.partition(":")
+    if re.fullmatch(r"\w+", file):
+        file = shipped().get(file, file + ".py")
     try:
         spec = importlib.util.spec_from_file_location("_" + os.path.basename(file).removesuffix(".py"), file)
         module = importlib.util.module_from_spec(spec)
@@ -272,7 +284,8 @@ def load(path: str) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no config file {file}; configs/ holds those that come with the program.") from None
+        raise UserError(f"there is no config file {path}; those that come with the program go by their names: "
+                        f"{', '.join(shipped())}.") from None
     except Exception as error:  # the file is the user's code
         raise UserError(f"the config file {path} cannot be read ({type(error).__name__}): {error}.") from None
 

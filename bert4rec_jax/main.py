@@ -25,8 +25,8 @@ from bert4rec_jax.command_line import ConfigParser, run_command
 from bert4rec_jax.errors import UserError
 
 config_flags.DEFINE_config_file(
-    "config", None, "Config file: Python with get_config(), or the config.json of a run. A field is set with "
-    "--config.GROUP.FIELD=VALUE.", lock_config=True)
+    "config", None, "Config file: Python with get_config(), the config.json of a run, or the name of one that comes "
+    "with the program, as quickstart. A field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
 flags.FLAGS["config"].parser = ConfigParser("config")
 flags.DEFINE_string("workdir", None, "Directory of the run.")
 flags.DEFINE_enum("mode", "train", ["train", "evaluate"],

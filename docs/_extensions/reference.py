@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages that are made from the code and the records: `config-fields`, `command`, `shipped-configs`, `records`.
+
+What they print is what the program itself knows, so it cannot be out of date.
+"""
+
+import ast
+import csv
+import importlib
+import re
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from absl import flags
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from bert4rec_jax import config as config_lib
+
+
+class _Markdown(SphinxDirective):
+    """A directive that writes Markdown."""
+
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        """Returns what the Markdown of `text` becomes."""
+        from docutils.statemachine import StringList
+
+        lines = self.text().split("\n")
+        node = nodes.container()
+        self.state.nested_parse(StringList(lines, self.env.docname), 0, node, match_titles=True)
+        return node.children
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        raise NotImplementedError
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", r"\<").replace("*", r"\*")
+
+
+class ConfigFields(_Markdown):
+    """All fields of the configuration, a table for each group."""
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        lines = []
+        for group, fields in groupby(config_lib.describe(), lambda field: field.name.rpartition(".")[0]):
+            cls = config_lib.Config
+            for part in filter(None, group.split(".")):
+                cls = {f.name: f.type for f in cls.__dataclass_fields__.values()}[part]
+            lines += [f"## {group or 'config'}", "", _sentence(cls.__doc__), "", "| field | default | what it does |",
+                      "|---|---|---|"]
+            for field in fields:
+                kinds = field.kind.split("|")
+                kind = "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
+                lines.append(f"| `{field.name}` | `{field.default!r}` | {_cell(field.text)}{'; ' if field.text else ''}"
+                             f"*{kind}* |")
+            lines.append("")
+        return "\n".join(lines)
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+class Command(_Markdown):
+    """The flags of a command: `command MODULE`."""
+
+    required_arguments = 1
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        module = importlib.import_module(self.arguments[0])
+        values = _defined_by(module) if hasattr(module, "_define_flags") else flags.FLAGS
+        found = values.flags_by_module_dict()[self.arguments[0]]
+        lines = ["| flag | default | what it does |", "|---|---|---|"]
+        for flag in sorted(found, key=lambda flag: flag.name):
+            choices = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", ()))
+            kind = f" ({choices})" if choices else ""
+            default = "" if flag.default in (None, "", []) else f"`{flag.default}`".lower().replace("`none`", "")
+            lines.append(f"| `--{flag.name}` | {default} | {_cell(_sentence(flag.help))}{kind} |")
+        return "\n".join(lines)
+
+
+def _defined_by(module) -> flags.FlagValues:
+    """Returns what the module's `_define_flags` defines, apart from all others: two commands may have the same flag."""
+    own = flags.FlagValues()
+
+    class Flags:
+        """Stands in for `absl.flags` in the module."""
+
+        def __getattr__(self, name):
+            thing = getattr(flags, name)
+            if not name.startswith("DEFINE_"):
+                return thing
+
+            def define(name, *args, **kwargs):
+                thing(name, *args, flag_values=own, **kwargs)
+                own.register_flag_by_module(module.__name__, own[name])
+
+            return define
+
+    saved, module.flags = module.flags, Flags()
+    try:
+        module._define_flags()
+    finally:
+        module.flags = saved
+    return own
+
+
+class ShippedConfigs(_Markdown):
+    """The config files that come with the program, with the docstring of each."""
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        lines = []
+        for name, path in config_lib.shipped().items():
+            docstring = ast.get_docstring(ast.parse(Path(path).read_text(encoding="utf-8")))
+            lines += [f"## {name}", "", "```text", docstring, "```", ""]
+        return "\n".join(lines)
+
+
+class Records(_Markdown):
+    """The tables and figures of every folder of experiments/results, from what the reports wrote there."""
+
+    metrics = ("ndcg@10", "hr@10", "mrr", "ndcg@100")
+
+    def text(self) -> str:
+        """Returns Markdown."""
+        root = Path(__file__).resolve().parents[2] / "experiments" / "results"
+        lines = []
+        for file in sorted(root.glob("*/*.csv")):
+            self.env.note_dependency(str(file))
+            with file.open(newline="", encoding="utf-8") as text:
+                rows = [row for row in csv.DictReader(text) if row["split"] == "test"]
+            here = f"../experiments/results/{file.parent.name}"
+            protocols = dict.fromkeys(row["protocol"] for row in rows)
+            versions = sorted({v.split("; ")[0] for row in rows if (v := row.get("versions"))})
+            lines += [f"## {file.parent.name}", "", *(f"{text}." for text in protocols)]
+            lines += [f"Made by {', '.join(versions)}.", ""]
+            lines += self._table(rows)
+            figure = file.with_name(file.stem + "-curves.png")
+            if figure.exists():
+                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: curves of {file.parent.name}", "```"]
+            lines += ["", f"[The whole table with its tests]({here}/{file.stem}.md), [the records]({here}/runs)", ""]
+        return "\n".join(lines)
+
+    def _table(self, rows: list[dict[str, str]]) -> list[str]:
+        cells = {(row["model"], row["metric"]): row for row in rows}
+        metrics = [metric for metric in self.metrics if any(known == metric for _, known in cells)]
+        lines = ["| model | seeds | " + " | ".join(metrics) + " |", "|---|--:|" + "--:|" * len(metrics)]
+        for model in dict.fromkeys(model for model, _ in cells):
+            numbers = []
+            for metric in metrics:
+                row = cells.get((model, metric), {})
+                error = f" ± {float(row['se']):.4f}" if row.get("se") and row["seeds"].count(" ") else ""
+                numbers.append(f"{float(row['mean']):.4f}{error}" if row.get("mean") else "")
+            seeds = len(cells[model, metrics[0]]["seeds"].split())
+            lines.append(f"| {_cell(model)} | {seeds} | " + " | ".join(numbers) + " |")
+        return lines
+
+
+def _separate(app, what, name, thing, options, lines: list[str]) -> None:
+    """Lets a letter follow code, as in `Recommendation`s, which reStructuredText does not take."""
+    lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
+
+
+def setup(app) -> dict:
+    """Is called by Sphinx."""
+    app.connect("autodoc-process-docstring", _separate)
+    sys.argv = sys.argv[:1] or ["sphinx"]
+    app.add_directive("config-fields", ConfigFields)
+    app.add_directive("command", Command)
+    app.add_directive("records", Records)
+    app.add_directive("shipped-configs", ShippedConfigs)
+    return {"parallel_read_safe": True}

@@ -89,6 +89,7 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
         return x
 
     monkeypatch.setattr(model, "dropout", noting)
+    monkeypatch.setattr("bert4rec_jax.model.attention.dropout", noting)
 
     @jax.jit
     def keys():

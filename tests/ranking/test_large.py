@@ -8,7 +8,7 @@ from conftest import small_config
 
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import init_params
-from bert4rec_jax.ranking import large
+from bert4rec_jax.ranking import Ranker, large
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
@@ -26,7 +26,8 @@ def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
     monkeypatch.setattr("bert4rec_jax.ranking.ranker.rank_in_chunks", lambda *a: called.append(1) or in_chunks(*a))
     monkeypatch.setattr(large, "MOST_BYTES", {"cpu": 0})
     monkeypatch.setattr(large, "CHUNK_BYTES", 1)  # chunks of 128 items, of a table that is no multiple of them
-    chunked = experiment.ranker("test").rank(params, with_top=True)
+    again = Ranker(config, experiment.dataset, experiment.cases("test"), experiment.layout)
+    chunked = again.rank(params, with_top=True)
     assert called and len(table) > 128 and len(table) % 128
     assert whole.ties.max() > 0
     for name in ("greater", "ties", "candidates", "top"):

@@ -53,7 +53,8 @@ def test_a_step_follows_the_gradient_of_the_mean_loss_in_one_part_or_several(cac
 
 
 def test_every_draw_has_a_key_of_its_own(cache, monkeypatch):
-    keys = []
+    config, keys = small_config(cache), []
+    experiment = Experiment(config)
 
     def standing_in(name, key_of, answer):
         def call(*arguments, **_):
@@ -62,14 +63,11 @@ def test_every_draw_has_a_key_of_its_own(cache, monkeypatch):
         monkeypatch.setattr(step, name, call)
 
     column = np.zeros((8, 1), np.int32)
-    standing_in("init_params", lambda a: a[2], lambda *_: {"items": {"embedding": np.zeros((64, 16), np.float32)},
+    standing_in("init_params", lambda a: a[2], lambda *_: {"items": {"embedding": jax.numpy.zeros((64, 16))},
                                                            "encoder": {}})
     standing_in("mask_items", lambda a: a[4], lambda _, packed, *rest: Task(packed.tokens, column, column, column))
     standing_in("encode", lambda a: a[4].key, lambda *_: np.zeros((8, 1, 16), np.float32))
     standing_in("loss_sum", lambda a: a[6], lambda *_: 0.0)
-    config = small_config(cache)
-    experiment = Experiment(config)
-    keys.clear()
     for seed in (0, 1):
         state = step.init_state(dataclasses.replace(config, seed=seed), experiment.num_items)
     for number in (0, 1):

@@ -13,6 +13,7 @@ from bert4rec_jax.config import MOVIELENS, DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.arrange import arrange
 from bert4rec_jax.data.sources.find import find_source
+from bert4rec_jax.data.sources.log import read_log
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.serving.recommender import Recommender
 
@@ -81,7 +82,7 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
       UserError: it cannot be read, or has none of the run's items.
     """
     source = find_source(_log_config(recommender.config.data, path))
-    log = source.read()
+    log = read_log(source)
     arranged = arrange(log, _log_config(recommender.config.data, path))
     catalogue = pa.array(recommender.catalogue["item"].astype(str), pa.string())
     number = pc.fill_null(pc.index_in(arranged.item_ids, value_set=catalogue), -1).to_numpy() + 1

@@ -94,8 +94,9 @@ class ModelConfig:
     """The Transformer. The defaults are Sun et al. (2019) at width 64."""
 
     # How a history is continued. mask: a [MASK] appended to it, under bidirectional attention (BERT4Rec). last_item:
-    # from its last item under causal attention (SASRec), which takes rows that learned so (`masking.next_item`).
-    ranks_from: Literal["mask", "last_item"] = "mask"
+    # from its last item under causal attention (SASRec). both: the mean of the two hidden states. The last two take
+    # rows that learned so (`masking.next_item`).
+    ranks_from: Literal["mask", "last_item", "both"] = "mask"
     width: int = 64
     layers: int = 2
     heads: int = 2
@@ -105,6 +106,9 @@ class ModelConfig:
     # left, right: learned embeddings, the oldest or the newest item being position 0. rotary: distances between items,
     # by turning queries and keys (Su et al. 2021).
     positions: Literal["left", "right", "rotary"] = "left"
+    # Item embeddings times sqrt(width) where they enter (Vaswani et al. 2017, section 3.4), and not where they are the
+    # output layer.
+    scale_embeddings: bool = False
     head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
     dropout: float = 0.1  # of embeddings and of each sub-layer's output
     attention_dropout: float = 0.1  # of attention weights
@@ -116,9 +120,9 @@ class ModelConfig:
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
 
     @property
-    def causal(self) -> bool:
-        """Whether an item sees only what came before it when histories are continued."""
-        return self.ranks_from == "last_item"
+    def appends_mask(self) -> bool:
+        """Whether a history that is to be continued ends in [MASK], which takes one of its positions."""
+        return self.ranks_from != "last_item"
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,8 @@ class Config:
             return "SASRec"
         if self.masking.next_item == 0:
             return "BERT4Rec (Cloze)"
-        return "BERT4Rec + next item" + (", ranks causally" if self.model.causal else "")
+        return "BERT4Rec + next item" + {
+            "both": "", "mask": ", ranks from [MASK]", "last_item": ", ranks from the last item"}[self.model.ranks_from]
 
     def to_dict(self) -> dict:
         """Returns the config as nested plain dicts, as written to config.json."""
@@ -405,9 +410,9 @@ def _check(c: Config) -> None:
         group, leaf = name.split(".")
         require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
     require(0 <= c.masking.next_item <= 1, "masking.next_item", "between 0 and 1")
-    require(c.masking.next_item < 1 or c.model.causal, "model.ranks_from",
+    require(c.masking.next_item < 1 or c.model.ranks_from == "last_item", "model.ranks_from",
             "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for")
-    require(c.masking.next_item > 0 or not c.model.causal, "model.ranks_from",
+    require(c.masking.next_item > 0 or c.model.ranks_from == "mask", "model.ranks_from",
             "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item")
     for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token",
                  "optimizer.final_fraction"):

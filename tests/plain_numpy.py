@@ -44,7 +44,7 @@ def naive_encoder(c, params, x_LD, causal):
     def feed_forward(x, q):
         return dense(gelu(dense(x, q["ffn_in"])), q["ffn_out"])
 
-    x = np.asarray(x_LD, np.float64)
+    x = np.asarray(x_LD, np.float64) * (c.width**0.5 if c.scale_embeddings else 1)
     if c.positions != "rotary":
         places = np.arange(len(x)) if c.positions == "left" else np.arange(len(x))[::-1]
         x = x + p["position_embedding"][places]

@@ -36,7 +36,7 @@ WRONG = {
     "model.init_scale": [-0.1, float("nan"), float("inf")],
     "model.dtype": ["float16", "int8"],
     "model.remat": [1, "yes"],
-    "model.ranks_from": ["last_item", "first_item"],
+    "model.ranks_from": ["last_item", "both", "first_item"],
     "masking.probability": [0.0, 1.1, float("nan")],
     "masking.max_masks": [-1],
     "masking.next_item": [-0.5, 1.5, 1.0],

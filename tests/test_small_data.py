@@ -37,10 +37,11 @@ def shop(users: int, items: int, events: int, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["user", "item", "timestamp"])
 
 
-@pytest.mark.parametrize("items, causal", [(1, False), (1, True), (2, False), (3, False), (5, True), (8, False),
-                                           (12, False)])
-def test_catalogues_of_a_few_items(tmp_path, items, causal):
-    changes = {"masking.next_item": 1.0, "model.ranks_from": "last_item"} if causal else {}
+@pytest.mark.parametrize("items, ranks_from", [(1, "mask"), (1, "last_item"), (1, "both"), (2, "mask"), (3, "both"),
+                                               (5, "last_item"), (8, "mask"), (12, "both")])
+def test_catalogues_of_a_few_items(tmp_path, items, ranks_from):
+    next_item = {"mask": 0.0, "last_item": 1.0, "both": 0.5}[ranks_from]
+    changes = {"masking.next_item": next_item, "model.ranks_from": ranks_from}
     config = configure(tmp_path, shop(5, items, max(items, 4)), **changes)
     results = bert4rec_jax.train(config, str(tmp_path / "run"))
     assert 0 <= results["test"]["ndcg@10"] <= 1 and 0 <= results["test"]["coverage@10"] <= 1

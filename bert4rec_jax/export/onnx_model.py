@@ -101,19 +101,19 @@ def _stored(graph: Graph, name: str, table_VD: np.ndarray, kind: str) -> tuple[d
 
 def _before(graph: Graph, config: ModelConfig, num_items: int) -> None:
     """From `history` int32[B, N] to `tokens` int32[B, L] and the sizes B and L."""
-    room = config.max_length - (not config.causal)
+    room = config.max_length - config.appends_mask
     everything = graph.constant([np.iinfo(np.int64).max])
     recent = graph.add("Slice", "history", graph.constant([-room], np.int64), everything,
                        graph.constant([1], np.int64))
     both = graph.add("Shape", "history")
     graph.nodes.append(helper.make_node("Slice", [both, graph.constant([0], np.int64), graph.constant([1], np.int64)],
                                         ["batch_size"]))
-    if config.causal:
-        graph.nodes.append(helper.make_node("Identity", [recent], ["tokens"]))
-    else:
+    if config.appends_mask:
         column = graph.add("Concat", "batch_size", graph.constant([1], np.int64), axis=0)
         mask = graph.add("Expand", graph.constant([[mask_token(num_items)]], np.int32), column)
         graph.nodes.append(helper.make_node("Concat", [recent, mask], ["tokens"], axis=1))
+    else:
+        graph.nodes.append(helper.make_node("Identity", [recent], ["tokens"]))
     shape = graph.add("Shape", "tokens")
     graph.nodes.append(helper.make_node("Slice", [shape, graph.constant([1], np.int64), graph.constant([2], np.int64)],
                                         ["length"]))

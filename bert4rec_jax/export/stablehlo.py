@@ -41,7 +41,7 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
     def recommend(weights: dict, history_BN: jax.Array) -> dict[str, jax.Array]:
         B = history_BN.shape[0]
         tokens_BL = history_BN
-        if not config.causal:
+        if config.appends_mask:
             mask_B1 = jnp.full((B, 1), mask_token(num_items), jnp.int32)
             tokens_BL = jnp.concatenate([history_BN, mask_B1], axis=1)
         tree = jax.tree.unflatten(structure, [weights[name] for name in names])
@@ -66,4 +66,4 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
 
 def room_of(config: ModelConfig) -> int:
     """Returns how many items of a history the model reads; its newest, where there are more."""
-    return config.max_length - (not config.causal)
+    return config.max_length - config.appends_mask

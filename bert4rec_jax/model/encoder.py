@@ -94,6 +94,8 @@ class Encoder(nn.Module):
         """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
         draw = _draw_stream(draws)
+        if c.scale_embeddings:
+            x_BLD = x_BLD * c.width**0.5
         if c.positions != "rotary":
             table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
             x_BLD = x_BLD + _rows(table, inputs.positions)

@@ -53,11 +53,28 @@ def item_scores(config: ModelConfig, num_items: int, params: Any, histories: His
 
 
 def history_states(config: ModelConfig, params: Any, histories: Histories, axis: str | None) -> jax.Array:
-    """Returns float[N', D], the hidden state after each history of the devices of `axis`."""
+    """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.ranks_from`."""
     inputs = histories.inputs
     x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axis)
-    h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, config.causal)
+    h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, causal=config.ranks_from == "last_item")
+    if config.ranks_from == "both":
+        # Under causal attention nothing sees the [MASK], so the same rows serve. Scores are linear in hidden states:
+        # the mean of these is the mean of both models' scores.
+        last_BK = _columns_before(inputs)
+        last = inputs._replace(slots=jnp.maximum(last_BK, 0))
+        if config.positions == "right":  # in training no [MASK] came after the last item
+            last = last._replace(positions=jnp.maximum(inputs.positions - 1, 0))
+        last_BKD = encode(config, params["encoder"], x_BLD, last, None, causal=True)
+        h_BKD = jnp.where((last_BK >= 0)[:, :, None], (h_BKD + last_BKD) / 2, h_BKD)
     return all_rows(h_BKD.reshape(-1, h_BKD.shape[-1])[histories.used_N], axis)
+
+
+def _columns_before(inputs: Inputs) -> jax.Array:
+    """Returns int32[B, K], the column of the item before each slot, -1 where its history has none."""
+    columns_L = jnp.arange(inputs.tokens.shape[1])
+    segments_BK1 = jnp.take_along_axis(inputs.segments, inputs.slots, axis=1)[:, :, None]
+    before_BKL = (columns_L < inputs.slots[:, :, None]) & (inputs.segments[:, None] == segments_BK1)
+    return jnp.where(before_BKL, columns_L, -1).max(axis=2)
 
 
 def scored(h_ND: jax.Array, items: dict, num_items: int, first: jax.Array | int) -> jax.Array:
@@ -134,7 +151,7 @@ class PackedHistories:
         """
         self._config, self._layout, self.count = config, layout, len(starts)
         self._batches = ranking_batches(items, starts, stops, config.max_length, rows,
-                                        None if config.causal else mask_token(num_items))
+                                        mask_token(num_items) if config.appends_mask else None)
         nothing = (np.empty(0, np.int64),) * 2
         self._removed = [removed(b.cases[b.cases >= 0]) if removed else nothing for b in self._batches]
         self.slots_in_a_row = self._batches[0].slots.shape[1] if self._batches else 1

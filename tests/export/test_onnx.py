@@ -27,6 +27,7 @@ MODELS = {
     "left": {"model.positions": "left", "model.norm": "post", "model.head": "transform"},
     "right, bfloat16": {"model.positions": "right", "model.norm": "pre", "model.dtype": "bfloat16"},
     "causal": {"model.positions": "left", "model.norm": "pre", "model.head": "tied"} | CAUSAL,
+    "both": {"model.positions": "rotary", "model.ranks_from": "both", "masking.next_item": 0.5},
 }
 
 
@@ -61,8 +62,8 @@ def test_the_file_scores_what_the_model_scores(name, histories, tmp_path):
     (path,) = onnx_model.write(str(tmp_path / "model.onnx"), config, ITEMS, params)
     items, scores, probabilities, everything = session(path).run(
         None, {"history": padded(histories), "k": np.array([10])})
-    room = LENGTH - (not config.causal)
-    tokens = padded([h[-room:] + ([] if config.causal else [ITEMS + 1]) for h in histories])
+    room = LENGTH - config.appends_mask
+    tokens = padded([h[-room:] + ([ITEMS + 1] if config.appends_mask else []) for h in histories])
     in_float32 = dataclasses.replace(config, dtype="float32")
     expected = np.array(jax.jit(lambda p, t: onnx_model.scores_of(in_float32, ITEMS, p, t))(params, jnp.asarray(tokens)))
     expected = expected[:, :ITEMS + 1]
@@ -78,8 +79,9 @@ def test_the_file_scores_what_the_model_scores(name, histories, tmp_path):
         np.testing.assert_allclose(probabilities[row], np.exp(left[best] - log_total[row]), atol=1e-6)
 
 
-def test_zeros_in_front_and_other_histories_beside_change_nothing(histories, tmp_path):
-    config = model_config(MODELS["left"])
+@pytest.mark.parametrize("name", ["left", "both"])
+def test_zeros_in_front_and_other_histories_beside_change_nothing(name, histories, tmp_path):
+    config = model_config(MODELS[name])
     path = tmp_path / "model.onnx"
     onnx_model.write(str(path), config, ITEMS, init_params(config, ITEMS, jax.random.key(1)))
     run = session(path).run

@@ -29,17 +29,22 @@ def history_scores(experiment, params, case, cases):
     """Scores of items 1..n after one history, by the plain NumPy model."""
     c, n = experiment.config.model, experiment.num_items
     history = experiment.dataset.items[cases.starts[case]:cases.targets[case]]
-    seen = history[-c.max_length:] if c.causal else [*history[-(c.max_length - 1):], n + 1]
+    newest = history[-(c.max_length - 1):]
     table = np.asarray(params["items"]["embedding"], np.float64)
-    h = naive_encoder(c, params["encoder"], table[seen], c.causal)[-1]
+    state = lambda seen, causal: naive_encoder(c, params["encoder"], table[seen], causal)[-1]  # noqa: E731
+    h = {"mask": lambda: state([*newest, n + 1], False),
+         "last_item": lambda: state(history[-c.max_length:], True),
+         "both": lambda: (state([*newest, n + 1], False) + state(newest, True)) / 2}[c.ranks_from]()
     return table[1:n + 1] @ h + np.asarray(params["items"]["bias"])[1:n + 1]
 
 
 CAUSAL = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+BOTH = {"masking.next_item": 0.5, "model.ranks_from": "both"}
 
 
 @pytest.mark.parametrize("protocol, filter_seen, model_choice", [
-    ("full", True, {}), ("full", False, {}), ("uni100", True, {}), ("pop100", False, {}), ("full", True, CAUSAL)])
+    ("full", True, {}), ("full", False, {}), ("uni100", True, {}), ("pop100", False, {}), ("full", True, CAUSAL),
+    ("full", True, BOTH), ("full", False, BOTH | {"model.positions": "right"}), ("uni100", True, BOTH | {"model.positions": "rotary"})])
 def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter_seen, model_choice):
     config = small_config(cache, **model_choice, **{
         "eval.protocol": protocol, "eval.filter_seen": filter_seen,

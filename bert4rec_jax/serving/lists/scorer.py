@@ -57,7 +57,7 @@ class ListScorer:
             allowed = np.pad(allowed, (0, rows - len(allowed)))
         step = functools.partial(_list_step, config, num_items, min(k, num_items), allowed, own_candidates)
         self._step = layout.map(step, self._params)
-        self._spare = 0 if config.model.causal else 1
+        self._spare = int(config.model.appends_mask)
         self._most_rows = max(1, min(_MOST_ROWS, _SCORES // rows))
         self._own_candidates = own_candidates
 

@@ -245,13 +245,14 @@ def base() -> ml_collections.ConfigDict:
 
 
 def recommended() -> ml_collections.ConfigDict:
-    """Returns `base()` with the choices that trained best on MovieLens-1M (docs/quality.md) and serve for other data.
+    """Returns `base()` with the choices that trained best on several data sets (docs/quality.md).
 
     What depends on the size of the data is left to the config file: width, length, dropout, masks, steps and rows.
     """
     config = base()
-    config.model.update(norm="pre", positions="rotary", head="tied", attention_dropout=0.0, init_scale=0.05)
-    config.masking.update(next_item=0.5)
+    config.model.update(ranks_from="both", norm="pre", positions="rotary", scale_embeddings=True, head="tied",
+                        attention_dropout=0.0)
+    config.masking.update(next_item=0.75)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
     return config
 

@@ -10,6 +10,10 @@ with `--trained` from that of another run, under another protocol:
   python -m bert4rec_jax.main --config configs/ml_1m.py --config.eval.protocol=pop100 --mode evaluate \
       --trained runs/ml_1m --workdir runs/ml_1m_pop100
 
+For data of your own, `--mode suggest` prints settings that follow from their statistics:
+
+  python -m bert4rec_jax.main --config own_data --config.data.path=views.csv --mode suggest
+
 `--compile_for` says, without any accelerator, whether a run fits on one and what binds it there:
 
   python -m bert4rec_jax.main --config configs/ml_25m.py --compile_for v5e:2x4
@@ -29,8 +33,9 @@ config_flags.DEFINE_config_file(
     "with the program, as quickstart. A field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
 flags.FLAGS["config"].parser = ConfigParser("config")
 flags.DEFINE_string("workdir", None, "Directory of the run.")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate"],
-                  "train: train, then rank the test users. evaluate: rank only.")
+flags.DEFINE_enum("mode", "train", ["train", "evaluate", "suggest"],
+                  "train: train, then rank the test users. evaluate: rank only. suggest: read the data and print "
+                  "width, length, dropout and steps for them.")
 flags.DEFINE_string("trained", "", "Of --mode evaluate: the run whose model ranks; empty: --workdir.")
 flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
 flags.DEFINE_string("compile_for", "", "Run nothing: compile for accelerators that are not here, as v5e:4x4, "
@@ -65,6 +70,11 @@ def main(arguments: list[str]) -> int:
         from bert4rec_jax import compile_for
 
         return compile_for.main(config, target, FLAGS.items, FLAGS.json)
+    if FLAGS.mode == "suggest":
+        from bert4rec_jax.data import suggestions_text
+
+        print(suggestions_text(config))
+        return 0
     if FLAGS.workdir is None:
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.

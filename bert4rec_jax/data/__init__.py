@@ -3,7 +3,8 @@
 
 `sources` finds and reads the log, `prepare` has it filtered, ordered and numbered (by `arrange` in memory, by `engines`
 beyond) and written (`writer`) into the prepared folder, `dataset` opens that folder, `splits` says what is trained on
-and what is predicted, `batching` packs histories into rows, `prefetch` makes batches ahead, `clean` frees the cache.
+and what is predicted, `batching` packs histories into rows, `prefetch` makes batches ahead, `suggest` says
+which settings suit the data, `clean` frees the cache.
 """
 
 from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ranking_batches
@@ -11,6 +12,8 @@ from bert4rec_jax.data.dataset import Dataset, open_dataset
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
 from bert4rec_jax.data.splits import Split, recent_counts, split_dataset, training_counts
+from bert4rec_jax.data.suggest import suggestions_text
 
 __all__ = ["Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "load_dataset", "open_dataset", "prefetch",
-           "ranking_batches", "recent_counts", "split_dataset", "training_counts"]
+           "ranking_batches", "recent_counts", "split_dataset", "suggestions_text",
+           "training_counts"]

@@ -31,11 +31,11 @@ MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-lat
 class SyntheticConfig:
     """Size of the generated log (`data.source = "synthetic"`); see `data/sources/synthetic.py` for its structure."""
 
-    users: int = 2000
+    users: int = 2000  # in the log
     num_items: int = 500  # not `items`: ConfigDict has a method of that name
-    genres: int = 10
-    mean_length: int = 40
-    seed: int = 0
+    genres: int = 10  # that items belong to and users stay in for a while
+    mean_length: int = 40  # events a user
+    seed: int = 0  # of the log, whatever the run's seed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class DataConfig:
     # with interactions.parquet and items.parquet), `lines` (one `user item` pair a line), `sequences` (one user a
     # line: user item item ...), `synthetic`.
     source: str = "ml-100k"
-    path: str = ""
+    path: str = ""  # file or folder with the data; MovieLens: empty downloads them
     items_path: str = ""  # optional item table for `table`, `lines` and `sequences`
     # Downloads and prepared arrays live here; empty: $BERT4REC_DATA, else ~/.cache/bert4rec_jax.
     cache_dir: str = ""
@@ -62,30 +62,31 @@ class DataConfig:
     # `table` only. An empty separator is found from the extension and the header. Columns that are all numbers are
     # positions, counted from 1, in a file without a header.
     separator: str = ""
-    user_column: str = "user"
-    item_column: str = "item"
+    user_column: str = "user"  # of the log, by name or, without a header, by number
+    item_column: str = "item"  # of the log, as user_column
     time_column: str = "timestamp"  # empty: keep file order
     rating_column: str = ""  # empty: there are no ratings
     where: str = ""  # an SQL condition on the rows of a `table`, as in "played_ratio >= 50"; needs DuckDB or Spark
     key_column: str = ""  # of the item table: its ids; empty: as item_column
-    title_column: str = "title"  # of the item table, as are the next two
-    year_column: str = "year"
-    genres_column: str = "genres"
+    title_column: str = "title"  # of the item table
+    year_column: str = "year"  # of the item table
+    genres_column: str = "genres"  # of the item table; several genres are joined by |
     min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
     user_core: int = 0  # users with fewer interactions are dropped, repeatedly together with item_core
-    item_core: int = 0
+    item_core: int = 0  # items with fewer interactions are dropped, repeatedly together with user_core
     repeats: Literal["keep", "drop"] = "keep"  # drop: only the first time that a user met an item counts
     first_users: int = 0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
+    # leave_one_out: each user's last event is the test target, the one before it the validation target. temporal: the
+    # newest periods of the whole log are.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
-    # `temporal`: the newest shares of all interactions are the test and the validation period.
-    test_share: float = 0.1
-    valid_share: float = 0.1
+    test_share: float = 0.1  # `temporal`: the newest share of all interactions that tests
+    valid_share: float = 0.1  # `temporal`: the share before the test period that validates
     # `temporal` by the clock instead, where test_seconds is not 0: the test period is that long and ends with the last
     # event, a gap before it is neither trained on nor predicted, and the validation period lies before the gap. In
     # units of the time column.
     test_seconds: int = 0
-    valid_seconds: int = 0
-    gap_seconds: int = 0
+    valid_seconds: int = 0  # length of the validation period, where test_seconds is not 0
+    gap_seconds: int = 0  # between the validation and the test period, where test_seconds is not 0
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
 
@@ -97,11 +98,12 @@ class ModelConfig:
     # from its last item under causal attention (SASRec). both: the mean of the two hidden states. The last two take
     # rows that learned so (`masking.next_item`).
     ranks_from: Literal["mask", "last_item", "both"] = "mask"
-    width: int = 64
-    layers: int = 2
-    heads: int = 2
-    ffn_width: int = 256
+    width: int = 64  # of embeddings and hidden states
+    layers: int = 2  # Transformer blocks
+    heads: int = 2  # of attention; they share the width
+    ffn_width: int = 256  # inside the feed-forward network of a block
     max_length: int = 200  # positions of a history, the one to predict included
+    # Where sub-layers are normalised: post after the residual sum, as in BERT4Rec; pre before them (Xiong et al. 2020).
     norm: Literal["post", "pre"] = "post"
     # left, right: learned embeddings, the oldest or the newest item being position 0. rotary: distances between items,
     # by turning queries and keys (Su et al. 2021).
@@ -147,7 +149,7 @@ class LossConfig:
     # gbce: Petrov and Macdonald (2023), sampled binary cross-entropy with calibration `gbce_t`.
     name: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     negatives: int = 256  # of the sampled losses, shared by all slots of a batch
-    gbce_t: float = 0.75
+    gbce_t: float = 0.75  # calibration of gbce: 0 is plain binary cross-entropy, 1 undoes the sampling fully
     # Items per chunk of logits; 0: as many as fit 64 MiB, but never more than 32 chunks.
     chunk_items: int = 0
 
@@ -156,13 +158,13 @@ class LossConfig:
 class OptimizerConfig:
     """Adam or AdamW with a warmed-up schedule over `train.steps`."""
 
-    name: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 1e-3
-    warmup_steps: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    name: Literal["adam", "adamw"] = "adam"  # AdamW decays weights
+    learning_rate: float = 1e-3  # at the end of the warm-up
+    warmup_steps: int = 0  # the learning rate grows from 0 in so many steps
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate from there to the last step
     final_fraction: float = 0.0  # of the learning rate, where linear and cosine end
-    beta1: float = 0.9
-    beta2: float = 0.999
+    beta1: float = 0.9  # of Adam: memory of the gradient
+    beta2: float = 0.999  # of Adam: memory of its square
     weight_decay: float = 0.0  # adamw only; matrices alone are decayed
     clip_norm: float = 0.0  # of the global gradient; 0: off
 
@@ -171,15 +173,15 @@ class OptimizerConfig:
 class TrainConfig:
     """Length of the run, batches and cadence."""
 
-    steps: int = 1000
+    steps: int = 1000  # updates in the whole run
     # A row is `model.max_length` positions and holds as many histories as fit.
     batch_rows: int = 32
     windows: Literal["newest", "random"] = "newest"  # which part of a longer history an epoch sees
     accumulate: int = 1  # split a batch into this many parts and add up their gradients before the update
     eval_every: int = 250  # steps between validations; the best checkpoint is chosen there
     patience: int = 0  # stop after this many validations without a better one; 0: never
-    checkpoint_every: int = 250
-    log_every: int = 50
+    checkpoint_every: int = 250  # steps between saves
+    log_every: int = 50  # steps between lines of metrics.jsonl
     on_nan: Literal["stop", "skip"] = "stop"  # skip: leave out updates that are not finite and count them
     writers: str = ""  # comma-separated, beside metrics.jsonl: tensorboard, wandb, mlflow
 
@@ -191,13 +193,14 @@ class EvalConfig:
     # full: the whole catalogue. pop100, uni100: 100 negatives by popularity or uniform, never interacted with.
     protocol: Literal["full", "pop100", "uni100"] = "full"
     metric: str = "ndcg@10"  # of validation; chooses the best checkpoint
+    # Where the target stands among candidates of its score. pessimistic: behind them. expected: in the middle.
     ties: Literal["pessimistic", "expected"] = "pessimistic"
     filter_seen: bool = True  # remove the items of a user's own history from the candidates; `recommend` does the same
     # A target that the user has met before, where seen items are removed. last: it is removed too and ranks behind all
     # candidates, as it would never be recommended. compete: it alone of the seen items stays, as in most papers' code.
     repeated_targets: Literal["last", "compete"] = "last"
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
-    batch_rows: int = 64
+    batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
     valid_users: int = 0  # all validation metrics are over the first N users of a fixed shuffle; 0: over all users
 
 
@@ -205,6 +208,7 @@ class EvalConfig:
 class ParallelConfig:
     """How the step is laid over devices."""
 
+    # jit: one program over a mesh of devices. pmap: a program for each, data-parallel only. Both take the same steps.
     mode: Literal["jit", "pmap"] = "jit"
     data: int = 0  # devices that share the rows of a batch; 0: all that are left
     catalogue: int = 1  # devices that share the item table and its logits
@@ -214,7 +218,7 @@ class ParallelConfig:
 class Config:
     """Everything that defines a run."""
 
-    seed: int = 0
+    seed: int = 0  # of parameters, batches, masks, dropout and sampled negatives of the loss
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

@@ -110,5 +110,6 @@ def test_every_field_is_described():
         return sum(count(x) if isinstance(x, dict) else 1 for x in tree.values())
 
     assert len(described) == count(flat)
+    assert not [field.name for field in described if not field.text]
     masking = next(field for field in described if field.name == "masking.next_item")
     assert masking.default == 0.0 and "next item of every item" in masking.text

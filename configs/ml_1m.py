@@ -17,5 +17,5 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
     config.data.update(source="ml-1m", item_core=5, user_core=5)
-    config.train.update(steps=12_000, batch_rows=16, windows="random", eval_every=1000, checkpoint_every=1000)
+    config.train.update(steps=12_000, batch_rows=16, eval_every=1000, checkpoint_every=1000)
     return config

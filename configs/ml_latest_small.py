@@ -13,5 +13,5 @@ def get_config():
     config.data.update(source="ml-latest-small", user_core=5, item_core=5)
     config.model.update(max_length=100, dropout=0.3)
     config.optimizer.update(warmup_steps=50)
-    config.train.update(steps=1000, batch_rows=32, windows="random", eval_every=250, checkpoint_every=250)
+    config.train.update(steps=1000, batch_rows=32, eval_every=250, checkpoint_every=250)
     return config

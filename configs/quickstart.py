@@ -8,6 +8,6 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
     config.data.source = "ml-100k"
-    config.model.update(max_length=100, dropout=0.2)
-    config.train.update(steps=1500, batch_rows=32, windows="random", eval_every=250, checkpoint_every=250)
+    config.model.update(max_length=100, dropout=0.3)
+    config.train.update(steps=1200, batch_rows=32, eval_every=200, checkpoint_every=200)
     return config

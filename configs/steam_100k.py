@@ -19,5 +19,5 @@ def get_config():
     config = config_lib.recommended()
     config.data.update(source="table", user_core=5, item_core=5)
     config.model.update(max_length=50, dropout=0.3)
-    config.train.update(steps=3000, batch_rows=32, eval_every=250, checkpoint_every=250)
+    config.train.update(steps=2700, batch_rows=32, eval_every=225, checkpoint_every=225)
     return config

@@ -18,7 +18,7 @@ PASSES = 40  # over the training events, in a run
 LENGTHS = (50, 100, 200)
 # Training events, and from how many on a width is suggested; then events an item, and dropout.
 WIDTHS = ((0, 64), (5_000_000, 128), (100_000_000, 256))
-DROPOUTS = ((0, 0.5), (25, 0.3), (50, 0.2), (100, 0.1))
+DROPOUTS = ((0, 0.5), (25, 0.3), (100, 0.2), (200, 0.1))
 
 
 class Suggestion(NamedTuple):

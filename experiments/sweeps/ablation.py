@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each choice of the recipe is worth on MovieLens-100K: the recipe with one thing changed at a time, three seeds.
+
+  python -m experiments.launch --sweep experiments/sweeps/ablation.py --root sweeps/ablation --workers 2
+  python -m experiments.report sweeps/ablation --baseline "BERT4Rec + next item" --out sweeps/ablation/report
+
+The same on other data, here on a copy of this file: CONFIG = "configs/beauty.py", and `data.path` in every trial.
+"""
+
+from experiments.sweep import with_seeds
+
+CONFIG = "configs/quickstart.py"
+
+CLOZE = {"masking.next_item": 0.0, "model.ranks_from": "mask"}
+SASREC = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+CHANGES = [
+    {},
+    {"model.ranks_from": "mask"},
+    {"model.ranks_from": "last_item"},
+    {"masking.next_item": 0.5},
+    {"model.scale_embeddings": False},
+    {"model.scale_embeddings": False, "model.init_scale": 0.05},
+    {"model.positions": "left"},
+    {"model.norm": "post"},
+    {"train.windows": "newest"},
+    CLOZE,
+    SASREC,
+]
+
+
+def sweep():
+    """Yields the recipe and every change of it, with three seeds each."""
+    yield from with_seeds(CHANGES, seeds=[0, 1, 2])

@@ -12,7 +12,8 @@ from conftest import small_config
 import bert4rec_jax
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
-from bert4rec_jax.recommend import answer_all, read_histories
+from bert4rec_jax.recommend import answer_all
+from bert4rec_jax.serving import read_histories
 from bert4rec_jax.serving.titles import TitleIndex
 
 CATALOGUE = pd.DataFrame({
@@ -155,6 +156,8 @@ HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ({"a": [True]}, "neither a title nor an id"), ({"a": [[1]]}, "neither a title nor an id"),
     ({"a": [{"item": 1}]}, "neither a title nor an id"), ({"a": [float("nan")]}, "neither a title nor an id"),
     ({"a": [TITLE], "b": 1}, "'b' must be a list"), ([[TITLE], None], "'2' must be a list"),
+    ({"a": ["half \ud800"]}, "half of a character"), ({"half \udfff": [TITLE]}, "half of a character"),
+    ({"a": ["\U0001f600"]}, None),
 ]
 RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]", "not JSON"), (b"{'a': []}", "not JSON"),
        (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "not JSON")]

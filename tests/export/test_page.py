@@ -142,6 +142,22 @@ def test_clicks_together_what_recommend_says(site, opened):
 
 
 @pytest.mark.slow
+def test_the_first_list_does_not_wait_for_the_model(site, opened):
+    address, recommender, _ = site
+    held = []
+    opened.context.route("**/model.onnx", held.append)
+    opened.goto(address)
+    opened.wait_for_selector("#list > li")
+    assert shown(opened) == expected(recommender, [3, 2, 1])
+    assert opened.inner_text("#status") == "Loading the model"
+    # Once it is there, it gives the same list, and reasons.
+    opened.wait_for_timeout(500)
+    held[0].continue_()
+    opened.wait_for_selector("body[data-explained]")
+    assert shown(opened) == expected(recommender, [3, 2, 1])
+
+
+@pytest.mark.slow
 def test_reasons_are_the_model_without_one_item(site, opened):
     address, recommender, _ = site
     opened.goto(address + "#h=3,9,12")

@@ -66,6 +66,15 @@ def test_unknown_and_ambiguous_titles_are_refused_with_choices():
         index.find("Toy Story (2010)")
 
 
+def test_labels_of_all_are_the_label_of_each():
+    table = pd.DataFrame({"item": [7, 8, 9, 10], "title": ["A", None, "C, The (x)", ""], "year": [1999, 2000, None, 1]},
+                         index=range(1, 5))
+    for columns in (["item"], ["item", "title"], ["item", "title", "year"]):
+        index = TitleIndex(table[columns])
+        assert index.labels() == [index.label(number) for number in range(1, 5)]
+    assert index.labels() == ["A (1999)", "8", "C, The (x)", " (1)"]
+
+
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def run(request, cache, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")

@@ -7,6 +7,9 @@ import numpy as np
 
 from bert4rec_jax.ranking import beyond_accuracy, equal_groups, per_user
 
+# Arrays of ranks_test.npz by which cases are grouped, and what they are.
+GROUPED_BY = {"history_length": "items in the history", "item_popularity": "training interactions of the target"}
+
 
 class Bin(NamedTuple):
     """Test cases with values from `low` to `high`, both included.

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from bert4rec_jax.portrait.measures import GROUPED_BY
 from bert4rec_jax.ranking import equal_groups
 from experiments.reporting import statistics
 from experiments.reporting.records import Run
@@ -91,10 +92,7 @@ def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread:
             f"A line is a setting, its colour and its place on the last axis are the mean over seeds of test {metric}.",
         )
     shown = _best_and_baselines(rows, metric, baseline)
-    for array, label in (
-        ("history_length", "items in the history"),
-        ("item_popularity", "training interactions of the target"),
-    ):
+    for array, label in GROUPED_BY.items():
         drawn[array] = Drawn(
             by_group(shown, array, label, metric),
             f"{name}: test {metric} by {label}",

@@ -145,13 +145,16 @@ def test_clicks_together_what_recommend_says(site, opened):
 def test_the_first_list_does_not_wait_for_the_model(site, opened):
     address, recommender, _ = site
     held = []
-    opened.context.route("**/model.onnx", held.append)
+    opened.context.route("**/model.onnx", lambda route: held.append(route))
     opened.goto(address)
     opened.wait_for_selector("#list > li")
     assert shown(opened) == expected(recommender, [3, 2, 1])
     assert opened.inner_text("#status") == "Loading the model"
+    for _ in range(600):
+        opened.wait_for_timeout(100)
+        if held:
+            break
     # Once it is there, it gives the same list, and reasons.
-    opened.wait_for_timeout(500)
     held[0].continue_()
     opened.wait_for_selector("body[data-explained]")
     assert shown(opened) == expected(recommender, [3, 2, 1])
@@ -232,7 +235,8 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
         clicks.append(float(tab.locator("body").get_attribute("data-click-to-list")))
     tab.context.close()
     server.shutdown()
-    print(json.dumps({"first list, s": first, "of one's own history, s": own, "click to list, ms": sorted(clicks)}))
+    # Of a run on a machine that is described in it, this is experiments/results/benchmarks/page.json.
+    print(json.dumps({"first_list_seconds": first, "own_history_seconds": own, "click_to_list_ms": sorted(clicks)}))
     # The browser, its server and this test share the machine with whatever else runs, so loading the model, about two
     # seconds of a core, is given more.
     assert np.median(clicks) < 200 and first < 3 and own < 12

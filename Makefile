@@ -35,6 +35,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/speed.py --out runs/bench $(BENCH)
 	$(RUN) benchmarks/step.py --out runs/bench
 	$(RUN) benchmarks/catalogue.py --out runs/bench
+	$(RUN) benchmarks/recommend.py --out runs/bench
 	$(RUN) benchmarks/data_pipeline.py --out runs/bench/ml-25m-shaped
 
 # The site, in build/site: warnings are errors, links and anchors are checked, the notebooks run.

@@ -16,9 +16,7 @@ data set are made up. A peer that cannot be installed or fails is listed with th
 import dataclasses
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +27,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import data as peer_data
 import install
+from driver import QUIET, PeerProcess, machine, quiet
 from protocol import PeerConfig, PeerData
 
 FLAGS = flags.FLAGS
@@ -41,7 +40,6 @@ flags.DEFINE_integer("rounds", 3, "Windows of training for each peer.", lower_bo
 flags.DEFINE_float("seconds", 5.0, "Length of a window; a step that takes longer is a window of its own.")
 flags.DEFINE_integer("users", 2000, "Users to rank; peers that rank fewer than 100 a second get a tenth.")
 
-QUIET = 0.12  # cores that other programs may use
 SMALL = {"width": 128, "layers": 2, "heads": 4, "ffn_width": 512}
 CONFIGURATIONS = {
     "A": ("ml-1m", {"width": 64, "layers": 2, "heads": 2, "ffn_width": 256, "max_length": 200, "batch_users": 128}),
@@ -74,67 +72,6 @@ def peer_data_facts(path: Path) -> str:
     """Returns the counts of a data file as text."""
     data = PeerData.load(str(path))
     return f"{data.num_users:,} users, {data.num_items:,} items, {len(data.items):,} interactions"
-
-
-class PeerProcess:
-    """A peer that has been started and answers one command at a time."""
-
-    def __init__(self, name: str, python: Path, data: Path, config: Path, log: Path):
-        """Starts the peer; `wait_ready` has to follow."""
-        self.name, self.log = name, log
-        environment = {**os.environ, **dict(install.PEERS[name].variables)}
-        self._process = subprocess.Popen(
-            [*install.command(name, python), "--data", str(data), "--config", str(config)], text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), env=environment)
-        self.about = {}
-
-    def ask(self, command: str = "") -> dict:
-        """Sends a command and returns the answer; without one, waits for the next answer.
-
-        Raises:
-          RuntimeError: the peer ended; the message is its last line.
-        """
-        if command:
-            self._process.stdin.write(command + "\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        if not line:
-            last = (self.log.read_text().strip().splitlines() or ["no output"])[-1]
-            raise RuntimeError(f"{last[:150]} (log: {self.log})")
-        return json.loads(line)
-
-    def cpu_seconds(self) -> float:
-        """Returns the processor time that the peer and what it started have used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-    def peak_mib(self) -> int:
-        """Returns the largest resident memory so far."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) // 1024
-
-    def end(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.wait()
-
-
-def busy_seconds() -> float:
-    """Returns the processor time that the machine has used since it started."""
-    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-
-
-def quiet(peer: PeerProcess, command: str) -> dict:
-    """Asks a peer, again while other programs are busy (three times at most); adds `others`, the cores they used."""
-    for _ in range(3):
-        begin, busy, own = time.perf_counter(), busy_seconds(), peer.cpu_seconds()
-        answer = peer.ask(command)
-        spent = time.perf_counter() - begin
-        answer["others"] = max(busy_seconds() - busy - (peer.cpu_seconds() - own), 0.0) / spent
-        if answer["others"] <= QUIET:
-            break
-    return answer
 
 
 def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
@@ -197,14 +134,6 @@ def table(letter: str, measured: dict) -> str:
     if any(" *" in line for line in lines):
         lines += ["", f"\\* other programs used more than {QUIET} cores"]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """Returns processor, cores, memory and system in one line."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
 
 
 def main(_) -> None:

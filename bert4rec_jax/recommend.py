@@ -121,42 +121,6 @@ def _print(recommender: "Recommender", answer: Answer) -> None:
     print(as_text(recommender, answer.recommended))
 
 
-def read_histories(path: str) -> dict[str, list[str]]:
-    """Returns named histories from JSON: {name: [item, ...]}, or a list of histories, which are named 1, 2, ...
-
-    Raises:
-      UserError: the file is something else; says what and where.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            named = json.load(file)
-    except OSError as error:
-        raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:100]
-        raise UserError(f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}.") from None
-    if isinstance(named, list):
-        named = {str(number): history for number, history in enumerate(named, 1)}
-    if not isinstance(named, dict) or not named:
-        raise UserError(f"--histories {path} holds no histories; write {{name: [title or id, ...]}}.")
-    for name, history in named.items():
-        if not isinstance(history, list):
-            raise UserError(f"--histories {path}: the history {name!r} must be a list of titles or ids, not "
-                            f"{str(history)[:60]!r}.")
-    return {name: [_item(path, name, item) for item in history] for name, history in named.items()}
-
-
-def _item(path: str, name: str, item: object) -> str:
-    """Returns an item of a history as `TitleIndex.find` takes it; a number can only be an id."""
-    if isinstance(item, str):
-        return item
-    if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
-        raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
-                        "nor an id.")
-    # A whole number stays as it is, however long: not every one is a float.
-    return f"id:{int(item) if item == int(item) else item}"
-
-
 def main(arguments: list[str]) -> int:
     """Answers on stdout; returns the exit code."""
     f = flags.FLAGS
@@ -171,9 +135,9 @@ def main(arguments: list[str]) -> int:
         raise UserError("give --history TITLE (once for every item, oldest first) or --histories FILE.")
     if f.k < 1:
         raise UserError(f"--k={f.k} must be at least 1.")
-    named = read_histories(f.histories) if f.histories else {"": f.history}
-    from bert4rec_jax.serving import Recommender
+    from bert4rec_jax.serving import Recommender, read_histories
 
+    named = read_histories(f.histories) if f.histories else {"": f.history}
     recommender = Recommender(f.workdir)
     answers = answer_all(recommender, named, f.k, bool(f.histories))
     if f.json:

@@ -21,7 +21,7 @@ from bert4rec_jax import config as config_lib
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources.movielens import LAYOUTS
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.recommend import read_histories
+from bert4rec_jax.serving import read_histories
 from experiments.sweeping import sweep_file
 
 LONGEST_SECONDS = 30

@@ -102,6 +102,14 @@ def synthetic(
     return items, offsets, num_items
 
 
+def covering_npz(path: str | Path, num_items: int, num_users: int, longest: int, seed: int = 0) -> Path:
+    """Write `num_users` histories of `synthetic`, then as many of `longest` items as it takes to hold every item once."""
+    items, offsets, _ = synthetic(num_items, num_users, seed=seed)
+    others = np.random.default_rng(seed).permutation(num_items).astype(np.int32) + 1
+    ends = np.arange(longest, num_items + longest, longest).clip(max=num_items)
+    return write_npz(path, np.r_[items, others], np.r_[offsets, offsets[-1] + ends], num_items)
+
+
 def synthetic_npz(path: str | Path, **shape: float) -> Path:
     """Write `synthetic(**shape)` to a peer's file."""
     return write_npz(path, *synthetic(**shape))

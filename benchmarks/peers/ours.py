@@ -12,9 +12,20 @@ keep_freed_memory()  # as the commands do, before NumPy starts threads
 
 import functools
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from protocol import PeerConfig, PeerData, StepCount, ndcg_at_10, parse_arguments, serve, take_stdout
+from protocol import (
+    LIST_LENGTH,
+    PeerConfig,
+    PeerData,
+    StepCount,
+    ndcg_at_10,
+    parse_arguments,
+    serve,
+    serve_lists,
+    take_stdout,
+)
 
 arguments = parse_arguments(__doc__.splitlines()[0])
 answers = take_stdout()
@@ -22,17 +33,21 @@ peer = PeerConfig.load(arguments.config)
 
 import jax
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bert4rec_jax.config import base, resolve
-from bert4rec_jax.data import prefetch
+from bert4rec_jax.config import Config, base, resolve
+from bert4rec_jax.data import load_dataset, prefetch
 from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking import Cases, Ranker
+from bert4rec_jax.serving import TitleIndex
+from bert4rec_jax.serving.lists import write_lists
 
 
-def experiment(data: PeerData, folder: str) -> Experiment:
-    """Returns the experiment of the peers' configuration on their data."""
+def experiment_config(data: PeerData, folder: str) -> Config:
+    """Returns the peers' configuration on their data, which are written into `folder`."""
     users = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
     table = pa.table({"user": users, "item": data.items, "timestamp": np.arange(len(data.items))})
     pq.write_table(table, Path(folder) / "interactions.parquet")
@@ -47,7 +62,7 @@ def experiment(data: PeerData, folder: str) -> Experiment:
     lengths = np.diff(data.offsets) - 2
     tokens = peer.batch_users * np.minimum(lengths[lengths >= 2], peer.max_length).mean()
     config.train.batch_rows = max(round(tokens / peer.max_length), 1)
-    return Experiment(resolve(config))
+    return resolve(config)
 
 
 class Trainer:
@@ -73,10 +88,49 @@ def ranker(run: Experiment, count: int) -> Ranker:
     return Ranker(run.config, run.dataset, cases, run.layout)
 
 
+@dataclass(frozen=True)
+class Untrained:
+    """What `write_lists` asks of a `Recommender`, with random weights."""
+
+    config: Config
+    catalogue: pd.DataFrame
+    titles: TitleIndex
+    num_items: int
+    params: dict
+    step: int = 0
+
+
+def lists() -> None:
+    """Serves the driver with the lists that `recommend --users FILE` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        # A second start of the command finds what the first compiled, as it does everywhere.
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
+        config = experiment_config(PeerData.load(arguments.data), folder)
+        dataset = load_dataset(config.data)
+        catalogue = dataset.item_table()
+        catalogue.index = range(1, len(catalogue) + 1)
+        params = init_params(config.model, dataset.num_items, jax.random.key(arguments.seed))
+        model = Untrained(config, catalogue, TitleIndex(catalogue), dataset.num_items, params)
+        users = Path(folder) / "users.txt"
+        users.write_text("\n".join(map(str, range(arguments.list_users))))
+
+        def make() -> int:
+            out = Path(folder) / "lists.parquet"
+            out.unlink(missing_ok=True)
+            return write_lists(model, str(out), LIST_LENGTH, str(users))["users"]
+
+        serve_lists(answers, make, {
+            "peer": "ours", "parameters": sum(x.size for x in jax.tree.leaves(params)), "items": dataset.num_items,
+            "version": f"bert4rec_jax {__version__}, jax {jax.__version__}"})
+
+
 def main() -> None:
     """Serves the driver."""
+    if arguments.list_users:
+        lists()
+        return
     with tempfile.TemporaryDirectory() as folder:
-        run = experiment(PeerData.load(arguments.data), folder)
+        run = Experiment(experiment_config(PeerData.load(arguments.data), folder))
         with prefetch(run.batch, 0, 10**9) as batches:
             trainer = Trainer(run, batches)
 

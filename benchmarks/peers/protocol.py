@@ -11,6 +11,9 @@ ends it. So a driver can hold several peers open and give each of them the quiet
 that a library prints goes to the standard error; the standard output carries the answers only. With
 `--rounds R` above 0 the peer asks itself instead: R times `train S` and one `eval N`.
 
+With `--list_users N` nothing is trained: the peer makes a model with random weights and answers `lists`, whatever
+follows, by writing down the `LIST_LENGTH` best items of each of the first N users.
+
 `real_tokens` counts the input positions of a training step that hold something other than padding, and
 `padded_tokens` all positions the encoder was given. This module needs NumPy and nothing else.
 """
@@ -26,6 +29,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+LIST_LENGTH = 100
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def parse_arguments(description: str, extra: Callable[[argparse.ArgumentParser],
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a training window with --rounds")
     parser.add_argument("--rounds", type=int, default=0, help="ask for this many windows itself and end")
     parser.add_argument("--eval_users", type=int, default=512, help="users to rank with --rounds")
+    parser.add_argument("--list_users", type=int, default=0, help="make lists for this many users; train nothing")
     parser.add_argument("--seed", type=int, default=0)
     if extra is not None:
         extra(parser)
@@ -155,6 +161,21 @@ def run_window(step: Callable[[], StepCount], seconds: float) -> dict[str, Any]:
         if elapsed + 0.5 * elapsed / steps >= seconds:
             break
     return {"steps": steps, "seconds": elapsed, "real_tokens": real, "padded_tokens": padded, "users": users}
+
+
+def serve_lists(answers: TextIO, make: Callable[[], int], about: dict[str, Any]) -> None:
+    """Say that the peer is ready, and answer every line that is read by making lists, until there are no more.
+
+    Args:
+      answers: where the answers go, from `take_stdout`.
+      make: makes the lists of all users and returns how many there are.
+      about: what describes the peer.
+    """
+    print(json.dumps({"ready": True, **about}), file=answers, flush=True)
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        users = make()
+        print(json.dumps({"users": users, "seconds": time.perf_counter() - begin}), file=answers, flush=True)
 
 
 def ndcg_at_10(ranks: np.ndarray) -> float:

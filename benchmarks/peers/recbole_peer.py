@@ -5,7 +5,7 @@ Training is `Trainer._train_epoch` over RecBole's own loader, cut off by the clo
 `Trainer.evaluate` over its full-sort loader for the first users (RecBole does not remove seen items for
 sequential models, so this ranks over a slightly larger set). Importing RecBole's sequential models turns
 PyTorch's anomaly detection on for the whole process, and with it go the runs of every RecBole user;
-`--no_anomaly` turns it off again.
+`--no_anomaly` turns it off again. Lists are made by RecBole's own `full_sort_topk`, a batch of users at a time.
 """
 
 import os
@@ -14,7 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from protocol import PeerConfig, PeerData, StepCount, count_tokens, parse_arguments, serve, set_threads
+from protocol import (
+    LIST_LENGTH,
+    PeerConfig,
+    PeerData,
+    StepCount,
+    count_tokens,
+    parse_arguments,
+    serve,
+    serve_lists,
+    set_threads,
+)
 from protocol import take_stdout as take_answers
 
 
@@ -43,6 +53,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils.case_study import full_sort_topk
 
 torch.set_num_threads(config.threads)
 
@@ -77,17 +88,24 @@ class Clocked:
 
 
 def write_atomic_file(path: Path) -> None:
-    """Write RecBole's own file format: user, item and time in three columns."""
+    """Write RecBole's own file format: user, item and time in three columns; and all items in a file of their own."""
     path.mkdir(parents=True)
-    lengths = np.diff(data.offsets)
-    within = np.arange(len(data.items)) - np.repeat(data.offsets[:-1], lengths)
+    # Of users who get no list RecBole needs nothing but their items, and it makes a row of every event.
+    users = arguments.list_users or data.num_users
+    events = data.offsets[users]
+    lengths = np.diff(data.offsets[: users + 1])
+    within = np.arange(events) - np.repeat(data.offsets[:users], lengths)
     pd.DataFrame(
         {
-            "user_id:token": np.repeat(np.arange(1, data.num_users + 1), lengths),
-            "item_id:token": data.items,
+            "user_id:token": np.repeat(np.arange(1, users + 1), lengths),
+            "item_id:token": data.items[:events],
             "timestamp:float": within.astype(float),
         }
     ).to_csv(path / f"{path.name}.inter", sep="\t", index=False)
+    if arguments.list_users:
+        pd.DataFrame({"item_id:token": np.arange(1, data.num_items + 1)}).to_csv(
+            path / f"{path.name}.item", sep="\t", index=False
+        )
 
 
 class Peer:
@@ -98,7 +116,8 @@ class Peer:
         settings = {
             "data_path": str(Path(folder.name) / "data"),
             "checkpoint_dir": str(Path(folder.name) / "saved"),
-            "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+            "load_col": {"inter": ["user_id", "item_id", "timestamp"]}
+            | ({"item": ["item_id"]} if arguments.list_users else {}),
             "MAX_ITEM_LIST_LENGTH": config.max_length,
             "n_layers": config.layers,
             "n_heads": config.heads,
@@ -180,6 +199,16 @@ class Peer:
             loader.__class__ = whole
         return {"users": users, "ndcg@10": float(result["ndcg@10"])}
 
+    def lists(self) -> int:
+        """Make everybody's list with RecBole's `full_sort_topk`, and give users and items their own ids again."""
+        dataset = self.test.dataset
+        users = dataset.token2id(dataset.uid_field, [str(u) for u in range(1, arguments.list_users + 1)])
+        count = 0
+        for first in range(0, len(users), arguments.eval_batch):
+            _, items = full_sort_topk(users[first : first + arguments.eval_batch], self.model, self.test, LIST_LENGTH)
+            count += len(dataset.id2token(dataset.iid_field, items))
+        return count
+
 
 def main() -> None:
     """Serve the benchmark's driver."""
@@ -191,6 +220,9 @@ def main() -> None:
         "anomaly_detection": torch.is_anomaly_enabled(),
         "seen_removed": False,
     }
+    if arguments.list_users:
+        serve_lists(answers, peer.lists, about)
+        return
     serve(answers, arguments, peer.step, peer.evaluate, about, train_window=peer.train)
 
 

@@ -11,7 +11,17 @@ import os
 import tempfile
 import time
 
-from protocol import PeerConfig, PeerData, StepCount, count_tokens, parse_arguments, serve, set_threads
+from protocol import (
+    LIST_LENGTH,
+    PeerConfig,
+    PeerData,
+    StepCount,
+    count_tokens,
+    parse_arguments,
+    serve,
+    serve_lists,
+    set_threads,
+)
 from protocol import take_stdout as take_answers
 
 arguments = parse_arguments(__doc__.splitlines()[0])
@@ -93,10 +103,11 @@ class Peer:
             transformer_layers_kwargs={"ff_factors_multiplier": config.ffn_width // config.width},
             recommend_torch_device="cpu",
         )
-        self.model._build_model_from_dataset(Dataset.construct(table(everyone, 2)))
+        # Lists are of a catalogue in which every item counts, so nobody's last items are held back.
+        self.model._build_model_from_dataset(Dataset.construct(table(everyone, 0 if arguments.list_users else 2)))
         self.loader = self.model.data_preparator.get_dataloader_train()
         self.module = self.model.lightning_model
-        self.known = Dataset.construct(table(everyone, 1))
+        self.known = Dataset.construct(table(everyone, 0 if arguments.list_users else 1))
 
     def train(self, seconds: float) -> dict:
         """Let the trainer fit until the time is over."""
@@ -137,6 +148,12 @@ class Peer:
         value = calc_metrics({"ndcg": NDCG(k=10, divide_by_achievable=True)}, lists, truth)["ndcg"]
         return {"users": len(users), "ndcg@10": float(value)}
 
+    def lists(self) -> int:
+        """Make everybody's list with RecTools' `recommend`."""
+        users = np.arange(arguments.list_users)
+        lists = self.model.recommend(users=users, dataset=self.known, k=LIST_LENGTH, filter_viewed=True)
+        return lists[Columns.User].nunique()
+
 
 def main() -> None:
     """Serve the benchmark's driver."""
@@ -146,6 +163,10 @@ def main() -> None:
         "parameters": sum(parameter.numel() for parameter in peer.module.torch_model.parameters()),
         "version": f"rectools {rectools.__version__}, torch {torch.__version__}",
     }
+    if arguments.list_users:
+        peer.model.is_fitted = True
+        serve_lists(answers, peer.lists, about | {"items": peer.model.data_preparator.item_id_map.size})
+        return
     serve(answers, arguments, peer.step, peer.evaluate, about, train_window=peer.train)
 
 

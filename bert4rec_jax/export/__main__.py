@@ -12,7 +12,6 @@ in which a visitor clicks a history together and the model runs in the browser.
 """
 
 import importlib.util
-import json
 import os
 
 from absl import flags
@@ -37,14 +36,14 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"--k={f.k} must be at least 1.")
     if f.format != "stablehlo" and importlib.util.find_spec("onnx") is None:
         raise UserError(f"--format {f.format} needs the package onnx: pip install 'bert4rec_jax[{f.format}]'.")
-    histories = _read_histories(f.histories) if f.histories else {}
     try:
         os.makedirs(f.out, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {f.out} cannot be made ({error.strerror}); name a folder.") from None
     # Only now: a wrong flag is answered before JAX has started.
-    from bert4rec_jax.serving import Recommender
+    from bert4rec_jax.serving import Recommender, read_histories
 
+    histories = read_histories(f.histories) if f.histories else {}
     recommender = Recommender(f.workdir)
     if f.format == "page":
         _page(recommender, histories)
@@ -99,19 +98,6 @@ def _page(recommender, histories: dict[str, list[str]]) -> None:
     print(f"{size / 1e6:.1f} MB in {f.out}; to see it: python -m http.server --directory {f.out}")
 
 
-def _read_histories(path: str) -> dict[str, list[str]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            histories = json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--histories {path} cannot be read: {error}.") from None
-    if not isinstance(histories, dict) or not all(
-            isinstance(titles, list) and all(isinstance(title, str) for title in titles)
-            for titles in histories.values()):
-        raise UserError(f"--histories {path} must hold {{name: [title, ...]}}.")
-    return histories
-
-
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of a trained run.", required=True)
     flags.DEFINE_enum("format", None, ["onnx", "stablehlo", "page"], "What to write.", required=True)
@@ -119,7 +105,8 @@ def _define_flags() -> None:
     flags.DEFINE_enum("table", "float32", ["float32", "float16", "int8"],
                       "How onnx and page store the item table: smaller files, slightly other scores.")
     flags.DEFINE_integer("k", 100, "Of stablehlo: how many items the function returns.")
-    flags.DEFINE_string("histories", "", "Of page: JSON file {name: [title, ...]}, offered as starting points.")
+    flags.DEFINE_string("histories", "", "Of page: JSON file {name: [title or id, ...]}, offered as "
+                        "starting points.")
     flags.DEFINE_string("onnxruntime_web", "", "Of page: an onnxruntime-web .tgz that is already here; empty: fetch it "
                         "with npm and keep it in the data cache.")
 

@@ -15,6 +15,7 @@ import csv
 import numpy as np
 import onnxruntime  # pip install onnxruntime
 
+onnxruntime.set_default_logger_severity(3)  # else it warns of what it does not simplify
 session = onnxruntime.InferenceSession("model.onnx")
 rows = {int(row["number"]): row for row in csv.DictReader(open("items.csv", encoding="utf-8"))}
 number = {row["item"]: n for n, row in rows.items()}  # original id -> item number

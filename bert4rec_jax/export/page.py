@@ -17,6 +17,7 @@ from bert4rec_jax.serving.recommender import Recommender
 _STATIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
 _METRICS = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR", "ndcg@100": "NDCG@100", "hr@100": "HR@100",
             "coverage@10": "Coverage@10"}
+_LISTED = 50  # items of a list; page.js asks for as many
 
 
 def write(folder: str, recommender: Recommender, histories: dict[str, list[str]], cache: str, package: str = "",
@@ -43,8 +44,9 @@ def write(folder: str, recommender: Recommender, histories: dict[str, list[str]]
     onnx_model.write(model, recommender.config.model, recommender.num_items, recommender.params, table,
                      inline_bytes=2**31)
     _simplify(model)
+    points = with_lists(model, starting_points(recommender, histories), min(_LISTED, recommender.num_items))
     values = {"catalogue.json": catalogue_columns(recommender),
-              "run.json": run_facts(recommender, histories) | {"model_bytes": os.path.getsize(model)}}
+              "run.json": run_facts(recommender) | {"starting_points": points, "model_bytes": os.path.getsize(model)}}
     for name, value in values.items():
         with replacing(os.path.join(folder, name)) as file:
             json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -54,12 +56,19 @@ def _simplify(path: str) -> None:
     """Lets onnxruntime simplify the graph once here, so that no visitor's browser has to."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
+    options = _quiet()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = path + ".simplified"
-    options.log_severity_level = 3
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     os.replace(path + ".simplified", path)
+
+
+def _quiet():
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
 
 
 def catalogue_columns(recommender: Recommender) -> dict:
@@ -86,8 +95,8 @@ def _popularity(recommender: Recommender) -> np.ndarray:
     return np.asarray(recommender.params["items"]["bias"], np.float32)[1:recommender.num_items + 1]
 
 
-def run_facts(recommender: Recommender, histories: dict[str, list[str]]) -> dict:
-    """Returns what the page says of the run, and its starting points."""
+def run_facts(recommender: Recommender) -> dict:
+    """Returns what the page says of the run."""
     results = recommender.results
     if results is None:
         metrics, facts, protocol, data = [], [], "This run is not finished; it has not been measured.", ""
@@ -102,9 +111,8 @@ def run_facts(recommender: Recommender, histories: dict[str, list[str]]) -> dict
     room = room_of(recommender.config.model)
     facts.insert(0, ("Model", recommender.config.model_name))
     facts.append(("History", f"the newest {room:,} items are read"))
-    points = starting_points(recommender, histories)
     return {"model": recommender.config.model_name, "data": data, "metrics": metrics, "facts": facts,
-            "protocol": protocol, "max_history": room, "starting_points": points}
+            "protocol": protocol, "max_history": room}
 
 
 def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -> list[dict]:
@@ -121,6 +129,20 @@ def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -
         if len(items) >= 2:
             points.append({"name": name, "items": items, "lacking": len(titles) - len(items)})
     return points + _own_points(recommender, max(0, 3 - len(points)))
+
+
+def with_lists(model: str, points: list[dict], k: int) -> list[dict]:
+    """Returns the points with `best`, their k pairs (item, probability), shown while a browser loads the `model`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
+    whole = []
+    for point in points:
+        items, probabilities = session.run(["items", "probabilities"], {
+            "history": np.array([point["items"]], np.int32), "k": np.array([k])})
+        best = [(item, float(p)) for item, p in zip(items[0].tolist(), probabilities[0]) if item]
+        whole.append(point | {"best": best})
+    return whole
 
 
 def _own_points(recommender: Recommender, count: int) -> list[dict]:

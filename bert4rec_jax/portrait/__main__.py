@@ -86,8 +86,8 @@ def _groups(sheet, folder: str, results: dict, ranks: dict[str, np.ndarray]) -> 
     from bert4rec_jax.portrait import figures, measures
     from bert4rec_jax.portrait.sheet import image
 
-    for column, title, label in (("history_length", "By length of the history", "items in the history"),
-                                 ("item_popularity", "By popularity of the target", "training events of the target")):
+    titles = {"history_length": "By length of the history", "item_popularity": "By popularity of the target"}
+    for column, label in measures.GROUPED_BY.items():
         if column not in ranks:
             continue
         bins = {results["model"]: measures.binned(ranks[column], ranks["rank"])}
@@ -96,7 +96,7 @@ def _groups(sheet, folder: str, results: dict, ranks: dict[str, np.ndarray]) -> 
                 bins[name] = measures.binned(ranks[column], ranks[f"{name}_rank"])
         path = os.path.join(folder, f"by_{column}.png")
         figures.bars(path, bins, label)
-        sheet.section(title, "Test users in bins of about equal size.", image(path, title))
+        sheet.section(titles[column], "Test users in bins of about equal size.", image(path, titles[column]))
 
 
 def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> None:

@@ -5,6 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bert4rec_jax.ranking import beyond_accuracy, equal_groups, per_user
+
+# Arrays of ranks_test.npz by which cases are grouped, and what they are.
+GROUPED_BY = {"history_length": "items in the history", "item_popularity": "training interactions of the target"}
+
 
 class Bin(NamedTuple):
     """Test cases with values from `low` to `high`, both included.
@@ -32,14 +37,13 @@ def binned(values: np.ndarray, ranks: np.ndarray, count: int = 6) -> list[Bin]:
       ranks: float[n], 1-based.
       count: bins, at most.
     """
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1), method="lower"))
-    number = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-    gain = np.where(ranks <= 10, 1 / np.log2(ranks + 1), 0)
+    group = equal_groups(values, count)
+    ndcg, hr = per_user("ndcg@10", ranks), per_user("hr@10", ranks)
     bins = []
-    for b in np.unique(number):
-        chosen = number == b
+    for number in range(group.max() + 1):
+        chosen = group == number
         bins.append(Bin(int(values[chosen].min()), int(values[chosen].max()), int(chosen.sum()),
-                        float(gain[chosen].mean()), float((ranks[chosen] <= 10).mean())))
+                        float(ndcg[chosen].mean()), float(hr[chosen].mean())))
     return bins
 
 
@@ -82,5 +86,6 @@ def concentration(recommended: np.ndarray, popularity: np.ndarray) -> dict[str, 
     items = recommended[recommended > 0] - 1
     head = np.zeros(len(popularity), bool)
     head[np.argsort(-popularity, kind="stable")[:max(1, len(popularity) // 10)]] = True
-    return {"coverage": len(np.unique(items)) / len(popularity), "head": float(head[items].mean()),
+    coverage = beyond_accuracy(recommended, np.append(0, popularity))[f"coverage@{recommended.shape[1]}"]
+    return {"coverage": coverage, "head": float(head[items].mean()),
             "head_events": float(popularity[head].sum() / max(popularity.sum(), 1))}

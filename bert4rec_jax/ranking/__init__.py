@@ -9,7 +9,7 @@ held; `ranker` ranks every user's target exactly,
 
 from bert4rec_jax.ranking import baselines
 from bert4rec_jax.ranking.cases import Cases, Ranking, digest, protocol, repeated_targets, tied_targets
-from bert4rec_jax.ranking.metrics import beyond_accuracy, from_ranks, per_user
+from bert4rec_jax.ranking.metrics import beyond_accuracy, equal_groups, from_ranks, per_user
 from bert4rec_jax.ranking.negatives import sample_negatives
 from bert4rec_jax.ranking.ranker import Ranker, rank_step
 from bert4rec_jax.ranking.scores import (
@@ -22,6 +22,5 @@ from bert4rec_jax.ranking.scores import (
 )
 
 __all__ = ["Cases", "Histories", "PackedHistories", "Ranker", "Ranking", "baselines", "beyond_accuracy", "digest",
-           "from_ranks", "item_scores", "own_histories", "per_user", "protocol", "rank_step", "repeated_targets",
-           "sample_negatives", "tied_targets", "top_items",
-           "without_removed"]
+           "equal_groups", "from_ranks", "item_scores", "own_histories", "per_user", "protocol", "rank_step",
+           "repeated_targets", "sample_negatives", "tied_targets", "top_items", "without_removed"]

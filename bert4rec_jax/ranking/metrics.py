@@ -47,6 +47,20 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
     return hit * {"hr": lambda: 1.0, "ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks}[kind]()
 
 
+def equal_groups(values: np.ndarray, count: int) -> np.ndarray:
+    """Returns int[cases], the group of each case, from 0 in the order of the values, every one of them occupied.
+
+    Groups are about equally large; equal values share one, so that there may be fewer than `count`.
+
+    Args:
+      values: number[cases], such as the length of each case's history.
+      count: groups, at most.
+    """
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1), method="nearest"))
+    group = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
+    return np.unique(group, return_inverse=True)[1]
+
+
 def beyond_accuracy(lists: np.ndarray, popularity: np.ndarray) -> dict[str, float]:
     """Returns coverage, novelty and popularity of the recommended lists.
 

@@ -102,6 +102,7 @@ class Ranker:
         layout.check_rows(config.eval.batch_rows, "config.eval.batch_rows")
         self._cases, self._items = cases, dataset.items
         self._target_items = np.asarray(dataset.items[cases.targets], np.int32)
+        self._last = ranks_last(config.eval, dataset, cases)
         filtered = config.eval.filter_seen
         self.histories = PackedHistories(
             config.model, dataset.num_items, dataset.items, cases.starts, cases.targets,
@@ -112,18 +113,21 @@ class Ranker:
             self._candidates[:] = 1 + NEGATIVES
             self._sampled = protocol_negatives(config.eval, dataset, cases.users, popularity)
         else:
-            self._candidates -= self.histories.removed_counts
-        self._last = ranks_last(config.eval, dataset, cases)
+            # The target is always ranked, be it last.
+            self._candidates -= self.histories.removed_counts - self._last
         self._compiled = {}
 
     def _seen_pairs(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (place among `cases`, item) of every event of the histories, but for the target's own item."""
+        """Returns (place among `cases`, item) of every event of the histories.
+
+        The target's own item is not among them, unless it ranks last: then it is seen like the others, and in no list.
+        """
         starts, targets = self._cases.starts[cases], self._cases.targets[cases]
         counts = targets - starts
         place = np.repeat(np.arange(len(cases)), counts)
         flat = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(starts, counts)
         item = self._items[flat]
-        kept = item != self._target_items[cases][place]
+        kept = (item != self._target_items[cases][place]) | self._last[cases][place]
         return place[kept], item[kept]
 
     def _targets(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

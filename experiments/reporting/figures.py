@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from bert4rec_jax.portrait.measures import GROUPED_BY
+from bert4rec_jax.ranking import equal_groups
 from experiments.reporting import statistics
 from experiments.reporting.records import Run
 from experiments.reporting.rows import Row, describe
@@ -90,10 +92,7 @@ def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread:
             f"A line is a setting, its colour and its place on the last axis are the mean over seeds of test {metric}.",
         )
     shown = _best_and_baselines(rows, metric, baseline)
-    for array, label in (
-        ("history_length", "items in the history"),
-        ("item_popularity", "training interactions of the target"),
-    ):
+    for array, label in GROUPED_BY.items():
         drawn[array] = Drawn(
             by_group(shown, array, label, metric),
             f"{name}: test {metric} by {label}",
@@ -218,8 +217,7 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
     """
     figure, axis = plt.subplots(figsize=(4.5, 2.8))
     key = rows[0].runs[0].ranks[array]
-    edges = np.unique(np.quantile(key, np.linspace(0, 1, GROUPS + 1), method="nearest"))
-    group = np.clip(np.searchsorted(edges, key, side="right") - 1, 0, max(len(edges) - 2, 0))
+    group = equal_groups(key, GROUPS)
     present = np.unique(group)
     for color, row in zip(_colors(len(rows)), rows):
         case = row.per_case(metric).mean(axis=1)

@@ -156,9 +156,13 @@ def test_the_readme_beside_the_model_works_without_this_package(kind, without, s
     (["--format", "onnx", "--histories", "x"], "--histories has no use with --format onnx"),
     (["--format", "stablehlo", "--k", "0"], "--k=0 must be at least 1"),
     (["--format", "page", "--histories", "missing.json"], "--histories missing.json cannot be read"),
+    (["--format", "page", "--histories", "deep.json"], "--histories deep.json is not JSON"),
+    (["--format", "page", "--histories", "half.json"], "half of a character"),
     (["--format", "onnx"], "is no run directory"),
 ])
 def test_wrong_flags_are_answered_in_a_line(arguments, message, tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "half.json").write_text(json.dumps({"half \ud800": ["a", "b"]}))
     command = [sys.executable, "-m", "bert4rec_jax.export", "--workdir", str(tmp_path), "--out", str(tmp_path / "out")]
     done = subprocess.run([*command, *arguments], text=True, capture_output=True, check=False, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -142,6 +142,25 @@ def test_clicks_together_what_recommend_says(site, opened):
 
 
 @pytest.mark.slow
+def test_the_first_list_does_not_wait_for_the_model(site, opened):
+    address, recommender, _ = site
+    held = []
+    opened.context.route("**/model.onnx", lambda route: held.append(route))
+    opened.goto(address)
+    opened.wait_for_selector("#list > li")
+    assert shown(opened) == expected(recommender, [3, 2, 1])
+    assert opened.inner_text("#status") == "Loading the model"
+    for _ in range(600):
+        opened.wait_for_timeout(100)
+        if held:
+            break
+    # Once it is there, it gives the same list, and reasons.
+    held[0].continue_()
+    opened.wait_for_selector("body[data-explained]")
+    assert shown(opened) == expected(recommender, [3, 2, 1])
+
+
+@pytest.mark.slow
 def test_reasons_are_the_model_without_one_item(site, opened):
     address, recommender, _ = site
     opened.goto(address + "#h=3,9,12")
@@ -192,22 +211,35 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
                              step=0, params=params, embeddings=np.asarray(params["items"]["embedding"])[1:n + 1])
     page.write(str(tmp_path), random, {}, runtime)
     address, server = serve(tmp_path)
-    tab = browser.new_page()
-    tab.set_default_timeout(120_000)
-    tab.goto(address + "#h=1,2,3")
-    tab.wait_for_selector("#list > li")
-    first = tab.evaluate("performance.now()") / 1000
+
+    def seconds_to_first_list(of):
+        tab = browser.new_context().new_page()
+        tab.set_default_timeout(120_000)
+        tab.goto(of)
+        tab.wait_for_selector("#list > li")
+        return tab, tab.evaluate("performance.now()") / 1000
+
+    tab, first = seconds_to_first_list(address)
+    # That list came with the page; the model, once it is loaded, says the same.
+    before = shown(tab)
+    tab.wait_for_selector("body[data-answered]")
+    assert len(before) == 10 and shown(tab) == before
+    tab.context.close()
+    # A history of one's own waits for the model.
+    tab, own = seconds_to_first_list(address + "#h=1,2,3")
     tab.wait_for_selector("body[data-searchable]")
     clicks = []
     for _ in range(9):
         tab.wait_for_timeout(200)
         answered(tab, lambda: tab.click("#list > li:nth-child(1) .plus"))
         clicks.append(float(tab.locator("body").get_attribute("data-click-to-list")))
-    tab.close()
+    tab.context.close()
     server.shutdown()
-    print(json.dumps({"first list, s": first, "click to list, ms": sorted(clicks)}))
-    # A machine that is busy with other things is slower; the figures of a quiet one are in docs/serving.md.
-    assert np.median(clicks) < 200 and first < 12
+    # Of a run on a machine that is described in it, this is experiments/results/benchmarks/page.json.
+    print(json.dumps({"first_list_seconds": first, "own_history_seconds": own, "click_to_list_ms": sorted(clicks)}))
+    # The browser, its server and this test share the machine with whatever else runs, so loading the model, about two
+    # seconds of a core, is given more.
+    assert np.median(clicks) < 200 and first < 3 and own < 12
 
 
 def test_what_is_not_the_pinned_runtime_is_refused(tmp_path):

@@ -80,7 +80,7 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter
         assert (ranking.greater[case], ranking.ties[case]) == (greater, ties)
         assert ranking.candidates[case] == len(others) + 1
         if protocol == "full":
-            allowed = np.array(sorted(others | {target}))
+            allowed = np.array(sorted(others | ({target} - seen if filter_seen else {target})))
             best = np.sort(scores[allowed - 1])[::-1][:10]
             np.testing.assert_allclose(scores[ranking.top[case] - 1], best, rtol=1e-4, atol=1e-5)
     assert tied > 50 and repeats > 10
@@ -107,7 +107,8 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
     for choice in ("last", "compete"):
         changed = dataclasses.replace(experiment.config.eval, repeated_targets=choice)
         experiment.config = dataclasses.replace(experiment.config, eval=changed)
-        ranked = Ranker(experiment.config, experiment.dataset, cases, experiment.layout).rank(params)
+        ranked = Ranker(experiment.config, experiment.dataset, cases, experiment.layout).rank(
+            params, with_top=True)
         simple = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases, experiment.popularity)
         rankings[choice] = {"model": ranked, **simple}
         assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "last")
@@ -124,6 +125,12 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
         target = experiment.dataset.items[cases.targets[case]]
         unseen = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
         assert rankings["compete"]["model"].greater[case] == (scores[unseen - 1] > scores[target - 1]).sum()
+        best = unseen[np.argsort(-scores[unseen - 1], kind="stable")]
+        np.testing.assert_array_equal(rankings["last"]["model"].top[case], best[:10])
+    # What was seen is in no list, unless it competes.
+    in_lists = {choice: (ranking["model"].top == experiment.dataset.items[cases.targets][:, None]).any(1)[repeated].sum()
+                for choice, ranking in rankings.items()}
+    assert in_lists["last"] == 0 < in_lists["compete"]
 
 
 def test_negatives_do_not_depend_on_the_runs_seed_and_the_digest_covers_them(cache):

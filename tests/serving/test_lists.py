@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
+import dataclasses
 import shutil
 import sys
 
@@ -52,6 +54,14 @@ def everybody(recommender, tmp_path_factory):
     path = tmp_path_factory.mktemp("all") / "lists.parquet"
     write_lists(recommender, str(path), 7)
     return pd.read_parquet(path)
+
+
+def test_without_the_runs_data_the_remedy_is_said(recommender, tmp_path):
+    gone = copy.copy(recommender)
+    data = dataclasses.replace(recommender.config.data, source="table", path="gone.csv")
+    gone.config = dataclasses.replace(recommender.config, data=data)
+    with pytest.raises(UserError, match=r"are not here \(.*gone\.csv.*\); .* with --histories\.$"):
+        write_lists(gone, str(tmp_path / "lists.parquet"), 7)
 
 
 def ids(recommender, numbers):

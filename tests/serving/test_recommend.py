@@ -12,7 +12,8 @@ from conftest import small_config
 import bert4rec_jax
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
-from bert4rec_jax.recommend import answer_all, read_histories
+from bert4rec_jax.recommend import answer_all
+from bert4rec_jax.serving import read_histories
 from bert4rec_jax.serving.titles import TitleIndex
 
 CATALOGUE = pd.DataFrame({
@@ -63,6 +64,15 @@ def test_unknown_and_ambiguous_titles_are_refused_with_choices():
         index.find("Toy Stroy")
     with pytest.raises(UserError, match="no 'Toy Story \\(2010\\)'"):
         index.find("Toy Story (2010)")
+
+
+def test_labels_of_all_are_the_label_of_each():
+    table = pd.DataFrame({"item": [7, 8, 9, 10], "title": ["A", None, "C, The (x)", ""], "year": [1999, 2000, None, 1]},
+                         index=range(1, 5))
+    for columns in (["item"], ["item", "title"], ["item", "title", "year"]):
+        index = TitleIndex(table[columns])
+        assert index.labels() == [index.label(number) for number in range(1, 5)]
+    assert index.labels() == ["A (1999)", "8", "C, The (x)", " (1)"]
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -155,6 +165,8 @@ HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ({"a": [True]}, "neither a title nor an id"), ({"a": [[1]]}, "neither a title nor an id"),
     ({"a": [{"item": 1}]}, "neither a title nor an id"), ({"a": [float("nan")]}, "neither a title nor an id"),
     ({"a": [TITLE], "b": 1}, "'b' must be a list"), ([[TITLE], None], "'2' must be a list"),
+    ({"a": ["half \ud800"]}, "half of a character"), ({"half \udfff": [TITLE]}, "half of a character"),
+    ({"a": ["\U0001f600"]}, None),
 ]
 RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]", "not JSON"), (b"{'a': []}", "not JSON"),
        (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "not JSON")]

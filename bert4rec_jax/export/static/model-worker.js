@@ -8,20 +8,22 @@ ort.env.wasm.wasmPaths = new URL("./ort/", self.location.href).href;
 ort.env.wasm.numThreads = 1;
 
 const MOST_LEFT_OUT = 24;
+// Fails, but not before the runtime is compiled, which so begins at once, beside all downloads.
+const compiled = ort.InferenceSession.create(new Uint8Array(8)).catch(() => {});
 let session = null;
 const waiting = {list: null, why: null}; // of each kind only the newest question counts
-let busy = false;
+let busy = true; // at first with loading
 
 self.onmessage = async ({data}) => {
   if (data.load) {
     try {
-      // Fails, but not before the runtime is compiled, which so overlaps with the download.
-      const compiled = ort.InferenceSession.create(new Uint8Array(8)).catch(() => {});
       const bytes = await fetched(data.load, data.bytes);
       await compiled;
       session = await ort.InferenceSession.create(bytes, {logSeverityLevel: 3, graphOptimizationLevel: "disabled"});
-      await run([[1], [1]], 1, ["items"]); // the first run lays out its memory
+      // The first run is slow, as the browser compiles what it meets: a list that somebody waits for, else any.
+      if (!waiting.list) await run([[1]], 1, ["items"]);
       self.postMessage({ready: true});
+      await answer();
     } catch (error) {
       self.postMessage({failed: String(error?.message ?? error)});
     }
@@ -29,7 +31,11 @@ self.onmessage = async ({data}) => {
   }
   waiting[data.kind] = data;
   if (data.kind === "list") waiting.why = null;
-  if (busy) return;
+  if (!busy) await answer();
+};
+
+/** Answers what is asked until nothing is left. */
+async function answer() {
   busy = true;
   try {
     while (waiting.list || waiting.why) {
@@ -44,7 +50,7 @@ self.onmessage = async ({data}) => {
   } finally {
     busy = false;
   }
-};
+}
 
 /** Downloads the model, and says how far it is. */
 async function fetched(url, bytes) {
@@ -52,13 +58,14 @@ async function fetched(url, bytes) {
   if (!response.ok) throw new Error(`${url} is missing (${response.status})`);
   const parts = new Uint8Array(bytes);
   let done = 0;
+  let said = 0;
   for (const reader = response.body.getReader(); ;) {
     const {value, done: finished} = await reader.read();
     if (finished) return parts.subarray(0, done);
     if (done + value.length > bytes) throw new Error(`${url} is larger than the page expects; export it again`);
     parts.set(value, done);
     done += value.length;
-    self.postMessage({loaded: done / bytes});
+    if (done - said > bytes / 20 || done === bytes) self.postMessage({loaded: (said = done) / bytes});
   }
 }
 

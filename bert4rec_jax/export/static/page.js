@@ -162,7 +162,14 @@ function ask() {
     status(modelReady ? "Waiting for a history" : "Loading the model");
     return;
   }
-  if (modelReady) model.postMessage({kind: "list", id: asked, history, k: Math.min(MOST, catalogue.title.length)});
+  const known = modelReady ? null : run.starting_points.find(({items}) => items.join() === history.join());
+  if (known) {
+    // Its list came with the page; the model, once it is loaded, gives it again.
+    best = known.best.map(([item, probability]) => ({item, probability}));
+    reasons = new Map();
+    showList();
+  }
+  model.postMessage({kind: "list", id: asked, history, k: Math.min(MOST, catalogue.title.length)});
 }
 
 model.onmessage = ({data}) => {
@@ -174,8 +181,10 @@ model.onmessage = ({data}) => {
   } else if (data.ready) {
     modelReady = true;
     $("progress").hidden = true;
-    ask();
-    if (!history.length) indexTitles();
+    if (!history.length) {
+      status("Waiting for a history");
+      indexTitles();
+    }
   } else if (data.id === asked && data.kind === "list") {
     best = data.best;
     reasons = new Map();

@@ -62,7 +62,11 @@ def from_run(recommender: Recommender) -> UserHistories:
     Raises:
       UserError: the data cannot be obtained, or are no longer those of the run.
     """
-    dataset = load_dataset(recommender.config.data)
+    try:
+        dataset = load_dataset(recommender.config.data)
+    except UserError as error:
+        raise UserError(f"the data that the run was trained on are not here ({str(error).rstrip('.')}); start this in "
+                        "the folder where it was trained, or give a log with --histories.") from None
     items = pa.array(recommender.catalogue["item"].astype(str), pa.string())
     if not pa.array(dataset.item_table()["item"].astype(str), pa.string()).equals(items):
         raise UserError(f"{dataset.folder} holds other items than the run; its data have changed since. Give the log "

@@ -71,7 +71,7 @@ def _write(recommender: Recommender, file: ListFile, scorer: ListScorer, people:
            never: Choice | None, include_seen: bool) -> dict:
     n = len(people.users)
     item_ids = pa.array(recommender.catalogue["item"].astype(str), pa.string())
-    titles = pa.array([recommender.titles.label(i) for i in range(1, recommender.num_items + 1)], pa.string())
+    titles = pa.array(recommender.titles.labels(), pa.string())
     begin, made, short = time.perf_counter(), 0, 0
     parts = -(-n // PART_USERS)
     with Phase("recommending", n, "users") as phase:

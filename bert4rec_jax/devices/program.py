@@ -225,6 +225,10 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
         if chain and (kind, chain[1]) in chains:
             continue
         chains.add((kind, chain[1]) if chain else None)
+        # How a TPU's compiler writes a reduce-scatter: a fusion that sums and keeps a part.
+        if kind == "all-reduce" and any(each.root and each.kind == "dynamic-slice" and line.name in each.operands
+                                        for each in computation.values()):
+            kind = "reduce-scatter"
         group = _group_size(line.rest, devices)
         operand = sum(shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands)
         sent[kind] += times * {"all-reduce": lambda: all_reduce(operand, group),

@@ -22,7 +22,8 @@ def as_text(config: Config, target: Target, reports: list[Report]) -> str:
     lines = [f"Compiled for {target.text}; nothing was run. Times and speeds are bounds from published figures, "
              "not measurements."]
     for r in reports:
-        lines += ["", f"{r.name} step ({r.compile_seconds:.0f} s to compile here)", *_memory_lines(config, target, r)]
+        lines += ["", f"{r.name} step ({r.compile_seconds:.0f} s to compile here, {r.compile_cpu_seconds:.0f} s of "
+                  "processor time)", *_memory_lines(config, target, r)]
         if r.operations:
             slower, ratio = ("memory", r.memory_ratio) if r.memory_ratio >= 1 else ("arithmetic", 1 / r.memory_ratio)
             lines += [

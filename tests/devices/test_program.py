@@ -76,6 +76,31 @@ def test_picked_rows_count_alone_and_what_stays_on_chip_can_be_left_out():
     assert accessed_bytes(program) == (ids + near) + gathered + out + 5 * 2 * reduced
 
 
+def test_of_what_is_cut_out_the_cut_alone_is_read():
+    """As XLA writes the gradients that were summed in one array; what is cut twice is read once at most."""
+    text = """
+%cut (p0: f32[1000]) -> f32[10] {
+  %p0 = f32[1000]{0} parameter(0)
+  ROOT %s = f32[10]{0} slice(%p0), slice={[5:15]}
+}
+
+%halves (p0: f32[1000]) -> f32[800] {
+  %p0 = f32[1000]{0} parameter(0)
+  %a = f32[800]{0} slice(%p0), slice={[0:800]}
+  %b = f32[800]{0} slice(%p0), slice={[200:1000]}
+  ROOT %c = f32[800]{0} add(%a, %b)
+}
+
+ENTRY %main (x: f32[1000]) -> f32[5] {
+  %x = f32[1000]{0} parameter(0)
+  %part = f32[10]{0} fusion(%x), kind=kLoop, calls=%cut
+  %both = f32[800]{0} fusion(%x), kind=kLoop, calls=%halves
+  ROOT %out = f32[5]{0} slice(%part), slice={[0:5]}
+}
+"""
+    assert accessed_bytes(parse(text)) == (40 + 40) + (4000 + 3200) + (20 + 20)
+
+
 def test_shapes_are_padded_to_tiles():
     assert shape_bytes("bf16[3,200]{1,0:T(8,128)(2,1)}") == 8 * 256 * 2
     assert shape_bytes("f32[64,3]{0,1:T(8,128)}") == 8 * 128 * 4

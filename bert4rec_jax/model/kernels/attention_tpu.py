@@ -212,7 +212,10 @@ class _Block:
         return decorated
 
     def query_turns(self):
-        return self.turns[pl.ds(pl.multiple_of(self.number * self.plan.block, self.plan.block), self.plan.block)]
+        size = self.plan.block
+        if self.plan.grid[2] == 1:  # any size; of several blocks it is a multiple of 128
+            return self.turns[:size]
+        return self.turns[pl.ds(pl.multiple_of(self.number * size, size), size)]
 
     def inner(self, x):
         """Returns rows of a block of queries, zero beyond the last query."""

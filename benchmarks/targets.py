@@ -38,7 +38,7 @@ PROGRAMS = {
     "configs/ml_25m.py, 2,048 rows": (59_047, 256, {}, ("v5e:2x4", "h100:8"), (None, None)),
     "8,192 long": (62_423, 2, {**LONG, "model.max_length": 8192}, ("v5e:2x4",), (None, None)),
 }
-COLUMNS = ["program", "target", "memory a device, GiB", "operations, G", "memory traffic, GiB", "with on-chip, GiB",
+COLUMNS = ["program", "target", "memory a device, GiB", "by formula", "operations, G", "memory traffic, GiB", "with on-chip, GiB",
            "memory : arithmetic", "with on-chip", "goal", "sent, MiB", "of the least", "compile, s", "CPU s", "goal, s"]
 
 
@@ -74,7 +74,8 @@ def row(r: dict) -> list[str]:
     most, seconds = PROGRAMS[r["name"]][-1]
     memory = f"{r['memory_bytes'] / 2**30:.2f}" if r["memory_bytes"] else "?"
     sent = sum((r["sent_bytes"] or {}).values())
-    return [r["name"], r["target"], memory + ("" if r["fits"] else " (does not fit)"), f"{r['operations'] / 1e9:,.0f}",
+    return [r["name"], r["target"], memory + ("" if r["fits"] else " (does not fit)"),
+            f"{r['formula_bytes'] / 2**30:.2f}", f"{r['operations'] / 1e9:,.0f}",
             f"{r['memory_traffic_bytes'] / 2**30:,.2f}", f"{r['all_traffic_bytes'] / 2**30:,.2f}",
             f"{r['ratio']:.1f} : 1" if r["ratio"] else "?",
             f"{r['ratio_with_on_chip']:.1f} : 1" if r["ratio"] else "?", f"{most} : 1" if most else "",

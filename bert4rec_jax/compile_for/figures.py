@@ -149,10 +149,8 @@ def compiled(name: str, function: Any, arguments: tuple, target: Target, devices
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
-        used = re.search(r"Used ([\d.]+)([KMG]) of", str(error))
-        needed = int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
-        return Report(name, time.perf_counter() - begin, time.process_time() - begin_cpu, needed, False,
-                      str(error).splitlines()[0][:300], formula_bytes=formula)
+        return Report(name, time.perf_counter() - begin, time.process_time() - begin_cpu, needed_bytes(str(error)),
+                      False, str(error).splitlines()[0][:300], formula_bytes=formula)
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
     sizes, text = program.memory_analysis(), parse(program.as_text())
     memory = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
@@ -164,6 +162,12 @@ def compiled(name: str, function: Any, arguments: tuple, target: Target, devices
                   accessed_bytes(text, slow_only=False), arithmetic, traffic,
                   {k: v for k, v in sent_bytes(text, devices).items() if v}, least_sent,
                   positions / max(arithmetic, traffic), formula)
+
+
+def needed_bytes(error: str) -> int | None:
+    """Returns how much memory a compiler says that it would need at least, None where it does not say."""
+    used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
+    return int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
 
 
 def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str, ...] = ("training", "ranking"),

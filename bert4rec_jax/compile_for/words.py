@@ -52,7 +52,8 @@ def _memory_lines(c: Config, target: Target, r: Report) -> list[str]:
     missing = f"does not fit ({r.error})"
     if r.memory_bytes:
         over = (r.memory_bytes - target.chip.memory) / GIB
-        missing = f"{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by {over:,.2f} GiB"
+        least = "at least " if r.error else ""
+        missing = f"{least}{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by {least}{over:,.2f} GiB"
     if r.name == "ranking":
         advice = f"lower config.eval.batch_rows = {c.eval.batch_rows}"
     else:

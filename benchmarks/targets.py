@@ -105,6 +105,7 @@ def main(_) -> None:
             if any(r["name"] == name and r["target"] == target for r in done) or FLAGS.only not in ("", f"{name}, {target}"):
                 continue
             code = f"import json; from benchmarks.targets import compile_row; print(json.dumps(compile_row({name!r}, {target!r})))"
+            program = made_by()  # before: a checkout may move on meanwhile
             try:
                 ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                                        timeout=FLAGS.timeout)
@@ -114,7 +115,7 @@ def main(_) -> None:
             if ended.returncode:
                 print(f"{name}, {target}: {ended.stderr.strip().splitlines()[-1][:200]}", flush=True)
                 continue
-            done.append(json.loads(ended.stdout.splitlines()[-1]) | made_by())
+            done.append(json.loads(ended.stdout.splitlines()[-1]) | program)
             with path.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
             print(" | ".join(row(done[-1])), flush=True)

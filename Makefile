@@ -1,5 +1,7 @@
 # The commands: `make quickstart` (train, compare, recommend), `make demo` (look at it in a browser) and `make test`.
-PYTHON ?= python3
+# The newest Python that is here and can make environments: JAX gets faster, and its newest needs 3.12.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && exit; done; echo python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -15,7 +17,7 @@ quickstart: $(INSTALLED)
 
 # The quickstart's model in the visitor's browser: http://localhost:8000 (PORT=8080 for another port).
 demo: $(INSTALLED) runs/quickstart/results.json
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[page]'
+	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[page]'
 	$(RUN) -m bert4rec_jax.export --workdir runs/quickstart --format page --histories experiments/article_histories.json --out runs/site
 	@echo "open http://localhost:$(PORT) in a browser; stop with Ctrl-C"
 	$(RUN) -m http.server --directory runs/site --bind 127.0.0.1 $(PORT)
@@ -50,7 +52,8 @@ wheel:
 
 $(INSTALLED): pyproject.toml $(wildcard constraints*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@# An environment that is there keeps its Python unless another one is named.
+	{ [ "$(origin PYTHON)" = file ] && [ -x $(RUN) ]; } || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[test]'
 	@touch $@
 

@@ -4,13 +4,18 @@ r"""What one training step sends between devices, read from the compiled program
   python -m benchmarks.communication          # eight simulated devices, every layout; about a minute
   python -m benchmarks.communication --plan   # the model of docs/scaling.md for large catalogues and many devices
 
+With `--out FOLDER` the table is also written there, as communication.json or communication_plan.json: what
+experiments/results/benchmarks keeps, and docs/scaling.md cites.
+
 Bytes are what one device sends in a ring: 2 (n - 1) / n of the array for an all-reduce over n devices, (n - 1) / n of
 the whole array for an all-gather or a reduce-scatter.
 """
 
 import argparse
+import json
 import os
 import tempfile
+from pathlib import Path
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.devices.communication import Job
@@ -39,7 +44,12 @@ def _experiment(changes: dict):
     return Experiment(config_lib.resolve(values))
 
 
-def measure(name: str) -> str:
+COLUMNS = ["layout", "all-reduce", "all-gather", "reduce-scatter", "other", "total", "least", "ratio"]
+PLAN_COLUMNS = ["catalogue", "devices", "data x catalogue", "state GiB", "all logits GiB", "table gradient sent MiB",
+                "encoder gradient sent MiB", "activations sent MiB", "s at 50 GB/s", "table TFLOP"]
+
+
+def measure(name: str) -> list[str]:
     """Compiles a layout's step and returns a row of the table."""
     import jax
 
@@ -58,46 +68,59 @@ def measure(name: str) -> str:
     cells = [sent["all-reduce"], sent["all-gather"], sent["reduce-scatter"], others, total]
     sampled = c.loss.name != "softmax"
     against = ["-", "-"] if sampled else [f"{job.least() / 2**20:.3f}", f"{total / job.least():.2f}"]
-    return " | ".join([name, *(f"{cell / 2**20:.3f}" for cell in cells), *against])
+    return [name, *(f"{cell / 2**20:.3f}" for cell in cells), *against]
 
 
-def plan() -> str:
-    """Returns the tables of docs/scaling.md."""
+def plan() -> list[list[str]]:
+    """Returns the rows of docs/scaling.md's plan."""
     catalogues = {"ML-25M": (59_047, 128, 6, 2048, 120, 32), "10M items": (10_000_000, 128, 2, 512, 100, 32),
                   "100M items": (100_000_000, 128, 2, 512, 100, 32)}
     grids = {"ML-25M": [(8, 1), (64, 1), (256, 1)],
              "10M items": [(8, 1), (1, 8), (64, 1), (8, 8), (256, 1), (32, 8)],
              "100M items": [(1, 8), (8, 8), (1, 64), (32, 8), (4, 64)]}
-    lines = ["| catalogue | devices | data x catalogue | state GiB | all logits GiB | table gradient sent MiB | encoder "
-             "gradient sent MiB | activations sent MiB | s at 50 GB/s | table TFLOP |", "|" + "---|" * 10]
+    rows_of_table = []
     for name, (items, width, layers, ffn, length, rows) in catalogues.items():
         encoder = length * width + layers * (4 * width * (width + 1) + width * ffn * 2 + ffn + width + 4 * width)
         for data, catalogue in grids[name]:
             job = Job(items + 2, width, encoder, rows, length, round(0.2 * length) + 3, data, catalogue, 2)
-            lines.append("| " + " | ".join([
+            rows_of_table.append([
                 name, str(job.devices), f"{data} x {catalogue}", f"{job.state_bytes() / 2**30:.2f}",
                 f"{job.logits_bytes() / 2**30:.2f}", f"{job.table_gradient() / 2**20:.1f}",
                 f"{job.encoder_gradient() / 2**20:.1f}", f"{job.activations() / 2**20:.1f}",
-                f"{job.least() / 50e9:.4f}", f"{job.table_flops() / 1e12:.2f}"]) + " |")
-    return "\n".join(lines)
+                f"{job.least() / 50e9:.4f}", f"{job.table_flops() / 1e12:.2f}"])
+    return rows_of_table
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Prints a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", action="store_true", help="print the model for large catalogues; measures nothing")
-    if parser.parse_args().plan:
-        print(plan())
-        return
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.setdefault("BERT4REC_DATA", folder)
-        print("MiB sent by each of 8 devices in a step\n")
-        print("| layout | all-reduce | all-gather | reduce-scatter | other | total | least | ratio |")
-        print("|" + "---|" * 8)
-        for name in LAYOUTS:
-            print(f"| {measure(name)} |", flush=True)
+    parser.add_argument("--out", type=Path, help="folder for the table as a record")
+    arguments = parser.parse_args()
+    columns = PLAN_COLUMNS if arguments.plan else COLUMNS
+    print(f"{_line(columns)}\n{_line(['---'] * len(columns))}", flush=True)
+    made_by, rows = {}, []
+    if arguments.plan:
+        rows = plan()
+        print("\n".join(map(_line, rows)))
+    else:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ.setdefault("BERT4REC_DATA", folder)
+            for name in LAYOUTS:
+                rows.append(measure(name))
+                print(_line(rows[-1]), flush=True)
+        import jax
+        made_by = {"unit": "MiB sent by each of 8 simulated devices in a step", "jax": jax.__version__}
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        name = "communication_plan.json" if arguments.plan else "communication.json"
+        (arguments.out / name).write_text(json.dumps({"columns": columns, "rows": rows, **made_by}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

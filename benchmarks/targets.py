@@ -17,27 +17,29 @@ from pathlib import Path
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/targets", "Folder for targets.jsonl and targets.md.")
+flags.DEFINE_string("out", "runs/targets", "Folder for targets.jsonl (what is done) and targets.json (the table).")
 flags.DEFINE_string("only", "", "One row, by its name and target.")
 flags.DEFINE_integer("timeout", 1800, "Seconds after which a compilation is given up.")
 
-# name: (items, rows a device, changes to `recommended()` in bfloat16, targets)
+# name: (items, rows a device, changes to `recommended()` in bfloat16, targets, goals: memory to arithmetic at most,
+# seconds to compile at most; None for none)
+LONG = {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024}
+LARGE = {"model.width": 128, "model.layers": 2, "model.ffn_width": 512}
 PROGRAMS = {
     "MovieLens-1M size": (3416, 16, {"model.width": 64, "model.layers": 2, "model.max_length": 200},
-                          ("v5e:2x4", "h100:8")),
-    "2,048 long": (62_423, 8, {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024,
-                               "model.max_length": 2048}, ("v5e:2x4", "h100:8")),
-    "1M items": (1_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
-                                 "model.max_length": 200, "parallel.catalogue": 8}, ("v5e:2x4", "h100:8")),
-    "10M items": (10_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
-                                   "model.max_length": 100, "parallel.catalogue": 8}, ("v5p:2x2x2", "h100:8")),
-    "100M items, sampled": (100_000_000, 32, {"model.width": 128, "model.layers": 2, "model.ffn_width": 512,
-                                              "model.max_length": 100, "parallel.catalogue": 64,
-                                              "loss.name": "sampled_softmax"}, ("v5e:8x8", "h100:8x8")),
-    "configs/ml_25m.py, 2,048 rows": (59_047, 256, {}, ("v5e:2x4", "h100:8")),
-    "8,192 long": (62_423, 2, {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024,
-                               "model.max_length": 8192}, ("v5e:2x4",)),
+                          ("v5e:2x4", "h100:8"), (6, None)),
+    "2,048 long": (62_423, 8, {**LONG, "model.max_length": 2048}, ("v5e:2x4", "h100:8"), (1.5, 60)),
+    "1M items": (1_000_000, 32, {**LARGE, "model.max_length": 200, "parallel.catalogue": 8}, ("v5e:2x4", "h100:8"),
+                 (2, 60)),
+    "10M items": (10_000_000, 32, {**LARGE, "model.max_length": 100, "parallel.catalogue": 8},
+                  ("v5p:2x2x2", "h100:8"), (None, 120)),
+    "100M items, sampled": (100_000_000, 32, {**LARGE, "model.max_length": 100, "parallel.catalogue": 64,
+                                              "loss.name": "sampled_softmax"}, ("v5e:8x8", "h100:8x8"), (None, None)),
+    "configs/ml_25m.py, 2,048 rows": (59_047, 256, {}, ("v5e:2x4", "h100:8"), (None, None)),
+    "8,192 long": (62_423, 2, {**LONG, "model.max_length": 8192}, ("v5e:2x4",), (None, None)),
 }
+COLUMNS = ["program", "target", "memory a device, GiB", "by formula", "operations, G", "memory traffic, GiB", "with on-chip, GiB",
+           "memory : arithmetic", "with on-chip", "goal", "sent, MiB", "of the least", "compile, s", "CPU s", "goal, s"]
 
 
 def compile_row(name: str, target_text: str) -> dict:
@@ -49,7 +51,7 @@ def compile_row(name: str, target_text: str) -> dict:
     from bert4rec_jax import compile_for
     from bert4rec_jax import config as config_lib
 
-    items, rows, changes, _ = PROGRAMS[name]
+    items, rows, changes, *_ = PROGRAMS[name]
     if name.startswith("configs/"):
         sys.path.insert(0, ".")
         from configs.ml_25m import get_config
@@ -61,21 +63,36 @@ def compile_row(name: str, target_text: str) -> dict:
                                            "train.batch_rows": rows * len(target.devices()), "train.steps": 100_000,
                                            "eval.batch_rows": len(target.devices())})
     [report] = compile_for.report(config_lib.resolve(values), target, items, ("training",))
-    cpu = os.times()
-    return {"name": name, "target": target_text, "process_cpu_seconds": round(cpu.user + cpu.system, 1),
-            "ratio": report.operations and report.memory_ratio, "ratio_with_on_chip": report.operations and (
-                report.all_traffic_bytes / target.chip.bandwidth / report.arithmetic_seconds), **vars(report)}
+    return {**vars(report), "name": name, "target": target_text,
+            "ratio": report.memory_ratio if report.operations else None,
+            "ratio_with_on_chip": report.all_traffic_bytes / target.chip.bandwidth / report.arithmetic_seconds
+            if report.operations else None}
 
 
-def row(r: dict) -> str:
+def row(r: dict) -> list[str]:
     """Returns a row of the table."""
+    most, seconds = PROGRAMS[r["name"]][-1]
     memory = f"{r['memory_bytes'] / 2**30:.2f}" if r["memory_bytes"] else "?"
-    cells = [r["name"], r["target"], memory + ("" if r["fits"] else " (does not fit)"), f"{r['operations'] / 1e9:,.0f}",
-             f"{r['memory_traffic_bytes'] / 2**30:,.2f}", f"{r['all_traffic_bytes'] / 2**30:,.2f}",
-             f"{r['ratio']:.1f} : 1", f"{r['ratio_with_on_chip']:.1f} : 1",
-             f"{sum((r['sent_bytes'] or {}).values()) / 2**20:,.1f}", f"{r['compile_seconds']:.0f}",
-             f"{r['process_cpu_seconds']:.0f}"]
-    return "| " + " | ".join(cells) + " |"
+    sent = sum((r["sent_bytes"] or {}).values())
+    return [r["name"], r["target"], memory + ("" if r["fits"] else " (does not fit)"),
+            f"{r['formula_bytes'] / 2**30:.2f}", f"{r['operations'] / 1e9:,.0f}",
+            f"{r['memory_traffic_bytes'] / 2**30:,.2f}", f"{r['all_traffic_bytes'] / 2**30:,.2f}",
+            f"{r['ratio']:.1f} : 1" if r["ratio"] else "?",
+            f"{r['ratio_with_on_chip']:.1f} : 1" if r["ratio"] else "?", f"{most} : 1" if most else "",
+            f"{sent / 2**20:,.1f}", f"{sent / r['least_sent_bytes']:.2f}" if r["least_sent_bytes"] else "",
+            f"{r['compile_seconds']:.0f}", f"{r['compile_cpu_seconds']:.0f}", f"{seconds}" if seconds else ""]
+
+
+def made_by() -> dict:
+    """Returns the versions and the commit that figures are made by."""
+    from importlib import metadata
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+
+    packages = ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin", "nvidia-cuda-nvcc-cu12")
+    return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(git("status", "--porcelain", "bert4rec_jax")),
+            "versions": {name: metadata.version(name) for name in packages}}
 
 
 def main(_) -> None:
@@ -83,11 +100,12 @@ def main(_) -> None:
     os.makedirs(FLAGS.out, exist_ok=True)
     path = Path(FLAGS.out, "targets.jsonl")
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for name, (*_, chosen) in PROGRAMS.items():
+    for name, (*_, chosen, _) in PROGRAMS.items():
         for target in chosen:
             if any(r["name"] == name and r["target"] == target for r in done) or FLAGS.only not in ("", f"{name}, {target}"):
                 continue
             code = f"import json; from benchmarks.targets import compile_row; print(json.dumps(compile_row({name!r}, {target!r})))"
+            program = made_by()  # before: a checkout may move on meanwhile
             try:
                 ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
                                        timeout=FLAGS.timeout)
@@ -97,16 +115,17 @@ def main(_) -> None:
             if ended.returncode:
                 print(f"{name}, {target}: {ended.stderr.strip().splitlines()[-1][:200]}", flush=True)
                 continue
-            done.append(json.loads(ended.stdout.splitlines()[-1]))
+            done.append(json.loads(ended.stdout.splitlines()[-1]) | program)
             with path.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-            print(row(done[-1]), flush=True)
-    order = list(PROGRAMS)
-    lines = ["| program | target | memory a device, GiB | operations, G | memory traffic, GiB | with on-chip, GiB | "
-             "memory : arithmetic | with on-chip | sent, MiB | compile, s | CPU s |", "|---|---|" + "--:|" * 9,
-             *map(row, sorted(done, key=lambda r: order.index(r["name"])))]
-    Path(FLAGS.out, "targets.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+            print(" | ".join(row(done[-1])), flush=True)
+    order = [(name, target) for name, (*_, chosen, _) in PROGRAMS.items() for target in chosen]
+    done.sort(key=lambda r: order.index((r["name"], r["target"])))
+    rows = [row(r) for r in done]
+    Path(FLAGS.out, "targets.json").write_text(json.dumps(
+        {"columns": COLUMNS, "rows": rows, "cores": len(os.sched_getaffinity(0)), "figures": done}, indent=1) + "\n")
+    for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows):
+        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bert4rec_jax.devices import Layout
 from bert4rec_jax.devices.communication import Job
 from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes
 from bert4rec_jax.devices.targets import Target
+from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment, state_template
 from bert4rec_jax.model import Inputs, masks_per_history
 from bert4rec_jax.ranking import Histories, rank_step
@@ -53,6 +54,7 @@ class Report:
     Attributes:
       name: "training" or "ranking".
       compile_seconds: on this machine, tracing left out.
+      compile_cpu_seconds: of its processors meanwhile, which a machine that is busy with other work does not change.
       memory_bytes: that a device needs for state, batch and everything in between; None where it does not fit and the
         compiler does not say.
       fits: whether the device has them.
@@ -65,10 +67,12 @@ class Report:
       sent_bytes: by a device, by kind of collective.
       least_sent_bytes: what formulas say cannot be avoided; None where there are none.
       positions_per_second: bound for all devices, from whichever of the two takes longer.
+      formula_bytes: what docs/scaling.md makes of it beforehand; None for ranking.
     """
 
     name: str
     compile_seconds: float
+    compile_cpu_seconds: float
     memory_bytes: int | None
     fits: bool
     error: str = ""
@@ -80,6 +84,7 @@ class Report:
     sent_bytes: dict[str, float] | None = None
     least_sent_bytes: float | None = None
     positions_per_second: float = 0.0
+    formula_bytes: float | None = None
 
     @property
     def memory_ratio(self) -> float:
@@ -124,7 +129,7 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
 
 
 def compiled(name: str, function: Any, arguments: tuple, target: Target, devices: int, positions: int,
-             least_sent: float | None) -> Report:
+             least_sent: float | None, formula: float | None) -> Report:
     """Compiles one step and reads the result.
 
     Args:
@@ -135,27 +140,34 @@ def compiled(name: str, function: Any, arguments: tuple, target: Target, devices
       devices: how many take part.
       positions: of all rows of a batch, for the bound.
       least_sent: see `Report`.
+      formula: bytes, see `Report.formula_bytes`.
     """
     traced = function.trace(*arguments)
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     try:
         program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
-        used = re.search(r"Used ([\d.]+)([KMG]) of", str(error))
-        needed = int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
-        return Report(name, time.perf_counter() - begin, needed, False, str(error).splitlines()[0][:300])
-    seconds = time.perf_counter() - begin
+        return Report(name, time.perf_counter() - begin, time.process_time() - begin_cpu, needed_bytes(str(error)),
+                      False, str(error).splitlines()[0][:300], formula_bytes=formula)
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
     sizes, text = program.memory_analysis(), parse(program.as_text())
     memory = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
               + sizes.temp_size_in_bytes)
     chip = target.chip
     done, moved = operations(traced.jaxpr), accessed_bytes(text)
     arithmetic, traffic = done / chip.flops, moved / chip.bandwidth
-    return Report(name, seconds, memory, memory <= chip.memory, "", done, moved, accessed_bytes(text, slow_only=False),
-                  arithmetic, traffic, {k: v for k, v in sent_bytes(text, devices).items() if v}, least_sent,
-                  positions / max(arithmetic, traffic))
+    return Report(name, seconds, cpu_seconds, memory, memory <= chip.memory, "", done, moved,
+                  accessed_bytes(text, slow_only=False), arithmetic, traffic,
+                  {k: v for k, v in sent_bytes(text, devices).items() if v}, least_sent,
+                  positions / max(arithmetic, traffic), formula)
+
+
+def needed_bytes(error: str) -> int | None:
+    """Returns how much memory a compiler says that it would need at least, None where it does not say."""
+    used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
+    return int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
 
 
 def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str, ...] = ("training", "ranking"),
@@ -172,12 +184,17 @@ def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str,
     for rows, field in ((config.train.batch_rows, "config.train.batch_rows"),
                         (config.eval.batch_rows, "config.eval.batch_rows")):
         layout.check_rows(rows, field)
-    sizes = assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
-    least = _job(config, sizes, layout).least() if config.loss.name == "softmax" else None
+    try:
+        sizes = assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
+    except UserError as error:
+        raise UserError(f"{error} --compile_for needs no data where --items gives the size of the catalogue.") from None
+    job, model = _job(config, sizes, layout), config.model
+    least = job.least() if config.loss.name == "softmax" else None
+    formula = job.state_bytes() + job.activation_bytes(model.layers, model.ffn_width) / config.train.accumulate
     both = programs(config, sizes, layout)
-    rows = {"training": (config.train.batch_rows, least), "ranking": (config.eval.batch_rows, None)}
+    rows = {"training": (config.train.batch_rows, least, formula), "ranking": (config.eval.batch_rows, None, None)}
     return [compiled(name, *both[name], target, layout.num_devices, rows[name][0] * config.model.max_length,
-                     rows[name][1]) for name in steps]
+                     *rows[name][1:]) for name in steps]
 
 
 def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:

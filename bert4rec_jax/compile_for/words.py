@@ -22,7 +22,8 @@ def as_text(config: Config, target: Target, reports: list[Report]) -> str:
     lines = [f"Compiled for {target.text}; nothing was run. Times and speeds are bounds from published figures, "
              "not measurements."]
     for r in reports:
-        lines += ["", f"{r.name} step ({r.compile_seconds:.0f} s to compile here)", *_memory_lines(config, target, r)]
+        lines += ["", f"{r.name} step ({r.compile_seconds:.0f} s to compile here, {r.compile_cpu_seconds:.0f} s of "
+                  "processor time)", *_memory_lines(config, target, r)]
         if r.operations:
             slower, ratio = ("memory", r.memory_ratio) if r.memory_ratio >= 1 else ("arithmetic", 1 / r.memory_ratio)
             lines += [
@@ -51,7 +52,8 @@ def _memory_lines(c: Config, target: Target, r: Report) -> list[str]:
     missing = f"does not fit ({r.error})"
     if r.memory_bytes:
         over = (r.memory_bytes - target.chip.memory) / GIB
-        missing = f"{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by {over:,.2f} GiB"
+        least = "at least " if r.error else ""
+        missing = f"{least}{r.memory_bytes / GIB:,.2f} of {have:.0f} GiB: does not fit, by {least}{over:,.2f} GiB"
     if r.name == "ranking":
         advice = f"lower config.eval.batch_rows = {c.eval.batch_rows}"
     else:

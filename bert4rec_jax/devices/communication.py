@@ -69,6 +69,13 @@ class Job:
         """Returns bytes of parameters, two moments and the gradient on each device, in float32."""
         return 16 * (self.rows_in_table * (self.width + 1) / self.catalogue + self.encoder)
 
+    def activation_bytes(self, layers: int, ffn_width: int) -> float:
+        """Returns bytes that an accelerator keeps for the backward pass, and of what a split table makes travel."""
+        group, tokens, slots = self.catalogue, self.rows * self.length, self.rows * self.slots
+        kept = self.dtype_bytes * tokens * (10 * self.width + 2 * ffn_width) * layers
+        embeddings = 0 if group == 1 else 4 * group * tokens * self.width
+        return kept + embeddings + 4 * group * slots * self.width
+
     def logits_bytes(self) -> float:
         """Returns bytes of all logits of a device: its part of the catalogue for the slots of its group."""
         return 4 * self.rows * self.slots * self.catalogue * self.rows_in_table / self.catalogue

@@ -156,7 +156,7 @@ def _moved(line: Instruction, computation: dict, program: Program, size) -> int:
     estimate = re.search(r'"bytes_accessed":"?(\d+)', line.rest) if line.kind == "custom-call" else None
     if estimate and int(estimate[1]) > 0:
         return int(estimate[1])
-    if line.kind in ("gather", "dynamic-slice"):
+    if line.kind in ("gather", "dynamic-slice", "slice"):
         return 2 * size(line.shape) + sum(size(s) for s in shapes[1:])
     if line.kind == "dynamic-update-slice":
         return 2 * size(shapes[1])
@@ -182,9 +182,10 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size) 
     total = 0
     for name, number in parameters.items():
         read = _users_behind_bitcasts(name, users)
-        if read and all(place == 0 and user.kind in ("gather", "dynamic-slice", *in_place) for user, place in read):
-            total += sum(size(_same_space(user.shape, shapes[number])) for user, _ in read
-                         if user.kind not in in_place)
+        if read and all(place == 0 and user.kind in ("gather", "dynamic-slice", "slice", *in_place)
+                        for user, place in read):
+            total += min(size(shapes[number]), sum(size(_same_space(user.shape, shapes[number])) for user, _ in read
+                                                   if user.kind not in in_place))
         elif number < len(shapes):
             total += size(shapes[number])
     written = size(line.shape)
@@ -225,6 +226,10 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
         if chain and (kind, chain[1]) in chains:
             continue
         chains.add((kind, chain[1]) if chain else None)
+        # How a TPU's compiler writes a reduce-scatter: a fusion that sums and keeps a part.
+        if kind == "all-reduce" and any(each.root and each.kind == "dynamic-slice" and line.name in each.operands
+                                        for each in computation.values()):
+            kind = "reduce-scatter"
         group = _group_size(line.rest, devices)
         operand = sum(shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands)
         sent[kind] += times * {"all-reduce": lambda: all_reduce(operand, group),

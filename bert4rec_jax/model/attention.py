@@ -29,7 +29,8 @@ def attend(config: ModelConfig, causal: bool, query_BQD: jax.Array, key_value_BL
       query_BQD: queries, heads side by side.
       key_value_BLD2: float[B, L, 2 D], keys and then values.
       queries: int32 segments [B, Q], positions [B, Q] and columns [B or 1, Q] of the queries.
-      keys: the same of the keys, [.., L]. Padding is a segment of its own, so that no query is without keys.
+      keys: the same of the keys, [.., L]; `queries` are this very tuple where there is one for each column. Padding is
+        a segment of its own, so that no query is without keys.
       draws: of the dropout on weights, None for none.
     """
     chosen = config.attention
@@ -61,25 +62,34 @@ def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
 
 
 def _fused(config, kernel, causal, query_BQD, key_value_BLD2, queries, keys, draws):
-    # Importing Pallas takes half a second, which a run on CPU need not wait for.
-    if kernel == "pallas_tpu":
-        from bert4rec_jax.model.kernels.attention_tpu import attend as fused
-    else:
-        from bert4rec_jax.model.kernels.attention_gpu import attend as fused
     B, D = len(query_BQD), query_BQD.shape[-1]
-    q_BQD, (k_BLD, v_BLD) = query_BQD, (key_value_BLD2[..., :D], key_value_BLD2[..., D:])
-    if config.positions == "rotary":
-        heads = (config.heads, D // config.heads)
-        q_BQD, k_BLD = (rotate(x.reshape(*x.shape[:2], *heads), place[1][:, :, None]).reshape(x.shape)
-                        for x, place in ((q_BQD, queries), (k_BLD, keys)))
-    q_BQD *= (D // config.heads) ** -0.5
-    places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
-              for segments, _, columns in (queries, keys)]
+    E = D // config.heads
     rate = config.attention_dropout if draws is not None else 0.0
     seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
+    places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
+              for segments, _, columns in (queries, keys)]
     # On another machine the kernel is interpreted: slow, and what tests do.
     interpret = kernel != KERNELS.get(platform())
-    return fused(q_BQD, k_BLD, v_BLD, *places, seeds_B2, config.heads, causal, rate, interpret)
+    how = (places[0], places[1], seeds_B2, config.heads, causal, rate)
+
+    def turned(x_BLD, positions):
+        if config.positions != "rotary":
+            return x_BLD
+        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), positions[:, :, None]).reshape(x_BLD.shape)
+
+    # Importing Pallas takes half a second, which a run on CPU need not wait for.
+    if kernel == "pallas_tpu":
+        from bert4rec_jax.model.kernels import attention_tpu
+
+        # That kernel turns keys by their columns, and queries too unless they are at columns of their own.
+        every_column = queries is keys
+        q_BQD = (query_BQD if every_column else turned(query_BQD, queries[2])) * E ** -0.5
+        frequencies = _frequencies(E) if config.positions == "rotary" else None
+        return attention_tpu.attend(q_BQD, key_value_BLD2, *how, frequencies, every_column, interpret)
+    from bert4rec_jax.model.kernels import attention_gpu
+
+    q_BQD, k_BLD = turned(query_BQD, queries[1]), turned(key_value_BLD2[..., :D], keys[1])
+    return attention_gpu.attend(q_BQD * E ** -0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -93,9 +103,12 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
       positions: int32, of the leading dimensions of x or broadcast to them.
     """
     half = x.shape[-1] // 2
-    frequencies = ROTARY_BASE ** (-np.arange(half) / half)
-    angle = positions[..., None] * frequencies.astype(np.float32)
+    angle = positions[..., None] * _frequencies(x.shape[-1]).astype(np.float32)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = x[..., :half], x[..., half:]
     # In float32 whatever the dtype of x: a rounded angle would depend on the place.
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+
+
+def _frequencies(width: int) -> np.ndarray:
+    return ROTARY_BASE ** (-np.arange(width // 2) / (width // 2))

@@ -12,14 +12,9 @@ from bert4rec_jax.ranking.metrics import per_user
 from experiments.citing import blocks, citations, sources
 from experiments.citing.citations import Citation
 
-# Their numbers are older than the rule; who rewrites one takes it out of here.
-PENDING = {"docs/scaling.md": "its benchmark keeps no record yet"}
-
 
 @pytest.mark.parametrize("document", citations.documents())
-def test_every_number_of_the_documents_follows_from_a_record(document, request):
-    if document in PENDING:
-        request.applymarker(pytest.mark.xfail(reason=PENDING[document], strict=True))
+def test_every_number_of_the_documents_follows_from_a_record(document):
     problems, text = citations.check(document, citations.load())
     assert not problems
     assert text == (citations.CHECKOUT / document).read_text()

@@ -49,11 +49,56 @@ def test_collectives_count_as_often_as_their_loop_runs():
     assert sent["reduce-scatter"] == 0
 
 
+def test_a_sum_of_which_a_part_is_kept_is_a_reduce_scatter():
+    """As libtpu writes it; a whole sum beside it stays one."""
+    text = """
+%all-reduce-scatter (input: f32[16]) -> f32[4] {
+  %input = f32[16]{0} parameter(0)
+  %whole = f32[16]{0} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add
+  %place = s32[] constant(4)
+  ROOT %part = f32[4]{0} dynamic-slice(%whole, %place), dynamic_slice_sizes={4}
+}
+
+ENTRY %main (x: f32[16]) -> f32[4] {
+  %x = f32[16]{0} parameter(0)
+  %all = f32[16]{0} all-reduce(%x), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %out = f32[4]{0} fusion(%all), kind=kCustom, calls=%all-reduce-scatter
+}
+"""
+    sent = sent_bytes(parse(text), 4)
+    assert sent["all-reduce"] == 2 * 64 * 3 / 4 and sent["reduce-scatter"] == 64 * 3 / 4
+
+
 def test_picked_rows_count_alone_and_what_stays_on_chip_can_be_left_out():
     program = parse(TEXT)
     near, ids, out, gathered, reduced = 4 * 8 * 4, 16, 4 * 8 * 4, 16 * 8 * 4, 64
     assert accessed_bytes(program, slow_only=False) == (near + ids + near) + (near + gathered) + (near + out) + 5 * 2 * reduced
     assert accessed_bytes(program) == (ids + near) + gathered + out + 5 * 2 * reduced
+
+
+def test_of_what_is_cut_out_the_cut_alone_is_read():
+    """As XLA writes the gradients that were summed in one array; what is cut twice is read once at most."""
+    text = """
+%cut (p0: f32[1000]) -> f32[10] {
+  %p0 = f32[1000]{0} parameter(0)
+  ROOT %s = f32[10]{0} slice(%p0), slice={[5:15]}
+}
+
+%halves (p0: f32[1000]) -> f32[800] {
+  %p0 = f32[1000]{0} parameter(0)
+  %a = f32[800]{0} slice(%p0), slice={[0:800]}
+  %b = f32[800]{0} slice(%p0), slice={[200:1000]}
+  ROOT %c = f32[800]{0} add(%a, %b)
+}
+
+ENTRY %main (x: f32[1000]) -> f32[5] {
+  %x = f32[1000]{0} parameter(0)
+  %part = f32[10]{0} fusion(%x), kind=kLoop, calls=%cut
+  %both = f32[800]{0} fusion(%x), kind=kLoop, calls=%halves
+  ROOT %out = f32[5]{0} slice(%part), slice={[0:5]}
+}
+"""
+    assert accessed_bytes(parse(text)) == (40 + 40) + (4000 + 3200) + (20 + 20)
 
 
 def test_shapes_are_padded_to_tiles():

@@ -8,6 +8,7 @@ import sys
 import pytest
 from commands import succeed
 
+from bert4rec_jax.compile_for.figures import needed_bytes
 from bert4rec_jax.devices import targets
 from bert4rec_jax.errors import UserError
 
@@ -30,6 +31,17 @@ def test_a_missing_compiler_is_named(monkeypatch, text, remedy):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=remedy):
         targets.parse(text).prepare()
+
+
+@pytest.mark.parametrize("said, gib", [
+    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (79.80G) exceeds "
+     "available HBM (15.75G).", 79.80),
+    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 512.5M of 15.75G "
+     "hbm.", 0.5005),
+    ("RESOURCE_EXHAUSTED: something else", None)])
+def test_what_would_be_needed_is_read_from_what_the_compiler_says(said, gib):
+    needed = needed_bytes(said)
+    assert needed == (pytest.approx(gib * 2**30, rel=1e-3) if gib else None)
 
 
 @pytest.mark.slow

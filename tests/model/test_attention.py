@@ -36,12 +36,14 @@ def arrays(dtype, slots: int | None):
             start += length
     columns = np.arange(L)[None]
     chosen = columns.repeat(2, 0) if slots is None else np.random.default_rng(0).integers(0, L, (2, slots))
-    queries = tuple(jnp.asarray(np.take_along_axis(x, chosen, 1)) for x in (segments, positions, columns.repeat(2, 0)))
-    keys = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(keys[0], (2, chosen.shape[1], D)).astype(dtype)
-    kv = jax.random.normal(keys[1], (2, L, 2 * D)).astype(dtype)
-    weights = jax.random.normal(keys[2], q.shape) * (queries[0] > 0)[:, :, None]
-    return q, kv, queries, (jnp.asarray(segments), jnp.asarray(positions), jnp.asarray(columns)), weights
+    keys = (jnp.asarray(segments), jnp.asarray(positions), jnp.asarray(columns))
+    queries = keys if slots is None else tuple(
+        jnp.asarray(np.take_along_axis(x, chosen, 1)) for x in (segments, positions, columns.repeat(2, 0)))
+    random = jax.random.split(jax.random.key(0), 3)
+    q = jax.random.normal(random[0], (2, chosen.shape[1], D)).astype(dtype)
+    kv = jax.random.normal(random[1], (2, L, 2 * D)).astype(dtype)
+    weights = jax.random.normal(random[2], q.shape) * (queries[0] > 0)[:, :, None]
+    return q, kv, queries, keys, weights
 
 
 def value_and_gradient(way: str, dtype, *, causal: bool, slots: int | None = None, **changes):
@@ -54,7 +56,7 @@ def value_and_gradient(way: str, dtype, *, causal: bool, slots: int | None = Non
         return (y.astype(jnp.float32) * weights).sum(), y
 
     (_, y), gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(q, kv)
-    return y, *gradient
+    return jnp.where((queries[0] > 0)[:, :, None], y, 0), *gradient  # what padding reads is nobody's
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -89,18 +91,25 @@ def test_other_histories_of_a_row_never_matter(kernel):
         assert np.abs(first[2]).max() > 0.01 and not np.asarray(first[2])[~np.asarray(inside)[..., 0]].any()
 
 
-def test_long_rows_take_several_blocks(monkeypatch):
+@pytest.mark.parametrize("positions, slots, rate", [("rotary", False, 0.3), ("left", False, 0.0), ("rotary", True, 0.3)])
+def test_long_rows_take_several_blocks_and_chunks(monkeypatch, positions, slots, rate):
+    """300 columns are filled up to three chunks; two groups of heads, of 128 lanes each."""
     from bert4rec_jax.model.kernels import attention_tpu
+    monkeypatch.setattr(attention_tpu, "CHUNK", 128)
     monkeypatch.setattr(attention_tpu, "SCORES_BYTES", 1)  # blocks of 128 queries
-    q, k, v = (jax.random.normal(jax.random.key(n), (1, 300, 16)) for n in range(3))
-    places = jnp.stack([jnp.repeat(jnp.arange(3), 100), jnp.arange(300)])[None]
-    run = lambda f: jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sin(f(q, k, v)).sum(), argnums=(0, 1, 2)))(q, k, v)  # noqa: E731
-    fused = run(lambda q, k, v: attention_tpu.attend(q, k, v, places, places, jnp.zeros((1, 2), jnp.uint32), 2, True,
-                                                     0.0, True))
-    config = ModelConfig(width=16, heads=2, attention="dense", attention_dropout=0.0)
-    place = (places[:, 0], places[:, 1], places[:, 1])
-    dense = run(lambda q, k, v: attend(config, True, q * 8**0.5, jnp.concatenate([k, v], -1), place, place, None))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-5), fused, dense)
+    D, columns = 256, jnp.arange(300)[None]
+    keys = (jnp.repeat(jnp.arange(3), 100)[None], columns % 100, columns)
+    queries = tuple(x[:, ::2] for x in keys) if slots else keys
+    q, kv = (jax.random.normal(jax.random.key(n), (1, 300, size)) for n, size in enumerate((D, 2 * D)))
+    q = q[:, ::2] if slots else q
+    draws = Draws(jax.random.key(5), jnp.array([4]))
+
+    def run(way):
+        config = ModelConfig(width=D, heads=4, attention=way, positions=positions, attention_dropout=rate)
+        read = lambda q, kv: jnp.sin(attend(config, True, q, kv, queries, keys, draws)).sum()  # noqa: E731
+        return jax.jit(jax.value_and_grad(read, argnums=(0, 1)))(q, kv)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-5), run("pallas_tpu"), run("dense"))
 
 
 def test_kernels_drop_what_the_dense_path_drops():

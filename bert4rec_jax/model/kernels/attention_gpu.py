@@ -22,7 +22,10 @@ MASKED = -1e9
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
 def attend(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads: int, causal: bool, rate: float,
            interpret: bool):
-    """Returns softmax(q k^T) v inside segments, float[B, Q, D]; arguments as in `kernels.attention_tpu.attend`."""
+    """Returns softmax(q k^T) v inside segments, float[B, Q, D]; arguments as in `kernels.attention_tpu.attend`.
+
+    Keys and values are two arrays, and queries and keys are turned already where positions are rotary.
+    """
     return _forward(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads, causal, rate, interpret)[0]
 
 

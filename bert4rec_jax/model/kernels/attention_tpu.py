@@ -2,16 +2,19 @@
 """Attention inside segments as one Pallas kernel for TPUs, forward and backward.
 
 JAX's splash attention knows no dropout, no causal mask for queries at chosen columns, and wants heads of 64 lanes and
-rows of 128 columns. Rows of histories are short against on-chip memory, so here a block of queries meets all keys of
-its row at once: no running maximum, and the backward pass computes the weights again from queries, keys and values,
-which are all that is kept. Scores never leave the chip. The heads of a block lie side by side in the last dimension, as
-the dense layers left them.
+rows of 128 columns. Here a block of queries passes over its row's keys, in chunks with a running maximum where the row
+is long; the log-sum-exp is kept, and the backward pass computes the weights again. Scores never leave the chip, and
+what is compiled does not grow with the row. The heads of a block lie side by side in the last dimension, as the dense
+layers left them, and keys and values in one array; rotary positions are turned here too, so that nothing has to be
+sliced, turned or copied on the way.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -19,167 +22,343 @@ from bert4rec_jax.model.dropout import kept_in_kernel
 
 MASKED = -1e9
 LANES = 128
-# Bytes of a block of scores in float32; some eight arrays of this size are alive.
-SCORES_BYTES = 2**20
+# Keys that are met at once, and bytes of the scores of a block of queries with them in float32; some eight arrays of
+# this size are alive. Both bound what the compiler has to lay out, instruction by instruction.
+CHUNK = 512
+SCORES_BYTES = 2**18
 VMEM_BYTES = 100 * 2**20
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
-def attend(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads: int, causal: bool, rate: float,
-           interpret: bool):
+def attend(q_BQD: jax.Array, kv_BLD2: jax.Array, queries_B2Q: jax.Array, keys_B2L: jax.Array, seeds_B2: jax.Array,
+           heads: int, causal: bool, rate: float, frequencies: np.ndarray | None, every_column: bool,
+           interpret: bool) -> jax.Array:
     """Returns softmax(q k^T) v inside segments, float[B, Q, D]; see `model.attention`.
 
     Args:
       q_BQD: scaled queries, heads side by side.
-      k_BLD: keys.
-      v_BLD: values.
+      kv_BLD2: float[B, L, 2 D], keys and then values.
       queries_B2Q: int32, segment and column of every query.
-      keys_B2L: the same of every key.
+      keys_B2L: the same of every key; columns count from 0.
       seeds_B2: uint32, of each row's dropout.
       heads: H, a divisor of D.
       causal: whether keys at later columns are hidden.
       rate: of dropout on the weights; 0 for none.
+      frequencies: [E / 2], by which keys are turned and, if `every_column`, queries. By columns: inside a segment,
+        where alone it matters, they are as far apart as positions. None for no rotary positions.
+      every_column: whether queries are those of columns 0 .. L - 1. Others are turned already.
       interpret: run without a TPU, slowly.
     """
-    return _forward(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads, causal, rate, interpret)[0]
+    length = kv_BLD2.shape[1]
+    how = _How(heads, causal, rate, length, every_column, interpret)
+    missing = -length % LANES
+    if missing and length > CHUNK:  # chunks are whole registers
+        kv_BLD2 = jnp.pad(kv_BLD2, ((0, 0), (0, missing), (0, 0)))
+        keys_B2L = jnp.pad(keys_B2L, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+    turns = None
+    if frequencies is not None:
+        plan = _Plan(how, q_BQD, kv_BLD2, None)
+        rows = max(plan.L, pl.cdiv(plan.Q, plan.block) * plan.block)
+        angle = np.arange(rows)[:, None] * frequencies
+        cos, sin = jnp.cos(jnp.asarray(angle, jnp.float32)), jnp.sin(jnp.asarray(angle, jnp.float32))
+        turns = jnp.concatenate([cos, cos] * plan.heads + [-sin, sin] * plan.heads, axis=1)
+    return _attend(q_BQD, kv_BLD2, queries_B2Q, keys_B2L, seeds_B2, turns, how)
 
 
-def _forward(q, k, v, queries, keys, seeds, heads, causal, rate, interpret):
-    plan = _Plan(q, k, heads)
-    y = pl.pallas_call(
-        functools.partial(_forward_kernel, plan, causal, rate),
-        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        grid=plan.grid, in_specs=plan.inputs(), out_specs=plan.query,
-        compiler_params=plan.compiler(), cost_estimate=plan.cost(2, 4), interpret=interpret, name="attention",
-    )(seeds, queries, keys, q, k, v)
-    return y, (q, k, v, queries, keys, seeds)
+class _How(NamedTuple):
+    """What is fixed when a kernel is compiled.
+
+    Attributes:
+      heads: see `attend`, as are `causal`, `rate` and `interpret`.
+      causal: see there.
+      rate: see there.
+      length: of a row before it was filled up.
+      every_column: see there.
+      interpret: see there.
+    """
+
+    heads: int
+    causal: bool
+    rate: float
+    length: int
+    every_column: bool
+    interpret: bool
 
 
-def _backward(heads, causal, rate, interpret, residuals, dy):
-    q, k, v, queries, keys, seeds = residuals
-    plan = _Plan(q, k, heads)
-    dq, dk, dv = pl.pallas_call(
-        functools.partial(_backward_kernel, plan, causal, rate),
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)],
-        grid=plan.grid, in_specs=[*plan.inputs(), plan.query], out_specs=[plan.query, plan.key, plan.key],
-        scratch_shapes=[pltpu.VMEM((plan.L, plan.lanes), jnp.float32)] * 2,
-        compiler_params=plan.compiler(), cost_estimate=plan.cost(5, 7), interpret=interpret, name="attention_gradient",
-    )(seeds, queries, keys, q, k, v, dy)
-    return dq, dk, dv, None, None, None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _attend(q, kv, queries, keys, seeds, turns, how):
+    return _forward(q, kv, queries, keys, seeds, turns, how)[0]
 
 
-attend.defvjp(_forward, _backward)
+def _forward(q, kv, queries, keys, seeds, turns, how):
+    plan = _Plan(how, q, kv, turns)
+    y, lse = pl.pallas_call(
+        functools.partial(_forward_kernel, plan),
+        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), plan.lse_shape()],
+        grid=plan.grid, in_specs=plan.inputs(), out_specs=[plan.query, plan.lse],
+        scratch_shapes=plan.scratch(q.dtype), compiler_params=plan.compiler("parallel"), cost_estimate=plan.cost(2, 4),
+        interpret=how.interpret, name="attention",
+    )(*plan.arguments(q, kv, queries, keys, seeds, turns))
+    return y, (q, kv, queries, keys, seeds, turns, y, lse)
+
+
+def _backward(how, residuals, dy):
+    q, kv, queries, keys, seeds, turns, y, lse = residuals
+    plan = _Plan(how, q, kv, turns)
+    dq, dkv = pl.pallas_call(
+        functools.partial(_backward_kernel, plan),
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, kv)],
+        grid=plan.grid, in_specs=[*plan.inputs(), plan.query, plan.query, plan.lse],
+        out_specs=[plan.query, pl.BlockSpec((1, plan.L, 2 * plan.D), lambda b, g, i: (b, 0, 0))],
+        scratch_shapes=[pltpu.VMEM((rows, plan.lanes), jnp.float32) for rows in (plan.block, plan.L, plan.L)]
+        + plan.scratch(q.dtype), compiler_params=plan.compiler("arbitrary"), cost_estimate=plan.cost(5, 8),
+        interpret=how.interpret, name="attention_gradient",
+    )(*plan.arguments(q, kv, queries, keys, seeds, turns), y, dy, lse)
+    return dq, dkv, None, None, None, None
+
+
+_attend.defvjp(_forward, _backward)
 
 
 class _Plan:
     """How a call is cut into blocks: rows x groups of heads x blocks of queries, the last in order."""
 
-    def __init__(self, q, k, heads: int):
-        (self.B, self.Q, self.D), self.L = q.shape, k.shape[1]
-        self.heads, self.E, self.itemsize = heads, self.D // heads, q.dtype.itemsize
+    def __init__(self, how: _How, q, kv, turns):
+        (self.B, self.Q, self.D), self.L, self.how = q.shape, kv.shape[1], how
+        self.E, self.itemsize = self.D // how.heads, q.dtype.itemsize
         # A group is a full register of lanes where heads divide it, else all heads.
         whole = self.D % LANES == 0 and (LANES % self.E == 0 or self.E % LANES == 0)
         self.lanes = max(self.E, LANES) if whole else self.D
-        block = max(SCORES_BYTES // (4 * self.L) // LANES, 1) * LANES
+        self.heads, self.groups = self.lanes // self.E, self.D // self.lanes
+        fitting = [size for size in range(LANES, CHUNK + 1, LANES) if self.L % size == 0]
+        self.chunk = fitting[-1] if self.L > CHUNK and fitting else self.L
+        block = max(SCORES_BYTES // (4 * self.chunk) // LANES, 1) * LANES
         self.block = self.Q if block >= self.Q else block
-        self.grid = (self.B, self.D // self.lanes, pl.cdiv(self.Q, self.block))
+        self.grid = (self.B, self.groups, pl.cdiv(self.Q, self.block))
         self.query = pl.BlockSpec((1, self.block, self.lanes), lambda b, g, i: (b, i, g))
-        self.key = pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g))
+        self.lse = pl.BlockSpec((1, 1, self.heads, self.block), lambda b, g, i: (b, g, 0, i))
+        # Keys and values in one block where there is one group, else in two of the same array.
+        if self.groups == 1:
+            self.kv = [pl.BlockSpec((1, self.L, 2 * self.D), lambda b, g, i: (b, 0, 0))]
+        else:
+            self.kv = [pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g)),
+                       pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, self.groups + g))]
+        self.turns = turns
+
+    def arguments(self, q, kv, queries, keys, seeds, turns) -> list:
+        """Returns what `inputs` describes."""
+        return [seeds, queries, keys, *([] if turns is None else [turns]), q, *[kv] * len(self.kv)]
 
     def inputs(self) -> list:
-        return [pl.BlockSpec(memory_space=pltpu.SMEM),
-                pl.BlockSpec((1, 2, self.block), lambda b, g, i: (b, 0, i)),
-                pl.BlockSpec((1, 2, self.L), lambda b, g, i: (b, 0, 0)),
-                self.query, self.key, self.key]
+        specs = [pl.BlockSpec(memory_space=pltpu.SMEM),
+                 pl.BlockSpec((1, 2, self.block), lambda b, g, i: (b, 0, i)),
+                 pl.BlockSpec((1, 2, self.L), lambda b, g, i: (b, 0, 0))]
+        if self.turns is not None:
+            specs.append(pl.BlockSpec(self.turns.shape, lambda b, g, i: (0, 0)))
+        return [*specs, self.query, *self.kv]
 
-    def compiler(self):
-        return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"),
+    def scratch(self, dtype) -> list:
+        """Returns room for a block of queries, turned, and the row's keys, turned once for all of its blocks."""
+        if self.turns is None:
+            return []
+        return [pltpu.VMEM((rows, self.lanes), dtype) for rows in (self.block, self.L)]
+
+    def lse_shape(self):
+        return jax.ShapeDtypeStruct((self.B, self.groups, self.heads, self.Q), jnp.float32)
+
+    def compiler(self, groups: str):
+        return pltpu.CompilerParams(dimension_semantics=("parallel", groups, "arbitrary"),
                                     vmem_limit_bytes=VMEM_BYTES)
 
     def cost(self, products: int, arrays: int):
         moved = self.B * self.D * self.itemsize * (self.Q + self.L) * arrays // 2
-        scores = self.B * self.heads * self.Q * self.L
+        moved += 4 * self.B * self.groups * self.heads * self.Q  # log-sum-exp
+        moved += 0 if self.turns is None else 4 * self.turns.size
+        scores = self.B * self.groups * self.heads * self.Q * self.L
         return pl.CostEstimate(flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved)
 
 
-def _weights(plan, causal, rate, head, seeds, queries, keys, q_ref, k_ref):
-    """Returns softmax weights [block, L] of a head of the group, and by what dropout multiplies them (or None)."""
-    lanes = slice(head * plan.E, (head + 1) * plan.E)
-    scores = jax.lax.dot_general(q_ref[0, :, lanes], k_ref[0, :, lanes], (((1,), (1,)), ((), ())),
-                                 preferred_element_type=jnp.float32)
-    segment_Q1, column_Q1 = queries
-    allowed = segment_Q1 == keys[0:1]
-    if causal:
-        allowed &= column_Q1 >= keys[1:2]
-    scores = jnp.where(allowed, scores, MASKED)
-    weights = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    if rate == 0:
-        return weights, None
-    number = pl.program_id(1) * (plan.lanes // plan.E) + head
-    first = (number * plan.Q + pl.program_id(2) * plan.block) * plan.L
-    place = first + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0) * plan.L \
-        + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-    return weights, jnp.where(kept_in_kernel(place, seeds, rate), 1 / (1 - rate), 0.0)
+class _Block:
+    """The inputs of a kernel's call, and what both kernels do with them."""
+
+    def __init__(self, plan, inputs, scratch):
+        self.plan, (seeds, queries, self.keys), rest = plan, inputs[:3], list(inputs[3:])
+        # Outside of loops: the interpreter knows no program id inside.
+        row, self.group, self.number = (pl.program_id(axis) for axis in range(3))
+        self.seeds = seeds[row, 0], seeds[row, 1]
+        columns = queries[0].T
+        self.segment_Q1, self.column_Q1 = columns[:, 0:1], columns[:, 1:2]
+        self.inside = None
+        if plan.Q % plan.block:  # the last block reads beyond the queries
+            rows = jax.lax.broadcasted_iota(jnp.int32, (plan.block, 1), 0)
+            self.inside = self.number * plan.block + rows < plan.Q
+        self.turns = None if plan.turns is None else rest.pop(0)
+        self.q, *self.kv = rest
+        if self.turns is not None:
+            self.turned_queries, self.turned_keys = scratch
+
+            @self.once(0)
+            def _(rows):
+                self.turned_keys[rows] = _turned(plan, self.kv[0][0, rows, :plan.lanes], self.turns[rows])
+
+            if plan.how.every_column:
+                self.turned_queries[...] = _turned(plan, self.q[0], self.query_turns())
+            else:
+                self.turned_queries[...] = self.q[0]
+
+    def once(self, number):
+        """Runs a function of a chunk's rows for all chunks of a row's keys, at block `number` of queries."""
+        def decorated(visit):
+            pl.when(self.number == number)(lambda: self.chunks(lambda _, rows, carry: visit(rows), None))
+        return decorated
+
+    def query_turns(self):
+        size = self.plan.block
+        if self.plan.grid[2] == 1:  # any size; of several blocks it is a multiple of 128
+            return self.turns[:size]
+        return self.turns[pl.ds(pl.multiple_of(self.number * size, size), size)]
+
+    def inner(self, x):
+        """Returns rows of a block of queries, zero beyond the last query."""
+        return x if self.inside is None else jnp.where(self.inside, x, jnp.zeros_like(x))
+
+    def lanes(self, head: int, first: int = 0) -> slice:
+        return slice(first + head * self.plan.E, first + (head + 1) * self.plan.E)
+
+    def query(self, head: int):
+        """Returns queries of a head of the group, [block, E]."""
+        lanes = self.lanes(head)
+        return self.inner(self.q[0, :, lanes] if self.turns is None else self.turned_queries[:, lanes])
+
+    def key(self, head: int, rows):
+        """Returns keys of a head in `rows`, [C, E]."""
+        lanes = self.lanes(head)
+        return self.kv[0][0, rows, lanes] if self.turns is None else self.turned_keys[rows, lanes]
+
+    def value(self, head: int, rows):
+        """Returns values of a head in `rows`, [C, E]."""
+        first = self.plan.lanes if len(self.kv) == 1 else 0
+        return self.kv[-1][0, rows, self.lanes(head, first)]
+
+    def chunks(self, visit, carry):
+        """Returns visit(first key, its chunk's rows, carry) after all chunks of keys."""
+        plan = self.plan
+        if plan.chunk == plan.L:
+            return visit(0, slice(0, plan.L), carry)
+
+        def one(number, carry):
+            first = pl.multiple_of(number * plan.chunk, plan.chunk)
+            return visit(first, pl.ds(first, plan.chunk), carry)
+
+        return jax.lax.fori_loop(0, plan.L // plan.chunk, one, carry)
+
+    def scores(self, q, k, rows):
+        """Returns masked scores [block, C] in float32."""
+        scores = jax.lax.dot_general(q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        allowed = self.segment_Q1 == self.keys[0, 0:1, rows]
+        if self.plan.how.causal:
+            allowed &= self.column_Q1 >= self.keys[0, 1:2, rows]
+        return jnp.where(allowed, scores, MASKED)
+
+    def kept(self, head: int, first):
+        """Returns by what dropout multiplies the weights [block, C] of keys from `first` on, or None."""
+        plan, rate, length = self.plan, self.plan.how.rate, self.plan.how.length
+        if rate == 0:
+            return None
+        number = self.group * plan.heads + head
+        start = (number * plan.Q + self.number * plan.block) * length + first
+        shape = (plan.block, plan.chunk)
+        place = start + jax.lax.broadcasted_iota(jnp.int32, shape, 0) * length \
+            + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        return jnp.where(kept_in_kernel(place, self.seeds, rate), 1 / (1 - rate), 0.0)
 
 
-def _columns(queries_ref):
-    """Returns segment and column of the queries as columns [block, 1]."""
-    both = queries_ref[0].T
-    return both[:, 0:1], both[:, 1:2]
+def _turned(plan, x, turns, back: bool = False):
+    """Returns x[n, lanes] by rotary angles, or `back`: in the precision of x, or in float32 for gradients.
+
+    Pairs are (e, e + E/2) of each head. What exchanges them is a product with a matrix of zeros and ones, which is
+    exact, and which the compiler does well for any number of lanes.
+    """
+    lanes, half = plan.lanes, plan.E // 2
+    cos, sin = turns[:, :lanes], turns[:, lanes:]
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, (lanes, lanes), axis) for axis in (0, 1))
+    exchange = jnp.where(column == jnp.where(row % plan.E < half, row + half, row - half), 1.0, 0.0)
+    product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
+    if back:
+        return x * cos + product(x * sin, exchange, precision=jax.lax.Precision.HIGHEST)
+    exact = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+    return (x * cos + product(x, exchange.astype(x.dtype), precision=exact) * sin).astype(x.dtype)
 
 
-def _seeds(seeds_ref):
-    row = pl.program_id(0)
-    return seeds_ref[row, 0], seeds_ref[row, 1]
+def _forward_kernel(plan, *refs):
+    inputs = len(plan.inputs())
+    y_ref, lse_ref, *scratch = refs[inputs:]
+    block = _Block(plan, refs[:inputs], scratch)
+    for head in range(plan.heads):
+        q = block.query(head)
+
+        def visit(first, rows, carry, head=head, q=q):
+            top, total, sum_QE = carry
+            scores = block.scores(q, block.key(head, rows), rows)
+            new_top = jnp.maximum(top, scores.max(axis=1, keepdims=True))
+            weights, before = jnp.exp(scores - new_top), jnp.exp(top - new_top)
+            total = total * before + weights.sum(axis=1, keepdims=True)
+            kept = block.kept(head, first)
+            weights = weights if kept is None else weights * kept
+            value = block.value(head, rows)
+            read = jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+            return new_top, total, sum_QE * before + read
+
+        start = (jnp.full((plan.block, 1), 2 * MASKED), jnp.zeros((plan.block, 1)), jnp.zeros((plan.block, plan.E)))
+        top, total, sum_QE = block.chunks(visit, start)
+        y_ref[0, :, block.lanes(head)] = (sum_QE / total).astype(y_ref.dtype)
+        lse_ref[0, 0, head:head + 1, :] = (top + jnp.log(total)).T
 
 
-def _forward_kernel(plan, causal, rate, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, y_ref):
-    queries, keys = _columns(queries_ref), keys_ref[0]
-    for head in range(plan.lanes // plan.E):
-        lanes = slice(head * plan.E, (head + 1) * plan.E)
-        weights, kept = _weights(plan, causal, rate, head, _seeds(seeds_ref), queries, keys, q_ref, k_ref)
-        weights = weights if kept is None else weights * kept
-        y_ref[0, :, lanes] = jnp.dot(weights.astype(v_ref.dtype), v_ref[0, :, lanes],
-                                     preferred_element_type=jnp.float32).astype(y_ref.dtype)
+def _backward_kernel(plan, *refs):
+    inputs = len(plan.inputs())
+    y_ref, dy_ref, lse_ref, dq_ref, dkv_ref, dq_sum, dk_sum, dv_sum, *scratch = refs[inputs:]
+    block = _Block(plan, refs[:inputs], scratch)
 
+    @block.once(0)
+    def _(rows):
+        dk_sum[rows] = jnp.zeros((plan.chunk, plan.lanes))
+        dv_sum[rows] = jnp.zeros((plan.chunk, plan.lanes))
 
-def _backward_kernel(plan, causal, rate, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, dy_ref,
-                     dq_ref, dk_ref, dv_ref, dk_sum, dv_sum):
-    block = pl.program_id(2)
+    for head in range(plan.heads):
+        lanes, q = block.lanes(head), block.query(head)
+        dy, y = block.inner(dy_ref[0, :, lanes]), block.inner(y_ref[0, :, lanes])
+        delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(axis=1, keepdims=True)
+        lse = lse_ref[0, 0, head:head + 1, :].T
 
-    @pl.when(block == 0)
-    def _():
-        dk_sum[...] = jnp.zeros_like(dk_sum)
-        dv_sum[...] = jnp.zeros_like(dv_sum)
+        def visit(first, rows, dq, head=head, lanes=lanes, q=q, dy=dy, delta=delta, lse=lse):
+            k = block.key(head, rows)
+            weights = block.inner(jnp.exp(block.scores(q, k, rows) - lse))
+            d_weights = jax.lax.dot_general(dy, block.value(head, rows), (((1,), (1,)), ((), ())),
+                                            preferred_element_type=jnp.float32)
+            kept = block.kept(head, first)
+            if kept is not None:
+                d_weights = d_weights * kept
+            d_scores = (weights * (d_weights - delta)).astype(q.dtype)
+            weights = (weights if kept is None else weights * kept).astype(q.dtype)
+            over_queries = (((0,), (0,)), ((), ()))
+            dk_sum[rows, lanes] += jax.lax.dot_general(d_scores, q, over_queries, preferred_element_type=jnp.float32)
+            dv_sum[rows, lanes] += jax.lax.dot_general(weights, dy, over_queries, preferred_element_type=jnp.float32)
+            return dq + jnp.dot(d_scores, k, preferred_element_type=jnp.float32)
 
-    queries, keys = _columns(queries_ref), keys_ref[0]
-    inside = None
-    if plan.Q % plan.block:  # the last block reads beyond the queries
-        rows = jax.lax.broadcasted_iota(jnp.int32, (plan.block, 1), 0)
-        inside = block * plan.block + rows < plan.Q
-    for head in range(plan.lanes // plan.E):
-        lanes = slice(head * plan.E, (head + 1) * plan.E)
-        dy, q = dy_ref[0, :, lanes], q_ref[0, :, lanes]
-        if inside is not None:
-            dy, q = jnp.where(inside, dy, 0), jnp.where(inside, q, 0)
-        weights, kept = _weights(plan, causal, rate, head, _seeds(seeds_ref), queries, keys, q_ref, k_ref)
-        if inside is not None:
-            weights = jnp.where(inside, weights, 0)
-        d_weights = jax.lax.dot_general(dy, v_ref[0, :, lanes], (((1,), (1,)), ((), ())),
-                                        preferred_element_type=jnp.float32)
-        if kept is not None:
-            d_weights = d_weights * kept
-        d_scores = weights * (d_weights - (weights * d_weights).sum(axis=1, keepdims=True))
-        d_scores = d_scores.astype(q.dtype)
-        weights = (weights if kept is None else weights * kept).astype(q.dtype)
-        dq_ref[0, :, lanes] = jnp.dot(d_scores, k_ref[0, :, lanes],
-                                      preferred_element_type=jnp.float32).astype(dq_ref.dtype)
-        over_queries = (((0,), (0,)), ((), ()))
-        dk_sum[:, lanes] += jax.lax.dot_general(d_scores, q, over_queries, preferred_element_type=jnp.float32)
-        dv_sum[:, lanes] += jax.lax.dot_general(weights, dy, over_queries, preferred_element_type=jnp.float32)
+        dq_sum[:, lanes] = block.chunks(visit, jnp.zeros((plan.block, plan.E)))
+    dq = dq_sum[...]
+    if block.turns is not None and plan.how.every_column:
+        dq = _turned(plan, dq, block.query_turns(), back=True)
+    dq_ref[0] = dq.astype(dq_ref.dtype)
 
-    @pl.when(block == pl.num_programs(2) - 1)
-    def _():
-        dk_ref[0] = dk_sum[...].astype(dk_ref.dtype)
-        dv_ref[0] = dv_sum[...].astype(dv_ref.dtype)
+    @block.once(plan.grid[2] - 1)
+    def _(rows):
+        dk = dk_sum[rows]
+        if block.turns is not None:
+            dk = _turned(plan, dk, block.turns[rows], back=True)
+        # All groups of a row leave together, so that keys' and values' gradients are one array again.
+        for first, gradient in ((0, dk), (plan.D, dv_sum[rows])):
+            lanes = slice(first, first + plan.lanes)
+            if plan.groups > 1:
+                lanes = pl.ds(pl.multiple_of(first + block.group * plan.lanes, LANES), plan.lanes)
+            dkv_ref[0, rows, lanes] = gradient.astype(dkv_ref.dtype)

@@ -21,6 +21,7 @@ from absl import flags
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import read_json, whole_characters
 
 if TYPE_CHECKING:
     from bert4rec_jax.serving import Recommendation, Recommender
@@ -128,11 +129,10 @@ def read_histories(path: str) -> dict[str, list[str]]:
       UserError: the file is something else; says what and where.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            named = json.load(file)
+        named = read_json(path)
     except OSError as error:
         raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = str(error)[:100]
         raise UserError(f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}.") from None
     if isinstance(named, list):
@@ -143,13 +143,13 @@ def read_histories(path: str) -> dict[str, list[str]]:
         if not isinstance(history, list):
             raise UserError(f"--histories {path}: the history {name!r} must be a list of titles or ids, not "
                             f"{str(history)[:60]!r}.")
-    return {name: [_item(path, name, item) for item in history] for name, history in named.items()}
+    return {whole_characters(name): [_item(path, name, item) for item in history] for name, history in named.items()}
 
 
 def _item(path: str, name: str, item: object) -> str:
     """Returns an item of a history as `TitleIndex.find` takes it; a number can only be an id."""
     if isinstance(item, str):
-        return item
+        return whole_characters(item)
     if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
         raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
                         "nor an id.")

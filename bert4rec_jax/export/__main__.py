@@ -12,13 +12,13 @@ in which a visitor clicks a history together and the model runs in the browser.
 """
 
 import importlib.util
-import json
 import os
 
 from absl import flags
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import read_json, whole_characters
 
 _PROTOBUF_BYTES = 2**31 - 2**20
 _CHECKED = 200
@@ -101,15 +101,14 @@ def _page(recommender, histories: dict[str, list[str]]) -> None:
 
 def _read_histories(path: str) -> dict[str, list[str]]:
     try:
-        with open(path, encoding="utf-8") as file:
-            histories = json.load(file)
+        histories = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"--histories {path} cannot be read: {error}.") from None
     if not isinstance(histories, dict) or not all(
             isinstance(titles, list) and all(isinstance(title, str) for title in titles)
             for titles in histories.values()):
         raise UserError(f"--histories {path} must hold {{name: [title, ...]}}.")
-    return histories
+    return {whole_characters(name): [whole_characters(title) for title in titles] for name, titles in histories.items()}
 
 
 def _define_flags() -> None:

@@ -25,9 +25,10 @@ demo: $(INSTALLED) runs/quickstart/results.json
 runs/quickstart/results.json: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
 
+# One process a core, up to four (tests/conftest.py); which has no tests left takes some from another.
 test: $(INSTALLED)
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist=worksteal
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

@@ -9,7 +9,6 @@ is wrong.
 import dataclasses
 import importlib.util
 import inspect
-import json
 import math
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Literal
 import ml_collections
 
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import read_json
 
 FORMATS = ("table", "lines", "sequences", "synthetic")
 WRITERS = ("tensorboard", "wandb", "mlflow")
@@ -303,8 +303,7 @@ def load(path: str) -> ml_collections.ConfigDict:
 
 def _from_json(path: str) -> ml_collections.ConfigDict:
     try:
-        with open(path, encoding="utf-8") as file:
-            values = json.load(file)
+        values = read_json(path)
     except OSError as error:
         raise UserError(f"the config file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
@@ -380,11 +379,12 @@ def resolve(values: ml_collections.ConfigDict | dict) -> Config:
 
 def _build(cls, values, prefix: str):
     if not isinstance(values, dict):
-        raise UserError(f"{f'config.{prefix}'.rstrip('.')} must be a group of fields, not {values!r}.")
+        raise UserError(f"{f'config.{prefix}'.rstrip('.')} must be a group of fields, not {_shown(values)}.")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise UserError(f"unknown config field config.{prefix}{unknown[0]}; the fields there are: {', '.join(fields)}.")
+        raise UserError(f"unknown config field config.{prefix}{unknown[0][:60]}; the fields there are: "
+                        f"{', '.join(fields)}.")
     return cls(**{name: _value(fields[name].type, value, prefix + name) for name, value in values.items()})
 
 
@@ -393,15 +393,31 @@ def _value(kind, value, name: str):
         return _build(kind, value, name + ".")
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise UserError(f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {value!r}.")
+            raise UserError(f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {_shown(value)}.")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 1e308 else math.inf  # an int may be larger than any float
     if type(value) is not kind:
-        raise UserError(f"config.{name} must be of type {kind.__name__}, not {value!r}.")
+        raise UserError(f"config.{name} must be of type {kind.__name__}, not {_shown(value)}.")
     if kind is float and not math.isfinite(value):
-        raise UserError(f"config.{name} must be a finite number, not {value!r}.")
+        raise UserError(f"config.{name} must be a finite number, not {_shown(value)}.")
+    if kind is str and not _is_text(value):
+        raise UserError(f"config.{name} = {_shown(value)} holds what no text and no path can hold: half a character, "
+                        "or a zero byte.")
     return value
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _is_text(value: str) -> bool:
+    try:
+        os.fsencode(value)  # not as UTF-8: a path may hold other bytes, which Python keeps as halves of its own
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def _check(c: Config) -> None:
@@ -410,7 +426,7 @@ def _check(c: Config) -> None:
             value = c
             for part in name.split("."):
                 value = getattr(value, part)
-            raise UserError(f"config.{name} = {value!r} is out of range: it must be {rule}.")
+            raise UserError(f"config.{name} = {_shown(value)} is out of range: it must be {rule}.")
 
     for name in ("model.dropout", "model.attention_dropout"):
         group, leaf = name.split(".")

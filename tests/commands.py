@@ -18,16 +18,15 @@ SMALL = {
     "train.batch_rows": 8, "train.eval_every": 100, "train.checkpoint_every": 50, "train.log_every": 10,
     "eval.batch_rows": 8,
 }
+_started: list[subprocess.Popen] = []
 
 
 def environment(folder, devices: int = 1, **more: str) -> dict[str, str]:
-    """Returns the environment of a process that keeps data and compiled programs in `folder`."""
-    # Unoptimised code compiles in half the time; a compiled program is shared by the processes of a test.
+    """Returns the environment of a process that keeps data in `folder`; compiled programs as `conftest.py` says."""
+    # Unoptimised code compiles in half the time.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | {
-        "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "BERT4REC_DATA": str(folder / "data"),
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0"} | more
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
+                         "BERT4REC_DATA": str(folder / "data")} | more
 
 
 def train_command(workdir, changes: dict | None = None, *flags: str) -> list[str]:
@@ -39,8 +38,23 @@ def train_command(workdir, changes: dict | None = None, *flags: str) -> list[str
 
 def start(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.Popen:
     """Starts a command; its output is text in pipes."""
-    return subprocess.Popen(command, cwd=ROOT, env=environment(folder, devices, **more), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return start_with(command, env=environment(folder, devices, **more), text=True, stdout=subprocess.PIPE,
+                      stderr=subprocess.PIPE)
+
+
+def start_with(command: list[str], **options) -> subprocess.Popen:
+    """Starts a command in the checkout; it ends with the test at the latest."""
+    _started.append(subprocess.Popen(command, cwd=ROOT, **options))
+    return _started[-1]
+
+
+def end_all() -> None:
+    """Ends what was started and is still running."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def run(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.CompletedProcess:

@@ -1,12 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """What several tests need: a small synthetic data set and the smallest useful configuration."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before JAX starts: unoptimised code compiles in half the time, and these models compute next to nothing.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# A program is compiled once in a run of the tests, whichever of its processes needs it. JAX does not write these files
+# in one piece; one that was cut off is noticed when it is read, and its program compiled again.
+os.environ.update(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0")
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# The cores are shared out among the workers; XLA and the libraries under NumPy start a thread for each they know of.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+for _name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, str(max(1, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
 
 import dataclasses
+import fcntl
 import itertools
 
 import commands
@@ -15,6 +29,19 @@ import pytest
 
 import bert4rec_jax
 from bert4rec_jax import config as config_lib
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Returns the number of workers of `-n auto`: what this process may use, not what the machine has."""
+    return min(CORES, 4)
+
+
+def pytest_collection_modifyitems(items):
+    """Gives slow tests an hour where others have the minutes of `pyproject.toml`."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 def small_config(tmp_path, **overrides):
@@ -46,11 +73,38 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """A function (name, make) that returns a folder in which make(folder) has been called by one of the workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def once(name: str, make):
+        folder = shared / name
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                making = shared / f"{name}.making"
+                shutil.rmtree(making, ignore_errors=True)
+                making.mkdir()
+                make(making)
+                making.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    """Ends what a test started and did not wait for, as it does when it fails."""
+    yield
+    commands.end_all()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(made_once):
     """The small run of `commands.py`, finished without any disturbance: the folder that it and others share."""
-    folder = tmp_path_factory.mktemp("runs")
-    commands.succeed(commands.train_command(folder / "undisturbed"), folder)
-    return folder
+    return made_once("runs", lambda folder: commands.succeed(commands.train_command(folder / "undisturbed"), folder))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hundred values that a configuration must refuse, each in one line that names the field."""
 
+import json
+
 import pytest
 
 from bert4rec_jax import config as config_lib
@@ -9,7 +11,9 @@ from bert4rec_jax.errors import UserError
 BIG = 99999999999999999999
 WRONG = {
     "seed": [-1, 2**32, BIG, 0.5, "zero", None, True],
-    "data.source": ["netflix", "", 3],
+    "data.source": ["netflix", "", 3, "\ud800"],
+    "data.path": ["\ud83d", "log\0.csv", 3],
+    "data.user_column": ["\udbff"],
     "data.min_rating": [-1.0, float("nan"), "four"],
     "data.user_core": [-1, 1.5],
     "data.item_core": [-2],
@@ -100,6 +104,40 @@ def test_a_wrong_value_is_refused_and_its_field_named(name, value):
     related = {"model.width": "model.heads", "masking.next_item": "model.ranks_from"}.get(name, name)
     assert f"config.{name}" in text or f"config.{related}" in text
     assert "\n" not in text and len(text) < 400
+
+
+FILES = {  # what a config.json may hold, and what is said of it
+    "nothing": (b"", "not valid JSON"), "half": (b'{"seed": 1', "not valid JSON"), "text": (b"seed = 1", "not valid JSON"),
+    "latin-1": ('{"data": {"path": "\xe9"}}'.encode("latin-1"), "not valid JSON"), "zeros": (b"\0" * 99, "not valid JSON"),
+    "a list": (b"[1]", "must be a group"), "null": (b"null", "must be a group"), "a number": (b"3", "must be a group"),
+    "no group": (b'{"model": 3}', "config.model must be a group"), "unknown": (b'{"sede": 1}', "config.sede"),
+    "empty name": (b'{"": 1}', "unknown config field"), "half a name": (b'{"\\ud800": 1}', "unknown config field"),
+    "half a character": (b'{"data": {"path": "\\ud83d"}}', "config.data.path"),
+    "a zero byte": (b'{"data": {"path": "a\\u0000"}}', "config.data.path"),
+    "twice": (b'{"seed": 1, "seed": 2}', "'seed' stands there twice"), "NaN": (b'{"seed": NaN}', "config.seed"),
+    "an exponent": (b'{"optimizer": {"learning_rate": 1e999}}', "learning_rate must be a finite number"),
+    "lists in lists": (b"[" * 100_000, "nested too deeply"), "a bomb": (b'{"a":' * 50_000, "nested too deeply"),
+    "whole, and deep": (b'{"seed":' + b"[" * 900 + b"]" * 900 + b"}", "nested too deeply|config.seed"),
+    "a long text": (b'{"seed": "' + b"x" * 10_000 + b'"}', "config.seed must be"),
+    "a long name": (b'{"' + b"x" * 10_000 + b'": 1}', "unknown config field config.xxx"),
+    "deep": (b'{"seed":' + b"[" * 3000 + b"]" * 3000 + b"}", "nested too deeply|config.seed"),
+}
+
+
+@pytest.mark.parametrize("content, named", FILES.values(), ids=FILES)
+def test_files_that_are_no_configuration_are_refused_in_a_line(tmp_path, content, named):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=named) as raised:
+        config_lib.resolve(config_lib.load(str(path)).to_dict())
+    text = str(raised.value)
+    assert "\n" not in text and len(text) < 500
+
+
+def test_a_path_of_other_bytes_comes_back_as_it_was(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"data": {"path": "caf\udce9.csv"}}))  # Latin-1, as Python reads it from a command line
+    assert config_lib.load(str(path)).data.path == "caf\udce9.csv"
 
 
 def test_every_field_is_described():

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Histories that people write down by name, in JSON."""
 
-import json
-
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import read_json
 
 
 def read_histories(path: str) -> dict[str, list[str]]:
@@ -13,11 +12,10 @@ def read_histories(path: str) -> dict[str, list[str]]:
       UserError: the file is something else; says what and where.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            named = json.load(file)
+        named = read_json(path)
     except OSError as error:
         raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = str(error)[:100]
         raise UserError(f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}.") from None
     if isinstance(named, list):

@@ -10,20 +10,20 @@ import pytest
 from commands import succeed
 
 
-def run_script(which: str, folder) -> dict:
-    path = folder / f"{which}.pickle"
-    succeed([sys.executable, eight_devices.__file__, str(path), which], folder, devices=8)
-    return pickle.loads(path.read_bytes())
+def run_script(which: str, made_once) -> dict:
+    folder = made_once(f"eight-{which}", lambda folder: succeed(
+        [sys.executable, eight_devices.__file__, str(folder / "layouts.pickle"), which], folder, devices=8))
+    return pickle.loads((folder / "layouts.pickle").read_bytes())
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    return run_script("quick", tmp_path_factory.mktemp("eight"))
+def quick(made_once):
+    return run_script("quick", made_once)
 
 
 @pytest.fixture(scope="module")
-def rest(tmp_path_factory):
-    return run_script("rest", tmp_path_factory.mktemp("eight"))
+def rest(made_once):
+    return run_script("rest", made_once)
 
 
 def assert_equal_runs(trained: dict, name: str, tolerance: float = 1e-5):

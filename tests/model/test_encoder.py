@@ -177,7 +177,7 @@ def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
     def gradient(**changes):
         changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
         loss = lambda p: batch_loss(changed, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
-        return jax.value_and_grad(loss)(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     full, remat, half = gradient(), gradient(remat=True), gradient(dtype="bfloat16")
     np.testing.assert_allclose(full[0], remat[0], rtol=1e-6)

@@ -88,6 +88,17 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(cache, protocol, filter
     assert np.array_equal(ranking.ranks("expected"), 1 + ranking.greater + ranking.ties / 2)
 
 
+@pytest.mark.parametrize("part, value", [("bias", np.nan), ("bias", np.inf), ("embedding", np.nan)])
+def test_where_one_item_has_no_score_nobody_is_ranked(cache, part, value):
+    # Nothing compares greater than what is no number, so every target would seem to come before that item.
+    experiment = Experiment(small_config(cache))
+    params = jax.tree.map(np.array, model.init_params(experiment.config.model, experiment.num_items, jax.random.key(5)))
+    params["items"][part][7] = value
+    count = len(experiment.cases("test").users)
+    with pytest.raises(UserError, match=f"the scores of {count} of {count} users are not finite"):
+        experiment.ranker("test").rank(params)
+
+
 def with_repeated_targets(experiment):
     """Makes every second test target an item that its user has met before; returns which."""
     items, split = np.array(experiment.dataset.items), experiment.split

@@ -158,7 +158,7 @@ HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ([[TITLE], [TITLE, TITLE]], None),
     ({"a": [1, 2, 3]}, None), ({"a": [1.0]}, None), ({"a": [10**30]}, None), ({"a": ["x" * 10_000]}, None),
     ({"a": ["id:1", "title:1"]}, None), ({"": [TITLE]}, None), ({"a": [""]}, None), ({"a": [" "]}, None),
-    ({"a": [TITLE] * 500}, None), ({"é 中": [TITLE]}, None), ({"a": ["id:"]}, None), ({"a": [-1, 0, 1.5]}, None),
+    ({"a": [TITLE] * 500}, None), ({"a": ["\0"]}, None), ({"é 中": [TITLE]}, None), ({"a": ["id:"]}, None), ({"a": [-1, 0, 1.5]}, None),
     ([], "no histories"), ({}, "no histories"), ("text", "no histories"), (3, "no histories"), (None, "no histories"),
     (True, "no histories"), ([TITLE], "must be a list"), ({"a": TITLE}, "must be a list"), ({"a": {"b": 1}}, "must be a list"),
     ({"a": None}, "must be a list"), ({"a": 3}, "must be a list"), ({"a": [None]}, "neither a title nor an id"),
@@ -169,7 +169,9 @@ HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ({"a": ["\U0001f600"]}, None),
 ]
 RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]", "not JSON"), (b"{'a': []}", "not JSON"),
-       (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "not JSON")]
+       (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "too deeply"), (b'{"a":' * 50_000, "too deeply"),
+       (b'{"a": [' + b"[" * 900 + b"]" * 900 + b"]}", "too deeply|neither a title"),
+       (b'{"a": ["x"], "a": ["y"]}', "'a' stands there twice"), (b'\xef\xbb\xbf[["x"]]', None)]
 
 
 @pytest.mark.parametrize("content, named", [(json.dumps(c).encode(), n) for c, n in HISTORIES] + RAW)
@@ -183,6 +185,7 @@ def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_pat
         return
     histories = read_histories(str(path))
     answers = answer_all(recommender, histories, 3, skip_unknown=True)
+    assert json.dumps(histories, ensure_ascii=False).encode(), "something that cannot be printed"
     assert answers.keys() == histories.keys()
     for name, answer in answers.items():
         assert len(answer.recommended) == 3

@@ -9,7 +9,6 @@ import time
 import numpy as np
 import pytest
 from commands import (
-    ROOT,
     SMALL,
     digest,
     environment,
@@ -17,6 +16,7 @@ from commands import (
     outcome,
     run,
     start,
+    start_with,
     succeed,
     train_command,
     wait_for,
@@ -92,8 +92,8 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
 def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_process(undisturbed, tmp_path, number):
     large = {"model.width": 256, "model.layers": 8, "model.max_length": 64, "model.ffn_width": 512}
     with open(tmp_path / "said", "w+") as said:
-        process = subprocess.Popen(train_command(tmp_path / "run", large), cwd=ROOT, stderr=said,
-                                   stdout=subprocess.DEVNULL, env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"))
+        process = start_with(train_command(tmp_path / "run", large), stderr=said, stdout=subprocess.DEVNULL,
+                             env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"))
         heard = lambda: (tmp_path / "said").read_text()  # noqa: E731
         wait_for(lambda: "compiling the training step" in heard(), process)
         begin = time.monotonic()

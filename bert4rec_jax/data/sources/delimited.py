@@ -7,7 +7,6 @@ import collections
 import csv
 import dataclasses
 import datetime
-import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
 _BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
 _QUOTED = "fields begin and end with quotation marks"
 _SHOWN = 60  # characters of a value that a message shows
+LARGEST_TIME = 2.0**62  # beyond it no whole second holds a float
 
 
 def short(value: str, shown: int = _SHOWN) -> str:
@@ -129,6 +129,11 @@ def require_columns(path: str, names, wanted: dict[str, str]) -> None:
       wanted: {role: column}; `role` is the part of the config field's name before `_column`.
     """
     for role, name in wanted.items():
+        if list(names).count(name) > 1:
+            raise UserError(
+                f"{path} has {list(names).count(name)} columns with the name {name!r}; rename all but the one that "
+                f"config.data.{role}_column means."
+            )
         if name not in names:
             remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
             raise UserError(
@@ -303,12 +308,12 @@ def _dictionary(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _refuse_gaps(table: pa.Table) -> None:
-    """Refuses a row without an id or a rating, or with a number that is none (nan, inf)."""
+    """Refuses a row without an id or a rating, or with a number that is none (nan, inf) or far too large."""
     gaps = any("" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist() for role in ("user", "item"))
     gaps = gaps or any(table[role].null_count for role in ("user", "item", "rating") if role in table.column_names)
     numbers = [table[name] for name in ("time", "rating") if name in table.column_names]
-    finite = (pc.all(pc.is_finite(n)).as_py() for n in numbers if pa.types.is_floating(n.type))
-    if gaps or not all(x is not False for x in finite):
+    sane = (pc.all(pc.less(pc.abs(n), LARGEST_TIME)).as_py() for n in numbers if pa.types.is_floating(n.type))
+    if gaps or not all(x is not False for x in sane):
         raise pa.ArrowInvalid("an id or a number is missing")
 
 
@@ -327,9 +332,9 @@ def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:
 
 
 def is_seconds(value: str) -> bool:
-    """Whether a text is a finite number."""
+    """Whether a text is a number that a whole second can hold."""
     try:
-        return math.isfinite(float(value))
+        return abs(float(value)) < LARGEST_TIME
     except ValueError:
         return False
 

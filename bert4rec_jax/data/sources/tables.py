@@ -362,8 +362,7 @@ class ParquetLog:
                 if pc.any(empty).as_py():
                     refuse(pc.take(empty, column.indices), f"the {role} is empty")
             if pa.types.is_floating(column.type):
-                # Beyond 2**62 no whole second holds it.
-                sane = pc.and_(pc.is_finite(column), pc.less(pc.abs(column), 2.0**62))
+                sane = pc.less(pc.abs(column), delimited.LARGEST_TIME)
                 if pc.all(sane).as_py() is False:
                     wrong = pc.fill_null(pc.invert(sane), False)
                     value = column[pc.index(wrong, True).as_py()].as_py()
@@ -387,6 +386,8 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
     try:
         if role == "rating":
             return column.cast(pa.float32())
+        if pa.types.is_boolean(column.type):
+            raise pa.ArrowInvalid("true and false are no times")
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             try:
                 return column.cast(pa.float64())

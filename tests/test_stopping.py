@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A signal in every phase of a command: training saves and goes on later, the others end without a word too many."""
+
+import os
+import signal
+import sys
+
+import pytest
+from commands import digest, outcome, run
+from conftest import small_config
+
+import bert4rec_jax
+from bert4rec_jax import experiment
+from bert4rec_jax.data import TrainingBatches, prepare
+from bert4rec_jax.errors import UserError
+from bert4rec_jax.ranking import Ranker
+from bert4rec_jax.training import Checkpoints, loop
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+
+
+def always(*_, **__) -> bool:
+    return True
+
+
+# Where the signal comes, in the order in which one run after another gets there: what is called then, and which call.
+PHASES = {
+    "prepare": (prepare, "_publish", always),
+    "compile": (loop, "waiting", lambda title, speaks: "compiling" in title),
+    "train": (TrainingBatches, "batch", always),
+    "validate": (Ranker, "rank", always),
+    "save": (Checkpoints, "save", always),
+    "rank": (Ranker, "rank", lambda *arguments, **_: "test users" in str(arguments)),
+    "baselines": (experiment.baselines, "rank_all", always),
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_training_stops_in_any_phase_and_the_same_call_goes_on(small_run, tmp_path, monkeypatch, capfd, number):
+    config, workdir = small_config(tmp_path), tmp_path / "run"
+    for phase, (owner, name, chosen) in PHASES.items():
+        original, sent = getattr(owner, name), []
+
+        def signalled(*arguments, original=original, sent=sent, chosen=chosen, **named):
+            if not sent and chosen(*arguments, **named):
+                sent.append(number)
+                os.kill(os.getpid(), number)
+            return original(*arguments, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, signalled)
+            try:
+                results = bert4rec_jax.train(config, str(workdir))
+            except UserError as error:  # there is nothing yet to save; after SIGHUP the data are finished first
+                assert phase == "prepare" and number != signal.SIGHUP
+                assert f"{number.name}: preparation has stopped" in str(error)
+                assert not os.listdir(tmp_path / "prepared")
+                results = None
+        said = capfd.readouterr().err
+        assert sent, f"no call of {name} in this phase"
+        assert said.count(f"{number.name}: saving and stopping") == 1 and "Traceback" not in said, phase
+        # Nothing is left to stop for in the last one.
+        assert (results is None) == (not (workdir / "results.json").exists()) == (phase != "baselines"), phase
+    assert outcome(workdir) == outcome(small_run)
+    assert digest(workdir, config.train.steps) == digest(small_run, config.train.steps)
+
+
+# Sends a signal to a command when it calls a function of a class or module for the first time.
+SIGNAL_IN = """
+import importlib, os, runpy, sys
+module, name, number, command = sys.argv[1:5]
+del sys.argv[1:5]
+owner = importlib.import_module(module)
+*path, name = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original = getattr(owner, name)
+def signalled(*arguments, **named):
+    os.kill(os.getpid(), int(number))
+    return original(*arguments, **named)
+setattr(owner, name, signalled)
+runpy.run_module(command, run_name="__main__", alter_sys=True)
+"""
+COMMANDS = {
+    "recommend": ("bert4rec_jax.serving", "Recommender.recommend", "bert4rec_jax.recommend", ["--history", "Genre 1, item 1"]),
+    "export": ("bert4rec_jax.export.stablehlo", "write", "bert4rec_jax.export", ["--format", "stablehlo", "--out", "{out}"]),
+}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(small_run, tmp_path, command, number):
+    module, name, main, flags = COMMANDS[command]
+    flags = [flag.format(out=tmp_path / "out") for flag in flags]
+    done = run([sys.executable, "-c", SIGNAL_IN, module, name, str(int(number)), main, "--workdir", str(small_run), *flags],
+               tmp_path)
+    # Ctrl-C is answered; the others do what they do to every program.
+    assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
+    assert done.stderr.splitlines()[-1:] == (["interrupted"] if number == signal.SIGINT else [])
+    assert "Traceback" not in done.stderr and not done.stdout
+    assert not (tmp_path / "out" / "README.md").exists()

@@ -470,7 +470,7 @@ def test_search_proposes_prunes_and_resumes(place):
         "",
         f"SEARCH = Search({space}, 8, startup=2, prune_after=2, fixed={{'model.width': 32}})",
     )
-    write_stub(place, pace=0.02)
+    write_stub(place, pace=0.1)  # several looks of the launcher at each trial, also on a busy machine
     process = start(place, "--workers", "2")
     wait_for(lambda: (place / "root/002/checkpoint").exists())
     process.send_signal(signal.SIGTERM)
@@ -483,7 +483,8 @@ def test_search_proposes_prunes_and_resumes(place):
     assert len({p.overrides["optimizer.learning_rate"] for p in progress}) == 8
     assert {p.state for p in progress} == {"finished", "pruned"}
     pruned = [p for p in progress if p.state == "pruned"]
-    assert all(2 <= p.step < 12 for p in pruned)
+    # The last step may be done before the signal arrives.
+    assert all(2 <= p.step <= 12 for p in pruned) and min(p.step for p in pruned) < 12
     best = max(progress, key=lambda p: p.valid["ndcg@10"])
     assert best.state == "finished"
     before = attempts(place, 8)

@@ -63,19 +63,21 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
 
 
 def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
+    # More users than it can learn by heart, and histories that fit into its window.
     config = small_config(cache, **{
-        "data.synthetic.users": 1500, "data.synthetic.num_items": 80, "data.synthetic.genres": 8,
-        "data.synthetic.mean_length": 16, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
-        "model.head": "tied", "model.positions": "right", "optimizer.learning_rate": 4e-3, "train.steps": 700,
-        "train.batch_rows": 32, "train.eval_every": 350, "train.checkpoint_every": 350, "train.log_every": 350,
-        "optimizer.schedule": "cosine", "eval.batch_rows": 128})
+        "data.synthetic.users": 6000, "data.synthetic.num_items": 100, "data.synthetic.genres": 5,
+        "data.synthetic.mean_length": 10, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
+        "model.head": "tied", "model.positions": "right", "masking.next_item": 0.5, "optimizer.learning_rate": 4e-3,
+        "train.steps": 600, "train.batch_rows": 32, "train.eval_every": 600, "train.checkpoint_every": 600,
+        "train.log_every": 600, "optimizer.schedule": "cosine", "eval.batch_rows": 128, "eval.valid_users": 500})
     results = train_and_evaluate(config, str(tmp_path))
     experiment = Experiment(config)
     cases = experiment.cases("test")
     best = from_ranks(bayes_optimal_ranks(experiment.dataset, cases.users, cases.targets))
     popular = results["baselines"]["popular"]["test"]["ndcg@10"]
     reached = (results["test"]["ndcg@10"] - popular) / (best["ndcg@10"] - popular)
-    assert 0.6 < reached < 1.1, (results["test"]["ndcg@10"], popular, best["ndcg@10"])
+    # Without positions it is .40, with labels of the item before .19.
+    assert 0.85 < reached < 1.02, (results["test"]["ndcg@10"], popular, best["ndcg@10"])
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ is wrong.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import inspect
 import math
@@ -420,85 +421,76 @@ def _is_text(value: str) -> bool:
     return "\0" not in value
 
 
+# Rules of single fields: (what it must be, whether a value is, the fields).
+_RANGES = (
+    ("at least 1", lambda x: x >= 1, (
+        "model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",
+        "train.accumulate", "train.eval_every", "train.checkpoint_every", "train.log_every", "eval.batch_rows",
+        "loss.negatives", "parallel.catalogue", "data.synthetic.users", "data.synthetic.genres")),
+    ("at least 0", lambda x: x >= 0, (
+        "masking.max_masks", "loss.chunk_items", "optimizer.warmup_steps", "optimizer.weight_decay",
+        "optimizer.clip_norm", "train.patience", "eval.valid_users", "parallel.data", "data.user_core",
+        "data.item_core", "data.min_rating", "data.test_seconds", "data.valid_seconds", "data.gap_seconds")),
+    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, ("seed", "eval.negatives_seed", "data.synthetic.seed")),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, (
+        "model.dropout", "model.attention_dropout", "optimizer.beta1", "optimizer.beta2")),
+    ("between 0 and 1", lambda x: 0 <= x <= 1, (
+        "masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token",
+        "optimizer.final_fraction", "loss.gbce_t")),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("masking.probability",)),
+    ("above 0 and below 1", lambda x: 0 < x < 1, ("data.test_share",)),
+    ("above 0", lambda x: x > 0, ("model.init_scale", "optimizer.learning_rate")),
+    ("at least 2", lambda x: x >= 2, ("model.max_length",)),
+    ("at least 5", lambda x: x >= 5, ("data.synthetic.mean_length",)),
+    ("within 64 bits", lambda x: abs(x) < 2**63, ("data.first_users",)),
+    ("one of " + ", ".join(MOVIELENS + FORMATS), lambda x: x in MOVIELENS + FORMATS, ("data.source",)),
+    ("a size such as '8GiB', or '' for half of what is free",
+     lambda x: re.fullmatch(r"(\d+(\.\d+)? ?[KMGT]i?B)?", x) is not None, ("data.memory",)),
+    ("empty or some of " + ", ".join(WRITERS),
+     lambda x: {name.strip() for name in x.split(",") if name.strip()} <= set(WRITERS), ("train.writers",)),
+    ("mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10",
+     lambda x: re.fullmatch(r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr", x) is not None, ("eval.metric",)),
+)
+
+
 def _check(c: Config) -> None:
+    def value(name: str):
+        return functools.reduce(getattr, name.split("."), c)
+
     def require(ok: bool, name: str, rule: str) -> None:
         if not ok:
-            value = c
-            for part in name.split("."):
-                value = getattr(value, part)
-            raise UserError(f"config.{name} = {_shown(value)} is out of range: it must be {rule}.")
+            raise UserError(f"config.{name} = {_shown(value(name))} is out of range: it must be {rule}.")
 
-    for name in ("model.dropout", "model.attention_dropout"):
-        group, leaf = name.split(".")
-        require(0 <= getattr(getattr(c, group), leaf) < 1, name, "at least 0 and below 1")
-    require(0 <= c.masking.next_item <= 1, "masking.next_item", "between 0 and 1")
-    require(c.masking.next_item < 1 or c.model.ranks_from == "last_item", "model.ranks_from",
+    for rule, holds, names in _RANGES:
+        for name in names:
+            require(holds(value(name)), name, rule)
+
+    # Rules of fields together.
+    data, model, masking = c.data, c.model, c.masking
+    require(masking.next_item < 1 or model.ranks_from == "last_item", "model.ranks_from",
             "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for")
-    require(c.masking.next_item > 0 or c.model.ranks_from == "mask", "model.ranks_from",
+    require(masking.next_item > 0 or model.ranks_from == "mask", "model.ranks_from",
             "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item")
-    for name in ("masking.last_item_only", "masking.random_token", "masking.keep_token",
-                 "optimizer.final_fraction"):
-        group, leaf = name.split(".")
-        require(0 <= getattr(getattr(c, group), leaf) <= 1, name, "between 0 and 1")
-    for name in ("model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",
-                 "train.accumulate", "train.eval_every", "train.checkpoint_every", "train.log_every",
-                 "eval.batch_rows", "loss.negatives", "parallel.catalogue", "data.synthetic.users",
-                 "data.synthetic.genres"):
-        value = c
-        for part in name.split("."):
-            value = getattr(value, part)
-        require(value >= 1, name, "at least 1")
-    for name in ("masking.max_masks", "loss.chunk_items", "optimizer.warmup_steps", "optimizer.weight_decay",
-                 "optimizer.clip_norm", "train.patience", "eval.valid_users", "parallel.data", "data.user_core",
-                 "data.item_core", "data.min_rating", "eval.negatives_seed", "seed"):
-        value = c
-        for part in name.split("."):
-            value = getattr(value, part)
-        require(value >= 0, name, "at least 0")
-    for name in ("seed", "eval.negatives_seed", "data.synthetic.seed"):
-        value = c
-        for part in name.split("."):
-            value = getattr(value, part)
-        require(0 <= value < 2**32, name, "at least 0 and below 2**32")
-    require(c.data.source in MOVIELENS + FORMATS, "data.source", "one of " + ", ".join(MOVIELENS + FORMATS))
-    require(c.data.source not in ("table", "lines", "sequences") or c.data.path != "", "data.path",
-            f"given when config.data.source is {c.data.source!r}")
-    for name in ("test_seconds", "valid_seconds", "gap_seconds"):
-        require(getattr(c.data, name) >= 0, f"data.{name}", "at least 0")
-    for name in ("valid_seconds", "gap_seconds"):
-        require(getattr(c.data, name) == 0 or c.data.test_seconds > 0, f"data.{name}",
-                "0 unless config.data.test_seconds is set")
-    require(c.data.test_seconds == 0 or c.data.split == "temporal", "data.test_seconds",
-            "0 unless config.data.split is 'temporal'")
-    require(re.fullmatch(r"(\d+(\.\d+)? ?[KMGT]i?B)?", c.data.memory) is not None, "data.memory",
-            "a size such as '8GiB', or '' for half of what is free")
-    require(c.data.synthetic.mean_length >= 5, "data.synthetic.mean_length", "at least 5")
-    require(c.data.synthetic.num_items >= 2 * c.data.synthetic.genres, "data.synthetic.num_items",
-            "at least twice config.data.synthetic.genres")
-    require(0 < c.data.test_share < 1, "data.test_share", "between 0 and 1")
-    require(0 < c.data.valid_share < 1 - c.data.test_share, "data.valid_share",
-            "above 0 and, with config.data.test_share, below 1")
-    require(abs(c.data.first_users) < 2**63, "data.first_users", "within 64 bits")
-    require(c.model.max_length >= 2, "model.max_length", "at least 2")
-    require(c.model.width % c.model.heads == 0, "model.heads", f"a divisor of config.model.width = {c.model.width}")
-    require(c.model.positions != "rotary" or c.model.width % (2 * c.model.heads) == 0, "model.heads",
-            "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'")
-    require(0 < c.masking.probability <= 1, "masking.probability", "above 0 and at most 1")
-    require(c.masking.random_token + c.masking.keep_token <= 1, "masking.keep_token",
+    require(masking.random_token + masking.keep_token <= 1, "masking.keep_token",
             "at most 1 together with config.masking.random_token")
-    require(c.model.init_scale > 0, "model.init_scale", "above 0")
-    named = [name.strip() for name in c.train.writers.split(",") if name.strip()]
-    require(set(named) <= set(WRITERS), "train.writers", "empty or some of " + ", ".join(WRITERS))
-    require(c.optimizer.learning_rate > 0, "optimizer.learning_rate", "above 0")
-    require(0 <= c.optimizer.beta1 < 1, "optimizer.beta1", "at least 0 and below 1")
-    require(0 <= c.optimizer.beta2 < 1, "optimizer.beta2", "at least 0 and below 1")
+    require(model.width % model.heads == 0, "model.heads", f"a divisor of config.model.width = {model.width}")
+    require(model.positions != "rotary" or model.width % (2 * model.heads) == 0, "model.heads",
+            "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'")
+    require(data.source not in ("table", "lines", "sequences") or data.path != "", "data.path",
+            f"given when config.data.source is {data.source!r}")
+    for name in ("valid_seconds", "gap_seconds"):
+        require(getattr(data, name) == 0 or data.test_seconds > 0, f"data.{name}",
+                "0 unless config.data.test_seconds is set")
+    require(data.test_seconds == 0 or data.split == "temporal", "data.test_seconds",
+            "0 unless config.data.split is 'temporal'")
+    require(0 < data.valid_share < 1 - data.test_share, "data.valid_share",
+            "above 0 and, with config.data.test_share, below 1")
+    require(data.synthetic.num_items >= 2 * data.synthetic.genres, "data.synthetic.num_items",
+            "at least twice config.data.synthetic.genres")
     require(c.optimizer.weight_decay == 0 or c.optimizer.name == "adamw", "optimizer.weight_decay",
             "0 unless config.optimizer.name is 'adamw'")
     require(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps", "less than config.train.steps")
-    require(0 <= c.loss.gbce_t <= 1, "loss.gbce_t", "between 0 and 1")
     require(c.train.batch_rows % c.train.accumulate == 0, "train.accumulate",
             f"a divisor of config.train.batch_rows = {c.train.batch_rows}")
-    require(re.fullmatch(r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr", c.eval.metric) is not None, "eval.metric",
-            "mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10")
     require(c.parallel.mode == "jit" or c.parallel.catalogue == 1, "parallel.catalogue",
             "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table")

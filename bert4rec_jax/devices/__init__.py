@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The machines a run is laid over: meshes, processes, and what they throw at it.
 
-`layout` maps a function of one device's arrays over all of them, `errors` says in words what XLA and lost processes
-report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one backend.
+`layout` maps a function of one device's arrays over all of them, `processes` joins several, `errors` says in words what
+XLA and lost processes report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one
+backend.
 
 `platform` says which kind of machine a function is traced for. `targets` describes accelerators that are not here,
 `program` reads what a program compiled for them holds, reads and sends, `communication` what it would have to.
@@ -10,7 +11,8 @@ report, `signals` hears when a run is to stop, `cpu` holds what is there only be
 
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.devices.errors import check_memory, explained, lost_process
-from bert4rec_jax.devices.layout import Axes, Layout, agreed, join_cluster, leaving_together
+from bert4rec_jax.devices.layout import Axes, Layout
+from bert4rec_jax.devices.processes import agreed, join_cluster, leaving_together
 from bert4rec_jax.devices.signals import StopSignal
 
 __all__ = ["Axes", "Layout", "StopSignal", "agreed", "check_memory", "cpu", "explained", "join_cluster",

@@ -104,16 +104,15 @@ class Encoder(nn.Module):
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
         x_BLD = dropout(x_BLD, c.dropout, next(draw))
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
-        for layer in range(c.layers):
-            last = layer == c.layers - 1
-            x_BLD = block(c, self.causal, name=f"block_{layer}")(
-                x_BLD, inputs, inputs.slots if last else None, next(draw))
+        for layer in range(c.layers - 1):
+            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, inputs, None, next(draw))
+        h_BKD = block(c, self.causal, name=f"block_{c.layers - 1}")(x_BLD, inputs, inputs.slots, next(draw))
         if c.norm == "pre":
-            x_BLD = _layer_norm(c, "final_norm")(x_BLD)
+            h_BKD = _layer_norm(c, "final_norm")(h_BKD)
         if c.head == "transform":
-            x_BLD = gelu(_dense(c, c.width, "head_dense")(x_BLD))
-            x_BLD = _layer_norm(c, "head_norm")(x_BLD)
-        return x_BLD
+            h_BKD = gelu(_dense(c, c.width, "head_dense")(h_BKD))
+            h_BKD = _layer_norm(c, "head_norm")(h_BKD)
+        return h_BKD
 
 
 class Block(nn.Module):

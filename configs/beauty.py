@@ -6,10 +6,8 @@ optionally, items.parquet or .csv:
 
   python -m bert4rec_jax.main --config configs/beauty.py --config.data.path=FOLDER --workdir runs/beauty
 
-Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation. With version 0.1.0: test
-NDCG@10 .0488 (standard error .0012), HR@10 .0833 (.0018), seed 0, 8,000 steps in 1,760 s on one core of an AMD EPYC
-(Zen 3). At width 64 with 12,000 steps it was .0432 (.0011), .0774 (.0018), in 1,270 s. The records are in
-experiments/results/0.1.0/beauty.
+Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0558
+(standard error .0013 over users), HR@10 .0944 (.0020), seed 0; the record is in experiments/results/beauty.
 """
 
 from bert4rec_jax import config as config_lib

@@ -82,6 +82,9 @@ class DataConfig:
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
     test_share: float = 0.1  # `temporal`: the newest share of all interactions that tests
     valid_share: float = 0.1  # `temporal`: the share before the test period that validates
+    # `temporal`: which event of a user in a period is its target. first: no other event of the period is known. last:
+    # the user's earlier events of the period belong to the history.
+    period_target: Literal["first", "last"] = "first"
     # `temporal` by the clock instead, where test_seconds is not 0: the test period is that long and ends with the last
     # event, a gap before it is neither trained on nor predicted, and the validation period lies before the gap. In
     # units of the time column.
@@ -483,6 +486,8 @@ def _check(c: Config) -> None:
                 "0 unless config.data.test_seconds is set")
     require(data.test_seconds == 0 or data.split == "temporal", "data.test_seconds",
             "0 unless config.data.split is 'temporal'")
+    require(data.period_target == "first" or data.split == "temporal", "data.period_target",
+            "'first' unless config.data.split is 'temporal'")
     require(0 < data.valid_share < 1 - data.test_share, "data.valid_share",
             "above 0 and, with config.data.test_share, below 1")
     require(data.synthetic.num_items >= 2 * data.synthetic.genres, "data.synthetic.num_items",

@@ -20,6 +20,7 @@ WRONG = {
     "data.first_users": [BIG, "all"],
     "data.repeats": ["sometimes", True],
     "data.split": ["random", None],
+    "data.period_target": ["last", "second", 1],
     "data.test_share": [0.0, 1.0, -0.1, float("nan")],
     "data.valid_share": [0.0, 0.95],
     "data.synthetic.users": [0, -5],

@@ -89,12 +89,14 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
         )
     starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
     gap_cut, valid_cut, test_cut = _cuts(dataset, config)
-    key = f"temporal-{valid_cut}-{gap_cut}-{test_cut}"
-    positions = dataset.kept(key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut)))
+    last = config.period_target == "last"
+    key = f"temporal-{valid_cut}-{gap_cut}-{test_cut}" + ("-last" if last else "")
+    positions = dataset.kept(key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut), last))
     train_stop, valid_end, valid_stop = positions[:, :-1]
     unseen = int(positions[0, -1])
-    valid = np.flatnonzero((train_stop > starts) & (train_stop < valid_end)).astype(np.int32)
-    test = np.flatnonzero((valid_stop > starts) & (valid_stop < stops)).astype(np.int32)
+    valid_targets, test_targets = (valid_end - 1, stops - 1) if last else (train_stop, valid_stop)
+    valid = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
+    test = np.flatnonzero((valid_stop < stops) & (test_targets > starts)).astype(np.int32)
     gap = ""
     if gap_cut != test_cut:
         gap = (
@@ -104,14 +106,14 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
     return Split(
         train_stop=train_stop,
         valid_users=valid,
-        valid_targets=train_stop[valid],
+        valid_targets=valid_targets[valid],
         test_users=test,
-        test_targets=valid_stop[test],
+        test_targets=test_targets[test],
         description=(
             f"temporal: events before {_date(valid_cut)} are trained on, from then the validation and from "
-            f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the first event in it, "
-            f"the history all events before; users without history have no target ({len(valid)} validation "
-            f"and {len(test)} test users of {dataset.num_users}; {unseen} test targets are items that no "
+            f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the "
+            f"{config.period_target} event in it, the history all events before; users without history have no "
+            f"target ({len(valid)} validation and {len(test)} test users of {dataset.num_users}; {unseen} test targets are items that no "
             "training event has)"
         ),
     )
@@ -177,9 +179,9 @@ def _blocks_of_users(dataset: Dataset) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _first_events(dataset: Dataset, cuts: tuple[int, ...]) -> np.ndarray:
+def _first_events(dataset: Dataset, cuts: tuple[int, ...], last_is_target: bool) -> np.ndarray:
     """Returns int64[cuts, users + 1]: each user's first event at or after each cut-off; in the last column of row 0 how
-    many targets of the last cut-off are items without an event before the first one."""
+    many test targets are items without an event before the first one."""
     found = np.zeros((len(cuts), dataset.num_users + 1), np.int64)
     seen = np.zeros(dataset.num_items + 1, bool)
     for first, last in _blocks_of_users(dataset):
@@ -188,8 +190,9 @@ def _first_events(dataset: Dataset, cuts: tuple[int, ...]) -> np.ndarray:
         for row, cut in enumerate(cuts):
             found[row, first:last] = starts + np.add.reduceat(times < cut, starts - begin, dtype=np.int64)
         seen[dataset.items[begin:end][times < cuts[0]]] = True
-    targets = found[-1, :-1]
-    targets = targets[(targets > dataset.offsets[:-1]) & (targets < dataset.offsets[1:])]
+    starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
+    targets = stops - 1 if last_is_target else found[-1, :-1]
+    targets = targets[(targets > starts) & (found[-1, :-1] < stops)]
     found[0, -1] = np.count_nonzero(~seen[dataset.items[targets]])
     return found
 

@@ -2,7 +2,7 @@
 """Tables in documents that the program writes, between `<!-- cite: ... -->` and `<!-- end -->`.
 
   <!-- cite: results ml_1m/ml-1m.csv ndcg@10 hr@10 -->     our rows, from the CSV of a report
-  <!-- cite: published ml-1m full ndcg@10 hr@10 -->        other people's, from experiments/published.json
+  <!-- cite: published ml-1m full leave_one_out hr@10 -->   other people's, from experiments/published.json
   <!-- cite: table benchmarks/catalogue.json -->           {"columns": [...], "rows": [[...]]}, as a benchmark wrote it
 """
 
@@ -44,9 +44,10 @@ def _table(words: Sequence[str], root: Path) -> str:
         return _results(root / words[1], words[2:])
     if words[0] == "table" and len(words) == 2:
         return _file(root / words[1])
-    if words[0] == "published" and len(words) > 3:
-        return _published(words[1], words[2], words[3:])
-    raise UserError("must be `results FILE.csv METRIC...`, `table FILE.json` or `published DATA CANDIDATES METRIC...`.")
+    if words[0] == "published" and len(words) > 4:
+        return _published(*words[1:4], words[4:])
+    raise UserError("must be `results FILE.csv METRIC...`, `table FILE.json` or "
+                    "`published DATA CANDIDATES SPLIT METRIC...`.")
 
 
 def _results(file: Path, metrics: Sequence[str]) -> str:
@@ -80,10 +81,10 @@ def _file(file: Path) -> str:
         raise UserError(f"{file} is no table of columns and rows: {error}.") from None
 
 
-def _published(data: str, candidates: str, metrics: Sequence[str]) -> str:
-    rows = [row for row in published.load() if data in row.data and row.candidates == candidates]
+def _published(data: str, candidates: str, split: str, metrics: Sequence[str]) -> str:
+    rows = [row for row in published.load() if data in row.data and (row.candidates, row.split) == (candidates, split)]
     if not rows:
-        raise UserError(f"nothing is published on {data} with candidates {candidates}.")
+        raise UserError(f"nothing is published on {data} with candidates {candidates} and split {split}.")
     header, body, notes = published.lettered(rows, metrics)
     return _markdown(header, body) + "\n" + "".join(f"- {note}\n" for note in notes)
 

@@ -19,6 +19,7 @@ class Published:
       id: by which documents cite it.
       data: names of our data sets that it may stand below.
       candidates: full, pop100 or uni100, as in config.eval.protocol.
+      split: leave_one_out or temporal, as in config.data.split.
       model: as its source calls it.
       metrics: name -> value, as printed there.
       source: where it is printed.
@@ -30,6 +31,7 @@ class Published:
     id: str
     data: tuple[str, ...]
     candidates: str
+    split: str
     model: str
     metrics: dict[str, str]
     source: str
@@ -46,6 +48,7 @@ def load(file: Path = FILE) -> list[Published]:
             id=row["id"],
             data=tuple(group["data"]),
             candidates=group["candidates"],
+            split=group.get("split", "leave_one_out"),
             model=row["model"],
             metrics=row["metrics"],
             source=row.get("source", group.get("source", "")),
@@ -65,7 +68,7 @@ def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Publi
         for row in load(file)
         if run.dataset["name"] in row.data
         and run.fields["eval.protocol"] == row.candidates
-        and run.fields["data.split"] == "leave_one_out"
+        and run.fields["data.split"] == row.split
         and any(metric in row.metrics for metric in metrics)
     ]
 

@@ -127,7 +127,7 @@ def test_numbers_of_nobody_are_found(results):
 def test_blocks_are_written_and_cover_what_they_hold(results):
     text = (
         "<!-- cite: results ml/ml.csv ndcg@10 -->\nold .9999\n<!-- end -->\n"
-        "<!-- cite: published beauty full hr@10 -->\n<!-- end -->\n<!-- cite: table speed.json -->\n<!-- end -->\n"
+        "<!-- cite: published beauty full leave_one_out hr@10 -->\n<!-- end -->\n<!-- cite: table speed.json -->\n<!-- end -->\n"
     )
     problems, written = checked(text, results)
     assert problems == ["a table between comments is not what the records give"]

@@ -26,12 +26,13 @@ def test_leave_one_out(tmp_path):
     assert "2 users with fewer than 3 events" in split.description
 
 
-def test_temporal(tmp_path):
+@pytest.mark.parametrize("which, place", [("first", 0), ("last", -1)])
+def test_temporal(tmp_path, which, place):
     random = np.random.default_rng(0)
     rows = [(u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)]
-    rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 4, 59)]  # only new, only old, one new event
+    rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 99, 59)]  # only new, only old, one new event
     data = dataset_of(tmp_path, rows)
-    split = split_dataset(data, DataConfig(split="temporal", test_share=0.1, valid_share=0.2))
+    split = split_dataset(data, DataConfig(split="temporal", test_share=0.1, valid_share=0.2, period_target=which))
     newest = sorted(data.timestamps, reverse=True)
     test_cut, valid_cut = newest[round(0.1 * len(rows)) - 1], newest[round(0.3 * len(rows)) - 1]
     expected = {"valid": {}, "test": {}}
@@ -40,14 +41,15 @@ def test_temporal(tmp_path):
         assert split.train_stop[u] == a + sum(t < valid_cut for t in data.timestamps[a:b])
         for part, start, stop in (("valid", valid_cut, test_cut), ("test", test_cut, 61)):
             inside = [i for i in range(a, b) if start <= data.timestamps[i] < stop]
-            if inside and inside[0] > a:
-                expected[part][u] = inside[0]
+            if inside and inside[place] > a:
+                expected[part][u] = inside[place]
     assert dict(zip(split.valid_users.tolist(), split.valid_targets.tolist())) == expected["valid"]
     assert dict(zip(split.test_users.tolist(), split.test_targets.tolist())) == expected["test"]
     assert len(expected["valid"]) > 10 and len(expected["test"]) > 10
     trained = {item for item, time in zip(data.items.tolist(), data.timestamps) if time < valid_cut}
     unseen = sum(data.items[target] not in trained for target in expected["test"].values())
     assert f"{unseen} test targets are items that no training event has" in split.description
+    assert f"the {which} event in it" in split.description
 
 
 def test_shares_of_a_temporal_split_are_rounded_and_never_empty(tmp_path):

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MovieLens-1M split by time: the newest tenth of all ratings tests, and nothing that came later is trained on.
+
+  python -m bert4rec_jax.main --config configs/ml_1m_time_split.py --workdir runs/ml_1m_time_split
+
+The target of a user is the last event of the test period, as in time-to-split (Gusak et al. 2025); the checkpoint is
+chosen in the twentieth before it, which is not trained on.
+"""
+
+from bert4rec_jax import config as config_lib
+
+
+def get_config():
+    """Returns the configuration."""
+    config = config_lib.recommended()
+    config.data.update(source="ml-1m", item_core=5, user_core=5, split="temporal", period_target="last",
+                       valid_share=0.05)
+    config.train.update(steps=12_000, batch_rows=16, eval_every=1000, checkpoint_every=1000)
+    return config

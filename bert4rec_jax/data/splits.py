@@ -111,10 +111,10 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
         test_targets=test_targets[test],
         description=(
             f"temporal: events before {_date(valid_cut)} are trained on, from then the validation and from "
-            f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the "
-            f"{config.period_target} event in it, the history all events before; users without history have no "
-            f"target ({len(valid)} validation and {len(test)} test users of {dataset.num_users}; {unseen} test targets are items that no "
-            "training event has)"
+            f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the {config.period_target} "
+            "event in it, the history all events before; users without history have no target "
+            f"({len(valid)} validation and {len(test)} test users of {dataset.num_users}; {unseen} test targets are "
+            "items that no training event has)"
         ),
     )
 

@@ -16,8 +16,10 @@ from bert4rec_jax.data.splits import split_dataset
 
 PASSES = 40  # over the training events, in a run
 LENGTHS = (50, 100, 200)
-# Training events, and from how many on a width is suggested; then events an item, and dropout.
-WIDTHS = ((0, 64), (5_000_000, 128), (100_000_000, 256))
+# From how many training events, or items, on a width is suggested: the larger of the two. Then events an item, and
+# dropout.
+WIDTHS_BY_EVENTS = ((0, 64), (5_000_000, 128), (100_000_000, 256))
+WIDTHS_BY_ITEMS = ((0, 64), (10_000, 128))
 DROPOUTS = ((0, 0.5), (25, 0.3), (100, 0.2), (200, 0.1))
 
 
@@ -43,10 +45,10 @@ def suggest(dataset: Dataset, training_events: int) -> list[Suggestion]:
     per_item = training_events / dataset.num_items
     steps = max(1000, PASSES * training_events // (rows * length))
     steps = round(steps, 2 - len(str(steps)))
-    width = _step(WIDTHS, training_events)
+    width = max(_step(WIDTHS_BY_EVENTS, training_events), _step(WIDTHS_BY_ITEMS, dataset.num_items))
     return [
         Suggestion("model.max_length", length, f"nine histories in ten have at most {long:,} events"),
-        Suggestion("model.width", width, f"{training_events:,} training events"),
+        Suggestion("model.width", width, f"{training_events:,} training events, {dataset.num_items:,} items"),
         Suggestion("model.ffn_width", 4 * width, "four times the width"),
         Suggestion("model.dropout", _step(DROPOUTS, per_item), f"{per_item:,.0f} training events an item"),
         Suggestion("train.batch_rows", rows, f"{rows * length:,} positions a step"),

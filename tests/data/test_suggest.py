@@ -29,11 +29,12 @@ def test_suggestions_are_a_config_that_passes_over_the_data_forty_times(users, i
     assert config.train.eval_every * 12 <= config.train.steps
 
 
-def test_few_events_an_item_take_more_dropout_and_many_events_more_width():
+def test_few_events_an_item_take_more_dropout_and_many_events_or_items_more_width():
     dropouts = [suggested(1000, items, 50)["model.dropout"] for items in (10_000, 700, 400, 100)]
     assert dropouts == [0.5, 0.3, 0.2, 0.1]
     widths = [suggested(users, 1000, 100)["model.width"] for users in (1000, 100_000, 2_000_000)]
     assert widths == [64, 128, 256]
+    assert [suggested(1000, items, 100)["model.width"] for items in (9999, 10_000)] == [64, 128]
     assert suggested(1000, 1000, 20)["model.max_length"] == 50 and suggested(1000, 1000, 90)["model.max_length"] == 100
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates a log and times its preparation by every engine, beside pandas and Polars, in one run.
+"""Generates a log and times its preparation by every engine, beside pandas, Polars and RecBole, in one run.
 
     python benchmarks/data_pipeline.py --out DIR [--titles movies.parquet]
+    python benchmarks/data_pipeline.py --out DIR --peers pandas,polars,recbole --environments FOLDER
     python benchmarks/data_pipeline.py --out DIR --plan experiments/results/data_pipeline/parquet_200m.json
     python benchmarks/data_pipeline.py --out DIR --rows 200000000 --users 1000000 --items 1000000 --form parquet \
         --engines duckdb --memory 1GiB --peers ""
@@ -11,12 +12,18 @@ csv file is the original's (by user, then by movie, so times are unsorted), nobo
 file is in no order at all, and has the columns of Yambda's flat files. Generation is not timed. Each preparation runs
 in a process of its own; the table holds its seconds, the seconds of processor time (which say more on a machine that
 is shared), its peak memory, and the most disk that it took beside its result. `open again` is a second start, up to
-the first batch. What pandas and Polars are asked for is the same order of events alone: sorted by user and time, to
-Parquet; no numbering, no checks.
+the first batch; `first step` a training process, up to the end of its first step, compilation included.
+
+What pandas and Polars are asked for is the same order of events alone: sorted by user and time, to Parquet; no
+numbering, no checks. RecBole reads its own format, which is written beforehand, and does what its `create_dataset` does
+and sorts by user and time; `recbole, rows` also makes its row for every prefix of a history, without which it does not
+train. It runs in an environment of its own (`benchmarks/peers/install.py`). Peers may take `--peer_gib` of memory and
+`--peer_seconds`; one that needs more is shown with what it was given.
 """
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +35,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from absl import app, flags
+from peers import install
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rows", 25_000_095, "Ratings.", lower_bound=1)
@@ -38,7 +46,11 @@ flags.DEFINE_string("out", None, "Folder for ratings.csv and movies.csv; files t
 flags.DEFINE_integer("seed", 0, "Of the generator.")
 flags.DEFINE_enum("form", "csv", ["csv", "parquet"], "Of the log.")
 flags.DEFINE_list("engines", ["memory", "duckdb"], "To be timed, in turn.")
-flags.DEFINE_list("peers", ["pandas", "polars"], "To be timed beside them, where they are installed.")
+flags.DEFINE_list("peers", ["pandas", "polars"], "To be timed beside them; recbole stands for two lines.")
+flags.DEFINE_string("environments", "", "Folder for RecBole's environment; empty: the folder `peers` in --out.")
+flags.DEFINE_float("peer_gib", 12.0, "Memory that a peer may take.")
+flags.DEFINE_float("peer_seconds", 600.0, "Time that a peer may take.")
+flags.DEFINE_bool("first_step", False, "Also time a training process up to its first step.")
 flags.DEFINE_string("memory", "1GiB", "As config.data.memory.")
 flags.DEFINE_integer("rounds", 1, "Of all engines in turn; the median is reported.", lower_bound=1)
 flags.DEFINE_string("record", "", "JSON file for the results.")
@@ -64,6 +76,46 @@ dataset = load_dataset(config)
 facts = {"fingerprint": dataset.fingerprint, "interactions": dataset.manifest["interactions"]}
 if len(sys.argv) > 2:
     TrainingBatches(dataset, split_dataset(dataset, config), 100, 32, "random", 0).batch(0)
+"""
+_FIRST_STEP = """
+import json, resource, sys, time
+started = time.perf_counter()
+from bert4rec_jax.config import recommended, resolve
+from bert4rec_jax.experiment import Experiment
+import jax
+config = recommended()
+config.data.update(json.loads(sys.argv[1]))
+config.model.update(width=64, max_length=50)
+config.train.batch_rows = 32
+config.loss.update(name="sampled_softmax", negatives=1024)
+experiment = Experiment(resolve(config))
+data = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+state, _ = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
+jax.block_until_ready(state)
+usage = resource.getrusage(resource.RUSAGE_SELF)
+facts = {"seconds": time.perf_counter() - started, "cpu": usage.ru_utime + usage.ru_stime,
+         "gib": usage.ru_maxrss / 2**20, "gib_before_the_model": data}
+facts["model_gib"] = experiment.step_bytes() / 2**30
+"""
+_RECBOLE = """
+import json, logging, os, resource, sys, time
+started = time.perf_counter()
+folder, name, rows = sys.argv[1:4]
+sys.argv = sys.argv[:1]
+os.chdir(folder)
+from recbole.config import Config
+from recbole.data import create_dataset
+logging.disable(logging.INFO)
+config = Config(model="BERT4Rec", dataset=name, config_dict={
+    "data_path": folder, "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "MAX_ITEM_LIST_LENGTH": 50,
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "full", "group_by": "user"},
+    "train_neg_sample_args": None, "use_gpu": False, "show_progress": False})
+dataset = create_dataset(config)
+if rows == "rows":
+    dataset.build()
+else:
+    dataset.sort(by=[dataset.uid_field, dataset.time_field])
+facts = {}
 """
 _PEERS = {
     "pandas": """
@@ -176,8 +228,30 @@ def generate_flat(path: str) -> None:
     os.rename(path + ".part", path)
 
 
-def measure(script: str, arguments: list[str], disk: str) -> dict:
-    """Runs a script in a process of its own, and watches how much disk a folder takes meanwhile."""
+def write_for_recbole(log: str, columns: list[str], folder: str) -> None:
+    """Writes a log in RecBole's own format, a block at a time."""
+    name = os.path.basename(folder)
+    path = os.path.join(folder, f"{name}.inter")
+    os.makedirs(folder, exist_ok=True)
+    if log.endswith(".csv"):
+        options = pa.csv.ConvertOptions(include_columns=columns)
+        blocks = (pa.table([batch[c] for c in columns], columns) for batch in pa.csv.open_csv(log, convert_options=options))
+    else:
+        blocks = (pa.table([batch[c] for c in columns], columns)
+                  for batch in pa.parquet.ParquetFile(log).iter_batches(columns=columns))
+    kinds = pa.schema([(c, pa.int64()) for c in columns])
+    with open(path + ".part", "wb") as file:
+        file.write(b"user_id:token\titem_id:token\ttimestamp:float\n")
+        options = pa.csv.WriteOptions(include_header=False, delimiter="\t")
+        with pa.csv.CSVWriter(file, kinds, write_options=options) as writer:
+            for block in blocks:
+                writer.write_table(block.select([columns[0], columns[1], columns[2]]).cast(kinds))
+    os.rename(path + ".part", path)
+
+
+def measure(script: str, arguments: list[str], disk: str, python: str = sys.executable, limited: bool = False) -> dict:
+    """Runs a script in a process of its own, and watches how much disk a folder takes meanwhile; `limited`: as peers
+    are."""
     most, running = [0], threading.Event()
 
     def watch():
@@ -185,14 +259,38 @@ def measure(script: str, arguments: list[str], disk: str) -> dict:
             found = subprocess.run(["du", "-sk", disk], capture_output=True, text=True).stdout.split()
             most.append(int(found[0]) if found else 0)
 
+    def limit():
+        if limited:
+            resource.setrlimit(resource.RLIMIT_DATA, (int(FLAGS.peer_gib * 2**30),) * 2)
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    done = subprocess.run([sys.executable, "-c", script + _FINISH, *arguments], capture_output=True, text=True)
-    running.set()
-    watcher.join()
+    try:
+        done = subprocess.run([python, "-c", script + _FINISH, *arguments], capture_output=True, text=True,
+                              preexec_fn=limit, timeout=FLAGS.peer_seconds if limited else None)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {FLAGS.peer_seconds:.0f} s"}
+    finally:
+        running.set()
+        watcher.join()
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
-    return json.loads(done.stdout) | {"disk_gib": max(most) / 2**20}
+        return {"failed": (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]}
+    return json.loads(done.stdout.splitlines()[-1]) | {"disk_gib": max(most) / 2**20}
+
+
+def measure_peer(peer: str, log: str, columns: list[str], cache: str) -> dict[str, dict]:
+    """Returns {line of the table: what was measured}."""
+    os.makedirs(cache, exist_ok=True)
+    if peer != "recbole":
+        arguments = [log, json.dumps(columns), os.path.join(cache, "sorted.parquet")]
+        return {peer: measure(_PEERS[peer], arguments, cache, limited=True)}
+    python = install.environment_python("recbole", FLAGS.environments or os.path.join(FLAGS.out, "peers"))
+    folder = os.path.join(os.path.dirname(log), "recbole_" + os.path.basename(log).replace(".", "_"))
+    if not os.path.exists(os.path.join(folder, f"{os.path.basename(folder)}.inter")):
+        write_for_recbole(log, columns, folder)
+    arguments = [os.path.dirname(folder), os.path.basename(folder)]
+    return {line: measure(_RECBOLE, [*arguments, what], cache, str(python), limited=True)
+            for line, what in (("recbole", "order"), ("recbole, rows", "rows"))}
 
 
 def main(_) -> None:
@@ -217,15 +315,16 @@ def main(_) -> None:
     cache = os.path.join(folder, "cache")
     for _ in range(FLAGS.rounds):
         for peer in FLAGS.peers:
-            os.makedirs(cache, exist_ok=True)
-            arguments = [log, json.dumps(columns), os.path.join(cache, "sorted.parquet")]
-            results.setdefault(peer, []).append(measure(_PEERS[peer], arguments, cache))
+            for line, found in measure_peer(peer, log, columns, cache).items():
+                results.setdefault(line, []).append(found)
             shutil.rmtree(cache)
         for engine in FLAGS.engines:
             options = json.dumps(source | {"cache_dir": cache, "engine": engine, "memory": FLAGS.memory})
             shutil.rmtree(cache, ignore_errors=True)
             results.setdefault(engine, []).append(measure(_PREPARE, [options], cache))
             results.setdefault("open again", []).append(measure(_PREPARE, [options, "batch"], cache))
+            if FLAGS.first_step:
+                results.setdefault("first step", []).append(measure(_FIRST_STEP, [options], cache))
     shutil.rmtree(cache, ignore_errors=True)
     report(results, os.path.getsize(log))
 
@@ -253,16 +352,20 @@ def report(results: dict[str, list[dict]], size: int) -> None:
     for name, rounds in results.items():
         sound = [r for r in rounds if "failed" not in r]
         if not sound:
-            print(f"{name} failed: {rounds[0]['failed']}")
+            print(f"{name} failed with {FLAGS.peer_gib:g} GiB and {FLAGS.peer_seconds:g} s: {rounds[0]['failed']}")
+            late = "not done" in rounds[0]["failed"]
+            rows.append([name, f"> {FLAGS.peer_seconds:g}" if late else "-", "-", "-",
+                         "-" if late else f"> {FLAGS.peer_gib:g}", "-"])
             continue
         middle = {key: float(np.median([r[key] for r in sound])) for key in ("seconds", "cpu", "gib", "disk_gib")}
-        speed = "" if name == "open again" else f"{FLAGS.rows / middle['seconds']:,.0f}"
+        speed = "" if name in ("open again", "first step") else f"{FLAGS.rows / middle['seconds']:,.0f}"
         rows.append([name, f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}", speed, f"{middle['gib']:.2f}",
                      f"{middle['disk_gib']:.1f}"])
     for row in (columns, ["---"] * len(columns), *rows):
         print("| " + " | ".join(row) + " |")
     if FLAGS.record:
-        facts = {name: FLAGS[name].value for name in ("rows", "users", "items", "form", "memory", "rounds", "seed")}
+        facts = {name: FLAGS[name].value for name in ("rows", "users", "items", "form", "memory", "rounds", "seed",
+                                                       "peer_gib", "peer_seconds")}
         with open(FLAGS.record, "w", encoding="utf-8") as file:
             json.dump({"flags": facts, "bytes": size, "cores": os.cpu_count(), "load": os.getloadavg(),
                        "date": time.strftime("%Y-%m-%d"), "results": results, "columns": columns, "rows": rows},

@@ -2,30 +2,21 @@
 """Every engine prepares the same folder to the last byte, for every kind of source and every filter."""
 
 import gzip
-import importlib.util
-import os
 import shutil
 
 import numpy as np
 import pandas as pd
+import prepared
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared import DUCKDB, SPARK
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
-
-DUCKDB = pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed")
-SPARK = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("pyspark") is None or shutil.which("java") is None,
-        reason="PySpark or Java is not installed",
-    ),
-]
 
 
 def engines(*cases, spark=None):
@@ -62,25 +53,8 @@ def log(seed=0, rows=900, users=60, items=40):
     return pd.concat([frame, frame.iloc[::50]])
 
 
-def folder_bytes(path):
-    return {name: open(os.path.join(path, name), "rb").read() for name in sorted(os.listdir(path))}
-
-
 def same_from(engine, tmp_path, **options):
-    """Asserts that an engine prepares what memory prepares, or refuses it with the same words; returns the data."""
-    outcomes = []
-    for name in ("memory", engine):
-        cache = tmp_path / f"cache_{name}"
-        shutil.rmtree(cache, ignore_errors=True)
-        try:
-            dataset = load_dataset(DataConfig(cache_dir=str(cache), engine=name, memory="1GiB", **options))
-            outcomes.append((dataset, folder_bytes(dataset.folder)))
-            assert sorted(os.listdir(cache / "prepared")) == [os.path.basename(dataset.folder)]
-        except UserError as error:
-            outcomes.append((None, str(error)))
-    (dataset, expected), (_, found) = outcomes
-    assert found == expected
-    return dataset
+    return prepared.same_from(engine, DataConfig(cache_dir=str(tmp_path / "cache"), **options))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 
     python benchmarks/data_pipeline.py --out DIR [--titles movies.parquet]
     python benchmarks/data_pipeline.py --out DIR --peers pandas,polars,recbole --environments FOLDER
-    python benchmarks/data_pipeline.py --out DIR --plan experiments/results/data_pipeline/parquet_200m.json
+    python benchmarks/data_pipeline.py --out DIR --plan experiments/results/data_pipeline/parquet_200m.json --record FILE
     python benchmarks/data_pipeline.py --out DIR --rows 200000000 --users 1000000 --items 1000000 --form parquet \
         --engines duckdb --memory 1GiB --peers ""
 
 The ratings are made up: lengths of histories and popularity are skewed as in MovieLens, the order of the
 csv file is the original's (by user, then by movie, so times are unsorted), nobody rates a movie twice; the Parquet
-file is in no order at all, and has the columns of Yambda's flat files. Generation is not timed. Each preparation runs
+file (with --parts: a folder of such) is in no order at all, and has the columns of Yambda's flat files. Generation is
+not timed. Each preparation runs
 in a process of its own; the table holds its seconds, the seconds of processor time (which say more on a machine that
 is shared), its peak memory, and the most disk that it took beside its result. `open again` is a second start, up to
 the first batch; `first step` a training process, up to the end of its first step, compilation included.
@@ -21,7 +22,9 @@ train. It runs in an environment of its own (`benchmarks/peers/install.py`). Pee
 `--peer_seconds`; one that needs more is shown with what it was given.
 """
 
+import glob
 import json
+import multiprocessing
 import os
 import resource
 import shutil
@@ -29,13 +32,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 from absl import app, flags
-from peers import install
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
+import install
+from driver import commit, machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rows", 25_000_095, "Ratings.", lower_bound=1)
@@ -45,6 +52,7 @@ flags.DEFINE_string("titles", "", "Parquet or CSV with the columns item or movie
 flags.DEFINE_string("out", None, "Folder for ratings.csv and movies.csv; files that are there are used again.")
 flags.DEFINE_integer("seed", 0, "Of the generator.")
 flags.DEFINE_enum("form", "csv", ["csv", "parquet"], "Of the log.")
+flags.DEFINE_integer("parts", 1, "Files of a Parquet log.", lower_bound=1)
 flags.DEFINE_list("engines", ["memory", "duckdb"], "To be timed, in turn.")
 flags.DEFINE_list("peers", ["pandas", "polars"], "To be timed beside them; recbole stands for two lines.")
 flags.DEFINE_string("environments", "", "Folder for RecBole's environment; empty: the folder `peers` in --out.")
@@ -114,7 +122,7 @@ dataset = create_dataset(config)
 if rows == "rows":
     dataset.build()
 else:
-    dataset.sort(by=[dataset.uid_field, dataset.time_field])
+    dataset.inter_feat.sort_values([dataset.uid_field, dataset.time_field], inplace=True)
 facts = {}
 """
 _PEERS = {
@@ -213,19 +221,34 @@ def movie_table() -> pa.Table:
 
 
 def generate_flat(path: str) -> None:
-    """Writes a Parquet file of uid, item_id, timestamp and played_ratio_pct in no order, a million rows at a time."""
-    random = np.random.default_rng(FLAGS.seed)
+    """Writes a Parquet file, or a folder of `--parts` of them."""
+    if FLAGS.parts == 1:
+        return generate_part(path, [FLAGS.seed], FLAGS.rows, FLAGS.users, FLAGS.items)
+    os.makedirs(path, exist_ok=True)
+    with multiprocessing.Pool(os.cpu_count()) as pool:
+        pool.starmap(generate_part, [
+            (os.path.join(path, f"part-{n}.parquet"), [FLAGS.seed, n],
+             FLAGS.rows * (n + 1) // FLAGS.parts - FLAGS.rows * n // FLAGS.parts, FLAGS.users, FLAGS.items)
+            for n in range(FLAGS.parts)
+        ], chunksize=1)
+
+
+def generate_part(path: str, seed: list[int], rows: int, users: int, items: int) -> None:
+    """Writes uid, item_id, timestamp and played_ratio_pct in no order, a million rows at a time."""
+    if os.path.exists(path):
+        return
+    random = np.random.default_rng(seed)
     kinds = {"uid": pa.uint32(), "item_id": pa.uint32(), "timestamp": pa.uint32(), "played_ratio_pct": pa.uint16()}
-    with pa.parquet.ParquetWriter(path + ".part", pa.schema(kinds)) as writer:
-        for first in range(0, FLAGS.rows, 1 << 20):
-            size = min(1 << 20, FLAGS.rows - first)
+    with pa.parquet.ParquetWriter(path + ".making", pa.schema(kinds)) as writer:
+        for first in range(0, rows, 1 << 20):
+            size = min(1 << 20, rows - first)
             columns = [
-                FLAGS.users * random.random(size) ** 1.5, FLAGS.items * random.random(size) ** 3,
+                users * random.random(size) ** 1.5, items * random.random(size) ** 3,
                 random.integers(0, 5_200_000, size) * 5, random.integers(0, 101, size),
             ]
             arrays = [pa.array(column.astype(kind.to_pandas_dtype())) for column, kind in zip(columns, kinds.values())]
             writer.write_table(pa.table(arrays, schema=pa.schema(kinds)))
-    os.rename(path + ".part", path)
+    os.rename(path + ".making", path)
 
 
 def write_for_recbole(log: str, columns: list[str], folder: str) -> None:
@@ -300,8 +323,8 @@ def main(_) -> None:
     folder = os.path.abspath(FLAGS.out)
     os.makedirs(folder, exist_ok=True)
     flat = FLAGS.form == "parquet"
-    log = os.path.join(folder, "flat.parquet" if flat else "ratings.csv")
-    if not os.path.exists(log):
+    log = os.path.join(folder, "ratings.csv" if not flat else "flat" if FLAGS.parts > 1 else "flat.parquet")
+    if not os.path.exists(log) or len(os.listdir(log) if FLAGS.parts > 1 else [log]) < FLAGS.parts:
         started = time.perf_counter()
         generate_flat(log) if flat else generate(folder)
         print(f"generated in {time.perf_counter() - started:.0f} s")
@@ -326,21 +349,40 @@ def main(_) -> None:
             if FLAGS.first_step:
                 results.setdefault("first step", []).append(measure(_FIRST_STEP, [options], cache))
     shutil.rmtree(cache, ignore_errors=True)
-    report(results, os.path.getsize(log))
+    report(results, sum(map(os.path.getsize, [log] if os.path.isfile(log) else glob.glob(f"{log}/*"))))
 
 
 def plan(record: str) -> None:
-    """Prints what more rows would take if a row takes what it took in a record."""
+    """Prints what more rows would take if a row takes what it took in a record, and records that."""
     with open(record, encoding="utf-8") as file:
         found = json.load(file)
     measured, rows = found["results"]["duckdb"][0], found["flags"]["rows"]
     cpu, disk, log = measured["cpu"] / rows, measured["disk_gib"] / rows, found["bytes"] / 2**30 / rows
-    print("| rows | log GiB | disk at most GiB | prepared GiB | core hours, DuckDB | hours on 16 cores | core hours, Spark "
-          "| hours on 256 cores | disk GiB of each of 16 executors |\n|" + "--:|" * 9)
-    for size in (rows, 10**9, 5 * 10**9, 10**11):
+    columns = ["rows", "log GiB", "disk at most GiB", "prepared GiB", "core hours, DuckDB", "hours on 16 cores",
+               "core hours, Spark", "hours on 256 cores", "disk GiB of each of 16 executors"]
+    lines = []
+    for size in sorted({rows, 10**9, 5 * 10**9, 10**11}):
         hours = size * cpu / 3600
-        print(f"| {size:,} | {size * log:,.0f} | {size * disk:,.0f} | {size * 12 / 2**30:,.0f} | {hours:,.2f} | "
-              f"{hours / 16:,.2f} | {hours * _SPARK:,.2f} | {hours * _SPARK / 256:,.2f} | {size * disk / 16:,.0f} |")
+        lines.append([f"{size:,}", f"{size * log:,.0f}", f"{size * disk:,.0f}", f"{size * 12 / 2**30:,.0f}", f"{hours:,.2f}",
+                      f"{hours / 16:,.2f}", f"{hours * _SPARK:,.2f}", f"{hours * _SPARK / 256:,.2f}",
+                      f"{size * disk / 16:,.0f}"])
+    print_table(columns, lines)
+    if FLAGS.record:
+        write_record({"extended": os.path.basename(record), "commit": commit(), "columns": columns, "rows": lines})
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Prints a table in Markdown."""
+    for row in (columns, ["---"] * len(columns), *rows):
+        print("| " + " | ".join(row) + " |")
+
+
+def write_record(content: dict) -> None:
+    """Writes --record."""
+    os.makedirs(os.path.dirname(FLAGS.record) or ".", exist_ok=True)
+    with open(FLAGS.record, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
 
 
 def report(results: dict[str, list[dict]], size: int) -> None:
@@ -353,24 +395,22 @@ def report(results: dict[str, list[dict]], size: int) -> None:
         sound = [r for r in rounds if "failed" not in r]
         if not sound:
             print(f"{name} failed with {FLAGS.peer_gib:g} GiB and {FLAGS.peer_seconds:g} s: {rounds[0]['failed']}")
-            late = "not done" in rounds[0]["failed"]
-            rows.append([name, f"> {FLAGS.peer_seconds:g}" if late else "-", "-", "-",
-                         "-" if late else f"> {FLAGS.peer_gib:g}", "-"])
+            late, short = ("not done" in rounds[0]["failed"], "alloc" in rounds[0]["failed"].lower())
+            short = short or "memory" in rounds[0]["failed"].lower()
+            rows.append([name, f"> {FLAGS.peer_seconds:g}" if late else "failed", "-", "-",
+                         f"> {FLAGS.peer_gib:g}" if short else "-", "-"])
             continue
         middle = {key: float(np.median([r[key] for r in sound])) for key in ("seconds", "cpu", "gib", "disk_gib")}
         speed = "" if name in ("open again", "first step") else f"{FLAGS.rows / middle['seconds']:,.0f}"
         rows.append([name, f"{middle['seconds']:.1f}", f"{middle['cpu']:.1f}", speed, f"{middle['gib']:.2f}",
                      f"{middle['disk_gib']:.1f}"])
-    for row in (columns, ["---"] * len(columns), *rows):
-        print("| " + " | ".join(row) + " |")
+    print_table(columns, rows)
     if FLAGS.record:
-        facts = {name: FLAGS[name].value for name in ("rows", "users", "items", "form", "memory", "rounds", "seed",
+        facts = {name: FLAGS[name].value for name in ("rows", "users", "items", "form", "parts", "memory", "rounds", "seed",
                                                        "peer_gib", "peer_seconds")}
-        with open(FLAGS.record, "w", encoding="utf-8") as file:
-            json.dump({"flags": facts, "bytes": size, "cores": os.cpu_count(), "load": os.getloadavg(),
-                       "date": time.strftime("%Y-%m-%d"), "results": results, "columns": columns, "rows": rows},
-                      file, indent=2)
-            file.write("\n")
+        write_record({"flags": facts, "bytes": size, "cores": os.cpu_count(), "machine": machine(), "commit": commit(),
+                      "load": os.getloadavg(), "date": time.strftime("%Y-%m-%d"), "results": results, "columns": columns,
+                      "rows": rows})
 
 
 if __name__ == "__main__":

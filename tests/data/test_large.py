@@ -21,6 +21,7 @@ from bert4rec_jax.data import (
     training_counts,
 )
 from bert4rec_jax.data.batching import _fill, _Placed, pack
+from bert4rec_jax.data.writer import Writer
 
 
 @pytest.fixture
@@ -108,3 +109,13 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     assert random.tokens.shape == (4, 10)
     assert time.monotonic() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+def test_offsets_beyond_two_to_the_31_are_written(tmp_path):
+    """As where three billion events have been written before."""
+    arrays = Writer(str(tmp_path), False, 4)
+    arrays.interactions = before = 3_000_000_000
+    arrays.add(np.array([2, 3]), np.array([0, 1, 2, 3, 0]), None)
+    arrays.close()
+    assert np.load(tmp_path / "offsets.npy").tolist() == [0, before + 2, before + 5]
+    assert np.load(tmp_path / "items.npy").tolist() == [1, 2, 3, 4, 1]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preparation by an engine under kills, full disks, little memory, Ctrl-C and a second process."""
 
+import fcntl
 import glob
 import os
 import signal
@@ -205,6 +206,30 @@ def test_two_at_once_wait_for_each_other(tmp_path, capfd):
     second.join(60)
     assert not second.is_alive() and os.listdir(tmp_path / "prepared") == [name]
     assert "another process prepares the same data; waiting for it" in capfd.readouterr().err
+
+
+def test_a_lock_that_went_with_its_folder_locks_nothing(tmp_path):
+    second = work.Work(str(tmp_path / "work"))
+    with work.Work(str(tmp_path / "work")) as first:
+        waiting = threading.Thread(target=second.__enter__)
+        waiting.start()
+        time.sleep(0.3)
+        assert waiting.is_alive()
+        first.remove()
+    waiting.join(60)
+    with open(second.path("lock")) as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    second.__exit__(None, None, None)
+
+
+def test_a_broken_item_table_does_not_cost_a_sort(tmp_path, monkeypatch):
+    write_log(tmp_path / "log.parquet")
+    (tmp_path / "items.csv").write_text("title\nOne\n")
+    monkeypatch.setattr("bert4rec_jax.data.engines.pipeline._Preparation._filters", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match="no column 'item'"):
+        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path),
+                                items_path=str(tmp_path / "items.csv"), engine="duckdb"))
+    assert os.listdir(tmp_path / "prepared") == []
 
 
 def test_ctrl_c_ends_a_preparation_at_once(many):

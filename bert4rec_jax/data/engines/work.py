@@ -4,6 +4,7 @@ when the disk is full."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -69,10 +70,11 @@ class Work:
         except BlockingIOError:
             print("another process prepares the same data; waiting for it", file=sys.stderr)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
-            return os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path("lock")))
-        except FileNotFoundError:
-            return False
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path("lock"))):
+                return True
+        self._lock.close()
+        return False
 
     def __exit__(self, kind, error, _) -> None:
         shutil.rmtree(self.spill, ignore_errors=True)

@@ -199,6 +199,23 @@ def test_rows_are_filtered_by_an_sql_condition(tmp_path, engine, form):
         load_dataset(DataConfig(source="table", path=path, where="plaid > 1", engine=engine, cache_dir=str(tmp_path)))
 
 
+@pytest.mark.parametrize(("engine", "form"), engines("parquet", "csv"))
+def test_names_of_files_are_no_patterns(tmp_path, engine, form):
+    folder = tmp_path / "it's [a] {b} *? %20"
+    (folder / "log").mkdir(parents=True)
+    frame = log()
+    # Of names, not of how a URL would write them: "part b" comes before "part!a". All events tie in time.
+    for number, name in enumerate(("part!a", "part b", "part[1]", "part1")):
+        part = frame.iloc[number * 200:number * 200 + 200].assign(timestamp=7)
+        if form == "parquet":
+            part.to_parquet(folder / "log" / f"{name}.parquet")
+        else:
+            part.to_csv(folder / "log" / f"{name}.csv", index=False)
+    dataset = prepared.same_from(engine, DataConfig(source="table", path=str(folder / "log"), user_core=2,
+                                                    spill_dir=str(folder / "spill"), cache_dir=str(folder / "cache")))
+    assert dataset.manifest["counts"]["filters"][0]["interactions"] == 800
+
+
 FAULTS = {
     "no_user": (
         lambda f: f.assign(user=[None, *f["user"][1:]]).astype({"user": "Int64"}), "row 1 .*the user is missing"

@@ -15,7 +15,6 @@ Environments of the peers are those of speed.py, under environments/ in the same
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from absl import app, flags
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 import data as peer_data
 import install
-from driver import PeerProcess, machine
+from driver import PeerProcess, commit, machine
 from protocol import LIST_LENGTH, PeerConfig
 
 FLAGS = flags.FLAGS
@@ -91,13 +90,6 @@ def rows(items: int, measured: dict, failed: dict) -> list[list[str]]:
                       f"{middle['seconds'][name]:,.0f} [{min(wall):,.0f}, {max(wall):,.0f}]", ratio("seconds", name),
                       f"{middle['cpu_seconds'][name]:,.0f}", ratio("cpu_seconds", name), f"{peer['peak_mib']:,}"])
     return lines + [[f"{items:,}", name, f"not measured: {reason}", "", "", "", ""] for name, reason in failed.items()]
-
-
-def commit() -> str:
-    """Returns the commit of the program, with + where files differ from it."""
-    here = Path(__file__).resolve().parent
-    git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
-    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")
 
 
 def main(_) -> None:

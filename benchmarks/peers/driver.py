@@ -81,3 +81,10 @@ def machine() -> str:
                   if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+
+
+def commit() -> str:
+    """Returns the commit of the program, with + where files differ from it."""
+    here = Path(__file__).resolve().parent
+    git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")

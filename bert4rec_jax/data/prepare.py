@@ -84,7 +84,7 @@ def _ending_on_signals():
     """Ends a preparation at the first Ctrl-C or SIGTERM: what a run does with them comes only at its next step."""
 
     def stop(number, _):
-        raise UserError(
+        raise engines.Stopped(
             f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
             "prepares the data, from the stage that was under way if an engine does it."
         )

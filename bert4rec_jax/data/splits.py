@@ -202,8 +202,13 @@ def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
 
     def count() -> np.ndarray:
         counts = np.zeros(dataset.num_items + 1, np.int64)
-        for events in _training_blocks(dataset, split):
-            counts += np.bincount(dataset.items[events], minlength=len(counts))
+        for first, last in _blocks_of_users(dataset):
+            # All events, less the few that are not trained on: twice as fast as to pick those that are.
+            counts += np.bincount(dataset.items[dataset.offsets[first] : dataset.offsets[last]], minlength=len(counts))
+            begins = split.train_stop[first:last]
+            left = dataset.offsets[first + 1 : last + 1] - begins
+            places = np.repeat(begins - np.cumsum(left) + left, left) + np.arange(left.sum())
+            counts -= np.bincount(dataset.items[places], minlength=len(counts))
         return counts
 
     return dataset.kept(f"popularity-{_digest(split)}", count)

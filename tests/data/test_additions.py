@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder that a new day was added to is, to the last byte, that of a fresh preparation."""
 
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
+from prepared import folder_bytes
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
@@ -16,10 +15,6 @@ def day(number, rows=300, users=40):
     random = np.random.default_rng(number)
     return pd.DataFrame({"user": random.integers(0, users + 5 * number, rows), "item": random.integers(0, 30 + 9 * number, rows),
                          "timestamp": random.integers(0, 20, rows) + 10 * number})  # days overlap, with ties
-
-
-def contents(folder):
-    return {name: open(os.path.join(folder, name), "rb").read() for name in sorted(os.listdir(folder))}
 
 
 def write(folder, number, change=lambda frame: frame, form="parquet"):
@@ -55,20 +50,23 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
     assert len(added) == 2
     fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
     assert len(added) == 2 and grown.manifest["interactions"] == fresh.manifest["interactions"] > 500
-    assert contents(grown.folder) == contents(fresh.folder)
+    assert folder_bytes(grown.folder) == folder_bytes(fresh.folder)
 
 
 @pytest.mark.parametrize(
-    ("options", "change"),
+    ("options", "change", "reason"),
     [
-        ({"item_core": 2}, lambda frame: frame),
-        ({"first_users": 5}, lambda frame: frame),
-        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5)),
-        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3))),
-        ({}, as_texts),
+        ({"item_core": 2}, lambda frame: frame, "config.data.item_core left out events that may count again"),
+        ({"user_core": 8, "item_core": 2}, lambda frame: frame, "config.data.user_core and config.data.item_core left out"),
+        ({"min_rating": 1.0, "rating_column": "item"}, lambda frame: frame, "config.data.min_rating left out"),
+        ({"first_users": 1}, lambda frame: frame, "config.data.first_users left out"),
+        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5), "the new times have fractions"),
+        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3)),
+         "some of the new events have no time"),
+        ({}, as_texts, "some users' ids are numbers and others text"),
     ],
 )
-def test_what_cannot_be_added_starts_over(tmp_path, monkeypatch, options, change):
+def test_what_cannot_be_added_starts_over_and_says_why(tmp_path, monkeypatch, capsys, options, change, reason):
     monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
     config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options)
     texts = change is as_texts
@@ -76,10 +74,13 @@ def test_what_cannot_be_added_starts_over(tmp_path, monkeypatch, options, change
     for number in range(2):
         write(tmp_path / "log", number, first)
     load_dataset(config)
+    assert "prepared anew" not in capsys.readouterr().err
     write(tmp_path / "log", 2, change)
     grown = load_dataset(config)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "prepared anew" in line)
+    assert reason in line
     fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
-    assert contents(grown.folder) == contents(fresh.folder)
+    assert folder_bytes(grown.folder) == folder_bytes(fresh.folder)
 
 
 def test_a_part_in_between_starts_over(tmp_path, monkeypatch):

@@ -10,6 +10,8 @@ from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("every_engine")
+
 HEAD = "user,item,timestamp,rating\n"
 GOOD = "".join(f"{i % 3},{i},{i},3.5\n" for i in range(40))
 

@@ -2,30 +2,21 @@
 """Every engine prepares the same folder to the last byte, for every kind of source and every filter."""
 
 import gzip
-import importlib.util
-import os
 import shutil
 
 import numpy as np
 import pandas as pd
+import prepared
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prepared import DUCKDB, SPARK
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
-
-DUCKDB = pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed")
-SPARK = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("pyspark") is None or shutil.which("java") is None,
-        reason="PySpark or Java is not installed",
-    ),
-]
 
 
 def engines(*cases, spark=None):
@@ -62,25 +53,8 @@ def log(seed=0, rows=900, users=60, items=40):
     return pd.concat([frame, frame.iloc[::50]])
 
 
-def folder_bytes(path):
-    return {name: open(os.path.join(path, name), "rb").read() for name in sorted(os.listdir(path))}
-
-
 def same_from(engine, tmp_path, **options):
-    """Asserts that an engine prepares what memory prepares, or refuses it with the same words; returns the data."""
-    outcomes = []
-    for name in ("memory", engine):
-        cache = tmp_path / f"cache_{name}"
-        shutil.rmtree(cache, ignore_errors=True)
-        try:
-            dataset = load_dataset(DataConfig(cache_dir=str(cache), engine=name, memory="1GiB", **options))
-            outcomes.append((dataset, folder_bytes(dataset.folder)))
-            assert sorted(os.listdir(cache / "prepared")) == [os.path.basename(dataset.folder)]
-        except UserError as error:
-            outcomes.append((None, str(error)))
-    (dataset, expected), (_, found) = outcomes
-    assert found == expected
-    return dataset
+    return prepared.same_from(engine, DataConfig(cache_dir=str(tmp_path / "cache"), **options))
 
 
 @pytest.mark.parametrize(
@@ -223,6 +197,23 @@ def test_rows_are_filtered_by_an_sql_condition(tmp_path, engine, form):
     assert dataset.manifest["interactions"] == ((frame["played"] >= 25) & (frame["timestamp"] < 50)).sum()
     with pytest.raises(UserError, match="config.data.where = 'plaid > 1' cannot be applied to"):
         load_dataset(DataConfig(source="table", path=path, where="plaid > 1", engine=engine, cache_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize(("engine", "form"), engines("parquet", "csv"))
+def test_names_of_files_are_no_patterns(tmp_path, engine, form):
+    folder = tmp_path / "it's [a] {b} *? %20"
+    (folder / "log").mkdir(parents=True)
+    frame = log()
+    # Of names, not of how a URL would write them: "part b" comes before "part!a". All events tie in time.
+    for number, name in enumerate(("part!a", "part b", "part[1]", "part1")):
+        part = frame.iloc[number * 200:number * 200 + 200].assign(timestamp=7)
+        if form == "parquet":
+            part.to_parquet(folder / "log" / f"{name}.parquet")
+        else:
+            part.to_csv(folder / "log" / f"{name}.csv", index=False)
+    dataset = prepared.same_from(engine, DataConfig(source="table", path=str(folder / "log"), user_core=2,
+                                                    spill_dir=str(folder / "spill"), cache_dir=str(folder / "cache")))
+    assert dataset.manifest["counts"]["filters"][0]["interactions"] == 800
 
 
 FAULTS = {

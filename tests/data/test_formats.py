@@ -15,6 +15,8 @@ from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources.movielens import GENRES_100K, split_title
 from bert4rec_jax.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("every_engine")
+
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 # user, item, rating, time, in file order; users out of order, a tie in time, times out of order.
 ROWS = [(10, 7, 4, 300), (2, 5, 5, 100), (10, 5, 3, 200), (2, 9, 1, 100), (2, 7, 2, 50), (10, 9, 4, 200)]

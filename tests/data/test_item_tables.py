@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prepared import DUCKDB
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("every_engine")
 
 LOG = "user,item,timestamp\n" + "".join(f"{i % 4},{i % 7},{i}\n" for i in range(40))
 HEAD = "item,title,year,genres\n"
@@ -47,6 +50,7 @@ TOKENS = [b"", b" ", b"\n", b"\r\n", b",", b";", b"\t", b'"', b"'", b"\0", b"nan
           "\u00e9".encode(), b"item", b"0", b"3", b"1999"]
 
 
+@pytest.mark.parametrize("every_engine", [pytest.param("duckdb", marks=DUCKDB)], indirect=True)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(st.integers(0, 80), st.sampled_from(TOKENS), st.integers(0, 3)), max_size=4))
 def test_mutated_item_tables_end_well(tmp_path_factory, changes):

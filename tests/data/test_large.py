@@ -21,6 +21,7 @@ from bert4rec_jax.data import (
     training_counts,
 )
 from bert4rec_jax.data.batching import _fill, _Placed, pack
+from bert4rec_jax.data.writer import Writer
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
     config = DataConfig(split="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
-    for name in ("_first_events", "_order_statistic", "_training_blocks"):
+    for name in ("_first_events", "_order_statistic", "_blocks_of_users"):
         monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
     assert again.description == first.description and np.array_equal(again.test_targets, first.test_targets)
@@ -108,3 +109,13 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     assert random.tokens.shape == (4, 10)
     assert time.monotonic() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+def test_offsets_beyond_two_to_the_31_are_written(tmp_path):
+    """As where three billion events have been written before."""
+    arrays = Writer(str(tmp_path), False, 4)
+    arrays.interactions = before = 3_000_000_000
+    arrays.add(np.array([2, 3]), np.array([0, 1, 2, 3, 0]), None)
+    arrays.close()
+    assert np.load(tmp_path / "offsets.npy").tolist() == [0, before + 2, before + 5]
+    assert np.load(tmp_path / "items.npy").tolist() == [1, 2, 3, 4, 1]

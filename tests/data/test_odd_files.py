@@ -13,7 +13,7 @@ from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
 
-pytestmark = pytest.mark.timeout(60)  # seconds for each
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("every_engine")]  # seconds for each
 HEAD = b"user,item,timestamp\n"
 ROWS = b"".join(b"%d,%d,%d\n" % (i % 4, i % 7, i) for i in range(40))
 LOG = HEAD + ROWS

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -23,20 +24,21 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
 
 _EVENTS_AT_ONCE = 1 << 22
+# Filters that need the events they left out, and the value up to which they leave out none.
+_NEED_ALL_EVENTS = {"min_rating": 0, "user_core": 1, "item_core": 1, "first_users": 0}
 
 
 def older_folder(parent: str, source: Source, options: dict) -> str:
     """Returns the prepared folder of the most of a log's first parts, or "".
 
-    Only where what was dropped then stays dropped: a filter by ratings or by the number of events would need the events
-    that it left out.
+    Says in a line where there is one that cannot be added to: the folder holds no event that a filter left out, and
+    after the filters by number an event of the new day may bring such a one back; a rating filter leaves out users and
+    items that the account of a preparation counts.
     """
     files = source.identity.get("files", [])
-    if source.open is None or options["min_rating"] or options["first_users"]:
+    if source.open is None or len(files) < 2:
         return ""
-    if max(options["user_core"], options["item_core"]) > 1 or len(files) < 2:
-        return ""
-    best, most = "", 0
+    best, most, exact = "", 0, False
     for entry in os.scandir(parent):
         try:
             with open(os.path.join(entry.path, "manifest.json"), encoding="utf-8") as file:
@@ -46,10 +48,19 @@ def older_folder(parent: str, source: Source, options: dict) -> str:
             same = same and manifest["format"] == FORMAT and manifest["options"] == options
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        exact = manifest.get("times", {}).get("whole_seconds", False) and "times_missing" not in manifest["counts"]
-        if same and exact and most < len(before) < len(files) and before == files[: len(before)]:
+        if same and most < len(before) < len(files) and before == files[: len(before)]:
             best, most = entry.path, len(before)
-    return best
+            exact = manifest.get("times", {}).get("whole_seconds", False) and "times_missing" not in manifest["counts"]
+    filters = [name for name, none in _NEED_ALL_EVENTS.items() if abs(options[name]) > none]
+    if best and filters:
+        _start_over(f"{' and '.join(f'config.data.{name}' for name in filters)} left out events that may count again")
+    elif best and not exact:
+        _start_over("not all of its times are whole seconds")
+    return "" if filters or not exact else best
+
+
+def _start_over(reason: str) -> None:
+    print(f"The log has new parts, but all of it is prepared anew: {reason}.", file=sys.stderr)
 
 
 def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) -> bool:
@@ -78,10 +89,12 @@ def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) 
         )
     )
     if added.times is None or added.times_missing is not None:
+        _start_over("some of the new events have no time")
         return False
     new = arrange(added, config)
     old_users, old_items = (_ids(old, name) for name in ("user", "item"))
     if not new.whole_seconds or are_whole_numbers(old_users) != are_whole_numbers(new.user_ids):
+        _start_over("the new times have fractions, or some users' ids are numbers and others text")
         return False
     _merge(old, old_users, old_items, new, source, config, facts, out)
     return True

@@ -18,7 +18,7 @@ from bert4rec_jax.data.engines import statements as sql
 from bert4rec_jax.data.engines.choice import choose, memory_limit
 from bert4rec_jax.data.engines.duckdb_engine import DuckDB
 from bert4rec_jax.data.engines.ingest import Shape, ingest
-from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Work
+from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Stopped, Work
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
@@ -84,7 +84,9 @@ class _Preparation:
         """Goes through the stages."""
         try:
             self.shape = self._open_log()
-            table = self._fill_times(self._check())
+            missing = self._check()
+            self.source.item_table()  # read again when it is needed: one that is broken is not to cost a sort
+            table = self._fill_times(missing)
             table = self._filters(table)
             self._write(table, facts)
         except EngineFailed as error:
@@ -110,7 +112,9 @@ class _Preparation:
             for _ in self.source.open().blocks():
                 pass
         what = self.source.description
-        return UserError(f"{what} cannot be read: {error or 'an id or a rating is missing'}; correct it.")
+        if error is None:
+            return UserError(f"{what} cannot be read: an id or a rating is missing; correct it.")
+        return Stopped(f"{what} cannot be read: {error}; correct it.")
 
     def _check(self) -> int:
         """Refuses missing ids and ratings; returns how many times are missing."""

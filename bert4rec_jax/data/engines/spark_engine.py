@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from bert4rec_jax.data.engines.ingest import Shape
-from bert4rec_jax.data.engines.work import EngineFailed, full_disk
+from bert4rec_jax.data.engines.work import EngineFailed, Stopped, full_disk
 from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition
+from bert4rec_jax.data.sources.tables import is_url
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
 
@@ -45,7 +48,7 @@ class Spark:
         try:
             from pyspark.sql import SparkSession
         except ImportError:
-            raise UserError(
+            raise Stopped(
                 "config.data.engine = 'spark' needs PySpark and Java 17; install them: pip install "
                 "'bert4rec_jax[spark]'."
             ) from None
@@ -73,7 +76,7 @@ class Spark:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
             reason = " ".join(str(error).split())[:300]
-            raise UserError(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
+            raise Stopped(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
 
     def __enter__(self) -> Spark:
         return self
@@ -90,7 +93,7 @@ class Spark:
         reader = self._session.read
         if scan.root:
             reader = reader.option("basePath", scan.root)
-        frame = self._run(lambda: reader.parquet(*scan.files), "opening the log")
+        frame = self._run(lambda: reader.parquet(*map(_as_path, scan.files)), "opening the log")
         kinds = dict(frame.dtypes)
         shape, columns = Shape(), {}
         for role, name in scan.roles.named().items():
@@ -107,7 +110,8 @@ class Spark:
             frame = frame.selectExpr("*", "_metadata.file_path AS __file", "_metadata.row_index AS __row")
             if scan.where:
                 frame = frame.where(scan.where)
-            paths = sorted(row[0] for row in frame.select("__file").distinct().collect())
+            # It writes a space as %20; in their order are the names.
+            paths = sorted((row[0] for row in frame.select("__file").distinct().collect()), key=urllib.parse.unquote)
         except Exception as error:
             if "AnalysisException" in type(error).__name__ or "ParseException" in type(error).__name__:
                 raise bad_condition(scan.where, scan.files[0], error) from None
@@ -143,7 +147,7 @@ class Spark:
 
     def open_stage(self, name: str, path: str, numbered: bool = False) -> None:
         """Makes a saved stage a table; `numbered`: with pos, the place of each row in it."""
-        frame = self._session.read.parquet(path)
+        frame = self._session.read.parquet(_as_path(path))
         if numbered:
             frame = frame.selectExpr("*", "_metadata.row_index AS pos")
         frame.createOrReplaceTempView(name)
@@ -213,3 +217,8 @@ class Spark:
         if "No space left" in reason:
             return full_disk(self._spill)
         return EngineFailed(reason[:400])
+
+
+def _as_path(path: str) -> str:
+    """Returns a path to be read; in a URL stars and brackets are a pattern, in other paths they are not."""
+    return path if is_url(path) else re.sub(r"[*?{}\[\]\\]", r"\\\g<0>", path)

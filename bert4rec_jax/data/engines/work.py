@@ -4,6 +4,7 @@ when the disk is full."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -22,9 +23,13 @@ class EngineFailed(Exception):
     """An engine refused, for a reason that the files may explain."""
 
 
-def full_disk(folder: str) -> UserError:
+class Stopped(UserError):
+    """A preparation ended for a reason that is not the log's, so its finished stages are worth going on from."""
+
+
+def full_disk(folder: str) -> Stopped:
     """Returns the error of a full spill disk."""
-    return UserError(
+    return Stopped(
         f"the disk of {folder} is full; free space there, or set config.data.spill_dir to another folder. The finished "
         "stages are kept, and the same command goes on from them."
     )
@@ -33,7 +38,9 @@ def full_disk(folder: str) -> UserError:
 class Work:
     """A folder that one process at a time works in; a context manager.
 
-    A stage is a file or folder that appears under its name when it is whole; `facts` are small JSON ones.
+    A stage is a file or folder that appears under its name when it is whole; `facts` are small JSON ones. They stay
+    behind for a second start, unless the log or the configuration was refused: what is mended is another log, with a
+    folder of its own.
     """
 
     def __init__(self, folder: str):
@@ -43,13 +50,8 @@ class Work:
         self.spill = self.path("spill")
 
     def __enter__(self) -> Work:
-        self._lock = open(self.path("lock"), "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another process prepares the same data; waiting for it", file=sys.stderr)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        os.makedirs(self.folder, exist_ok=True)
+        while not self._take_lock():
+            os.makedirs(self.folder, exist_ok=True)
         shutil.rmtree(self.spill, ignore_errors=True)
         os.makedirs(self.spill)
         for entry in os.scandir(self.folder):
@@ -57,8 +59,28 @@ class Work:
                 _remove(entry.path)
         return self
 
-    def __exit__(self, *_) -> None:
+    def _take_lock(self) -> bool:
+        """Returns False where the process that it waited for has removed the lock with the folder."""
+        try:
+            self._lock = open(self.path("lock"), "w")  # noqa: SIM115
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("another process prepares the same data; waiting for it", file=sys.stderr)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._lock.fileno()), os.stat(self.path("lock"))):
+                return True
+        self._lock.close()
+        return False
+
+    def __exit__(self, kind, error, _) -> None:
         shutil.rmtree(self.spill, ignore_errors=True)
+        refused = isinstance(error, UserError) and not isinstance(error, Stopped)
+        if refused or (error and os.listdir(self.folder) == ["lock"]):
+            self.remove()
         self._lock.close()
 
     def path(self, name: str) -> str:

@@ -4,8 +4,13 @@
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
+
+
+# What batch systems, terminals and people send to end a program.
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 class UserError(Exception):
@@ -22,10 +27,23 @@ class SaveError(UserError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came before there was anything to save: what Ctrl-C does, for any of the signals that ask to stop.
+
+    It is nobody's mistake, so it is no `UserError`. A run that is stopped so ends as one that has been saved.
+    """
+
+    def __init__(self, number: int, text: str):
+        """Holds the signal's number and a sentence for people."""
+        super().__init__(text)
+        self.number = number
+
+
 def exit_cleanly(command: Callable) -> Callable:
     """Decorates a command so that what people can put right becomes one line on stderr.
 
-    A `UserError` and a full disk exit with code 2, Ctrl-C with 130; a reader that has gone away (`| head`) with 1.
+    A `UserError` and a full disk exit with code 2, a signal with 128 and its number (Ctrl-C: 130); a reader that has
+    gone away (`| head`) with 1.
     """
 
     @functools.wraps(command)
@@ -38,9 +56,9 @@ def exit_cleanly(command: Callable) -> Callable:
                 sys.stdout.flush()
                 os._exit(2)
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted", file=sys.stderr, flush=True)
+            sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
             sys.exit(1)

@@ -17,7 +17,7 @@ import pytest
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import work
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import Stopped, UserError
 
 pytest.importorskip("duckdb")
 
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_a_preparation_at_once(many):
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     begun = time.monotonic()
-    with pytest.raises(UserError, match="SIGINT: preparation has stopped, and nothing half-made is left"):
+    with pytest.raises(Stopped, match="SIGINT: preparation has stopped, and nothing half-made is left"):
         load_dataset(many)
     assert time.monotonic() - begun < 5 and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

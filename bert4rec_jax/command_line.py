@@ -85,8 +85,12 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
-        text = re.sub(r"[\\'\"]*(\\n|\n)", "; ", " ".join(str(x) for x in error.args)).strip("'\" ")
-        raise UserError(f"there is no such config field: {text}; --help lists all fields.") from None
+        # A sentence of ml_collections of two lines, in quotes of a KeyError where it comes from one.
+        text = re.sub(r"\\n|\n", "; ", " ".join(str(x) for x in error.args)).replace("\\", "").strip("'\" ")
+        field, _, meant = text.partition("; ")
+        hint = f"; {meant[0].lower()}{meant[1:]}" if meant else ""
+        name = field.strip("'")
+        raise UserError(f"there is no such config field: {name!r}{hint}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
     except (OSError, ImportError, SyntaxError) as error:

@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Callable
 
-
 # What batch systems, terminals and people send to end a program.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 

@@ -15,7 +15,12 @@ def main(*arguments):
 
 @pytest.mark.parametrize("arguments, named", [
     (["--config", "configs/synthetic.py", "--config.model.dropout=1.5"], "model.dropout"),
-    (["--config", "configs/synthetic.py", "--config.model.widht=8"], "widht"),
+    (["--config", "configs/synthetic.py", "--config.model.widht=8"],
+     "there is no such config field: 'widht'; did you mean \"width\" instead of \"widht\"?"),
+    (["--config", "configs/synthetic.py", "--workdir="], "--workdir is missing"),
+    (["--config", "pyproject.toml"], "the config file pyproject.toml is neither Python (.py) nor a config.json"),
+    (["--config", ""], "--config is missing"),
+    (["--config", "quickstart:fast"], "takes no name after a colon"),
     (["--config", "configs/nothing.py"], "nothing.py"),
     (["--config", "configs/amazon.py:2022"], "2014, 2023"),
     (["--config", "configs/synthetic.py", "--config.masking.next_item=0.3"], "masking.next_item"),

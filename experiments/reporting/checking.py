@@ -14,7 +14,7 @@ from bert4rec_jax.config import ModelConfig, load, resolve, shipped
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
-from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flatten
+from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flag, flatten
 from experiments.reporting.tables import Table, build, load_options
 from experiments.reporting.writing import comma_separated, latex, markdown
 from experiments.reporting.writing.markdown import TAG
@@ -106,18 +106,15 @@ def parameters(config: ModelConfig, num_items: int) -> int:
 
 def _command(run: Run) -> Iterator[str]:
     """Compares config.json with what the run's command gives today, where that names a config file of the program."""
-    flags = [word for word in " ".join(run.starts[0]["command"]).replace("--config ", "--config=").split() if "=" in word]
-    file = next((flag.removeprefix("--config=") for flag in flags if flag.startswith("--config=")), "")
-    name, colon, variant = Path(file).name.partition(":")
+    command = run.starts[0]["command"]
+    name, colon, variant = Path(flag(command, "config")).name.partition(":")
     path = shipped().get(name.removesuffix(".py"))
     if path is None:
         return
     base = load(path + colon + variant).to_dict()
-    texts = flatten(base)
-    given = [flag.removeprefix("--config.") for flag in flags if flag.startswith("--config.")]
-    overrides = {
-        field: str(value) if isinstance(texts.get(field), str) else value for field, value in parse_assignments(given).items()
-    }
+    texts = {field for field, value in flatten(base).items() if isinstance(value, str)}
+    given = [word.removeprefix("--config.") for word in command if word.startswith("--config.") and "=" in word]
+    overrides = {field: str(value) if field in texts else value for field, value in parse_assignments(given).items()}
     now, then = flatten(apply(base, overrides).to_dict()), flatten(run.config)
     for field in now.keys() & then.keys():
         if now[field] != then[field] and not field.startswith(INCIDENTAL):

@@ -11,6 +11,10 @@ from collections.abc import Callable
 # What batch systems, terminals and people send to end a program.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
+# What is wrong with a place that somebody named, or with the rights there.
+_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+           errno.ENAMETOOLONG, errno.ELOOP}
+
 
 class UserError(Exception):
     """Something the user can put right: bad config, bad data, a workdir that belongs to another run.
@@ -41,8 +45,8 @@ class Stopped(KeyboardInterrupt):
 def exit_cleanly(command: Callable) -> Callable:
     """Decorates a command so that what people can put right becomes one line on stderr.
 
-    A `UserError` and a full disk exit with code 2, a signal with 128 and its number (Ctrl-C: 130); a reader that has
-    gone away (`| head`) with 1.
+    A `UserError`, a full disk and a place that does not serve exit with code 2, a signal with 128 and its number
+    (Ctrl-C: 130), a reader that has gone away (`| head`) with 1.
     """
 
     @functools.wraps(command)
@@ -62,11 +66,20 @@ def exit_cleanly(command: Callable) -> Callable:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if (text := _of_the_file_system(error)) is None:
                 raise
-            where = f" for {error.filename}" if error.filename else ""
-            print(f"error: no space is left on the disk{where}; free some and start the same command again: it goes on "
-                  "from what was saved.", file=sys.stderr)
+            print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
+
+
+def _of_the_file_system(error: OSError) -> str | None:
+    """Returns what people can put right, or None."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from what "
+                "was saved.")
+    if error.errno in _PLACES and error.filename is not None:
+        return f"{error.filename} cannot be opened, made or removed ({error.strerror}); name a place that can."
+    return None

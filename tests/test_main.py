@@ -38,6 +38,22 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.parametrize("command, named", [
+    ("bert4rec_jax.main", "masking.next_item = 0.0 (float)"), ("bert4rec_jax.recommend", "--history"),
+    ("bert4rec_jax.export", "--format"), ("bert4rec_jax.portrait", "--title"), ("bert4rec_jax.data.clean", "--remove"),
+    ("experiments.launch", "--sweep"), ("experiments.report", "--check"), ("experiments.cite", "--write")])
+def test_help_is_on_stdout_and_no_failure(command, named):
+    done = subprocess.run([sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and named in done.stdout
+
+
+def test_an_error_that_nobody_can_read_has_its_exit_code():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"], cwd=ROOT, stderr=full,
+                              check=False)
+    assert done.returncode == 2
+
+
 def test_a_workdir_of_another_model_or_other_data_is_refused(tmp_path):
     small = ["--config", "configs/synthetic.py", "--workdir", str(tmp_path / "run"),
              f"--config.data.cache_dir={tmp_path}", "--config.data.synthetic.users=60", "--config.train.steps=60",

@@ -109,6 +109,7 @@ def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(small_run
                tmp_path)
     # Ctrl-C is answered; the others do what they do to every program.
     assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
-    assert done.stderr.splitlines()[-1:] == (["interrupted"] if number == signal.SIGINT else [])
+    said = [line for line in done.stderr.splitlines() if not line.endswith(" s so far")]  # on a slow machine
+    assert said == (["interrupted"] if number == signal.SIGINT else [])
     assert "Traceback" not in done.stderr and not done.stdout
     assert not (tmp_path / "out" / "README.md").exists()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running a command: flags in, one line for people when something is wrong with them."""
 
+import contextlib
 import inspect
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import TextIO
 
 import ml_collections
 from absl import app, flags
@@ -24,6 +26,8 @@ from bert4rec_jax.errors import UserError, exit_cleanly
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
     keep_freed_memory()
+    absl_logging.use_absl_handler()  # which takes the place of handlers of the stderr that it finds
+    sys.stderr = sys.stderr and _Forgiving(sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -31,6 +35,25 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     sys.unraisablehook = _report_unraisable
     threading.excepthook = _report_thread
     app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+
+class _Forgiving:
+    """A stderr that ends no run when it cannot be written: a terminal that is gone, a log on a full disk."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def train_command() -> None:
@@ -84,9 +107,15 @@ def _report_thread(failure) -> None:
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
+    except SystemExit:  # --help has been answered, which absl ends with 1
+        sys.exit(0)
     except (AttributeError, KeyError) as error:
-        text = re.sub(r"[\\'\"]*(\\n|\n)", "; ", " ".join(str(x) for x in error.args)).strip("'\" ")
-        raise UserError(f"there is no such config field: {text}; --help lists all fields.") from None
+        # A sentence of ml_collections of two lines, in quotes of a KeyError where it comes from one.
+        text = re.sub(r"\\n|\n", "; ", " ".join(str(x) for x in error.args)).replace("\\", "").strip("'\" ")
+        field, _, meant = text.partition("; ")
+        hint = f"; {meant[0].lower()}{meant[1:]}" if meant else ""
+        name = field.strip("'")
+        raise UserError(f"there is no such config field: {name!r}{hint}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
     except (OSError, ImportError, SyntaxError) as error:

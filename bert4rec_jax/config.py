@@ -285,15 +285,23 @@ def load(path: str) -> ml_collections.ConfigDict:
     Raises:
       UserError: the file cannot be read or is not one; names what is wrong.
     """
+    if not path:
+        raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
     if path.endswith(".json"):
         return _from_json(path)
     file, _, name = path.partition(":")
     if re.fullmatch(r"\w+", file):
         file = shipped().get(file, file + ".py")
+    if os.path.isfile(file) and not file.endswith(".py"):
+        raise UserError(f"the config file {path} is neither Python (.py) nor a config.json.")
     try:
+        if not os.path.isfile(file):
+            raise FileNotFoundError
         spec = importlib.util.spec_from_file_location("_" + os.path.basename(file).removesuffix(".py"), file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        if name and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"the config file {file} takes no name after a colon, such as {name!r}.")
         values = module.get_config(*[name] if name else [])
         return ml_collections.ConfigDict(values).lock()
     except UserError:

@@ -4,8 +4,16 @@
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
+
+# What batch systems, terminals and people send to end a program.
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+
+# What is wrong with a place that somebody named, or with the rights there.
+_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+           errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class UserError(Exception):
@@ -22,10 +30,23 @@ class SaveError(UserError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal came before there was anything to save: what Ctrl-C does, for any of the signals that ask to stop.
+
+    It is nobody's mistake, so it is no `UserError`. A run that is stopped so ends as one that has been saved.
+    """
+
+    def __init__(self, number: int, text: str):
+        """Holds the signal's number and a sentence for people."""
+        super().__init__(text)
+        self.number = number
+
+
 def exit_cleanly(command: Callable) -> Callable:
     """Decorates a command so that what people can put right becomes one line on stderr.
 
-    A `UserError` and a full disk exit with code 2, Ctrl-C with 130; a reader that has gone away (`| head`) with 1.
+    A `UserError`, a full disk and a place that does not serve exit with code 2, a signal with 128 and its number
+    (Ctrl-C: 130), a reader that has gone away (`| head`) with 1.
     """
 
     @functools.wraps(command)
@@ -38,18 +59,27 @@ def exit_cleanly(command: Callable) -> Callable:
                 sys.stdout.flush()
                 os._exit(2)
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted", file=sys.stderr, flush=True)
+            sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
             sys.exit(1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if (text := _of_the_file_system(error)) is None:
                 raise
-            where = f" for {error.filename}" if error.filename else ""
-            print(f"error: no space is left on the disk{where}; free some and start the same command again: it goes on "
-                  "from what was saved.", file=sys.stderr)
+            print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped
+
+
+def _of_the_file_system(error: OSError) -> str | None:
+    """Returns what people can put right, or None."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" for {error.filename}" if error.filename else ""
+        return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from "
+                "what was saved.")
+    if error.errno in _PLACES and error.filename is not None:
+        return f"{error.filename} cannot be opened, made or removed ({error.strerror}); name a place that can."
+    return None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A configuration with its data, layout and compiled step; training and evaluating it in a run directory."""
 
+import contextlib
 import functools
 import os
 import time
@@ -13,7 +14,7 @@ import numpy as np
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset, training_counts
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import masks_per_history
 from bert4rec_jax.phases import waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
@@ -167,7 +168,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
     Raises:
       UserError: for anything the user can put right.
     """
-    with RunDirectory(workdir, config) as run, StopSignal() as stop:
+    with RunDirectory(workdir, config) as run, StopSignal() as stop, contextlib.suppress(Stopped):
         experiment = Experiment(config)
         if stop.requested():
             return None
@@ -192,7 +193,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
     Raises:
       UserError: there is no checkpoint, or it is that of another configuration or other data.
     """
-    with RunDirectory(workdir, config) as run, StopSignal() as stop:
+    with RunDirectory(workdir, config) as run, StopSignal() as stop, contextlib.suppress(Stopped):
         experiment = Experiment(config)
         if stop.requested():
             return None

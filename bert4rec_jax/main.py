@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
         print(suggestions_text(config))
         return 0
-    if FLAGS.workdir is None:
+    if not FLAGS.workdir:  # empty too: that of a variable that is not set
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.
     from bert4rec_jax import experiment, recommend

@@ -80,7 +80,7 @@ def user_error(command: list[str], folder, **more: str) -> str:
     return lines[0]
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen, seconds: float = 400) -> None:
     """Waits until condition() holds while the process runs."""
     begin = time.monotonic()
     while not condition():

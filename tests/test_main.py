@@ -15,7 +15,12 @@ def main(*arguments):
 
 @pytest.mark.parametrize("arguments, named", [
     (["--config", "configs/synthetic.py", "--config.model.dropout=1.5"], "model.dropout"),
-    (["--config", "configs/synthetic.py", "--config.model.widht=8"], "widht"),
+    (["--config", "configs/synthetic.py", "--config.model.widht=8"],
+     "there is no such config field: 'widht'; did you mean \"width\" instead of \"widht\"?"),
+    (["--config", "configs/synthetic.py", "--workdir="], "--workdir is missing"),
+    (["--config", "pyproject.toml"], "the config file pyproject.toml is neither Python (.py) nor a config.json"),
+    (["--config", ""], "--config is missing"),
+    (["--config", "quickstart:fast"], "takes no name after a colon"),
     (["--config", "configs/nothing.py"], "nothing.py"),
     (["--config", "configs/amazon.py:2022"], "2014, 2023"),
     (["--config", "configs/synthetic.py", "--config.masking.next_item=0.3"], "masking.next_item"),
@@ -31,6 +36,22 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
     assert named in result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("command, named", [
+    ("bert4rec_jax.main", "masking.next_item = 0.0 (float)"), ("bert4rec_jax.recommend", "--history"),
+    ("bert4rec_jax.export", "--format"), ("bert4rec_jax.portrait", "--title"), ("bert4rec_jax.data.clean", "--remove"),
+    ("experiments.launch", "--sweep"), ("experiments.report", "--check"), ("experiments.cite", "--write")])
+def test_help_is_on_stdout_and_no_failure(command, named):
+    done = subprocess.run([sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and named in done.stdout
+
+
+def test_an_error_that_nobody_can_read_has_its_exit_code():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"], cwd=ROOT, stderr=full,
+                              check=False)
+    assert done.returncode == 2
 
 
 def test_a_workdir_of_another_model_or_other_data_is_refused(tmp_path):

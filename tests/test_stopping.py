@@ -12,11 +12,10 @@ from conftest import small_config
 import bert4rec_jax
 from bert4rec_jax import experiment
 from bert4rec_jax.data import TrainingBatches, prepare
-from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking import Ranker
 from bert4rec_jax.training import Checkpoints, loop
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]  # SIGUSR1 is heard by the same lines
 
 
 def always(*_, **__) -> bool:
@@ -49,13 +48,9 @@ def test_training_stops_in_any_phase_and_the_same_call_goes_on(small_run, tmp_pa
 
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, signalled)
-            try:
-                results = bert4rec_jax.train(config, str(workdir))
-            except UserError as error:  # there is nothing yet to save; after SIGHUP the data are finished first
-                assert phase == "prepare" and number != signal.SIGHUP
-                assert f"{number.name}: preparation has stopped" in str(error)
-                assert not os.listdir(tmp_path / "prepared")
-                results = None
+            results = bert4rec_jax.train(config, str(workdir))
+        if phase == "prepare":  # there is nothing yet to save
+            assert not os.listdir(tmp_path / "prepared")
         said = capfd.readouterr().err
         assert sent, f"no call of {name} in this phase"
         assert said.count(f"{number.name}: saving and stopping") == 1 and "Traceback" not in said, phase
@@ -83,6 +78,22 @@ def signalled(*arguments, **named):
 setattr(owner, name, signalled)
 runpy.run_module(command, run_name="__main__", alter_sys=True)
 """
+PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
+
+
+@pytest.mark.parametrize("mode, code, last", [
+    ("train", 0, "stopped by a signal; everything is saved, and the same command goes on from here."),
+    ("suggest", 143, "SIGTERM: preparation has stopped, and nothing half-made is left; the same command prepares the data, "
+     "from the stage that was under way if an engine does it."),
+])
+def test_a_command_that_is_stopped_while_it_prepares_is_nobodys_mistake(tmp_path, mode, code, last):
+    module, name, main = PREPARING
+    done = run([sys.executable, "-c", SIGNAL_IN, module, name, str(int(signal.SIGTERM)), main, "--config", "synthetic",
+                "--mode", mode, *(["--workdir", str(tmp_path / "run")] if mode == "train" else [])], tmp_path)
+    assert done.returncode == code and done.stderr.splitlines()[-1] == last and not done.stdout
+    assert not os.listdir(tmp_path / "data" / "prepared")
+
+
 COMMANDS = {
     "recommend": ("bert4rec_jax.serving", "Recommender.recommend", "bert4rec_jax.recommend", ["--history", "Genre 1, item 1"]),
     "export": ("bert4rec_jax.export.stablehlo", "write", "bert4rec_jax.export", ["--format", "stablehlo", "--out", "{out}"]),
@@ -98,6 +109,7 @@ def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(small_run
                tmp_path)
     # Ctrl-C is answered; the others do what they do to every program.
     assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
-    assert done.stderr.splitlines()[-1:] == (["interrupted"] if number == signal.SIGINT else [])
+    said = [line for line in done.stderr.splitlines() if not line.endswith(" s so far")]  # on a slow machine
+    assert said == (["interrupted"] if number == signal.SIGINT else [])
     assert "Traceback" not in done.stderr and not done.stdout
     assert not (tmp_path / "out" / "README.md").exists()

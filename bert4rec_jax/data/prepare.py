@@ -26,7 +26,7 @@ from bert4rec_jax.data.engines import additions
 from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import STOPPING, Stopped, UserError
 
 _FILTERS = ("min_rating", "user_core", "item_core", "repeats", "first_users")
 _STALE_SECONDS = 86400
@@ -45,7 +45,13 @@ def load_dataset(config: DataConfig) -> Dataset:
 
     Raises:
       UserError: the source cannot be obtained or read, the filters leave nothing, or the disk refuses.
+      Stopped: by a signal.
     """
+    with _ending_on_signals():
+        return _load(config)
+
+
+def _load(config: DataConfig) -> Dataset:
     source = find_source(config)
     options = {name: getattr(config, name) for name in _FILTERS}
     key = {"format": FORMAT, "source": source.identity, "options": options}
@@ -62,7 +68,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         _remove_stale(parent)
     started = time.monotonic()
     facts = {"name": source.name, "source": source.description, "identity": source.identity, "options": options}
-    with _ending_on_signals(), _disk_errors(parent):
+    with _disk_errors(parent):
         older = additions.older_folder(parent, source, options)
         scratch = os.path.join(parent, f".{source.name}-{digits}-{uuid.uuid4().hex}")
         if older and _in_scratch(scratch, folder, lambda: additions.add(older, source, config, facts, scratch)):
@@ -81,18 +87,21 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 @contextlib.contextmanager
 def _ending_on_signals():
-    """Ends a preparation at the first Ctrl-C or SIGTERM: what a run does with them comes only at its next step."""
+    """Ends a preparation at the first signal that asks to stop: what a run does with it comes only at its next step."""
 
     def stop(number, _):
-        raise engines.Stopped(
+        raise Stopped(
+            number,
             f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
-            "prepares the data, from the stage that was under way if an engine does it."
+            "prepares the data, from the stage that was under way if an engine does it.",
         )
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What is ignored stays ignored, as a lost connection under nohup.
+    heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

@@ -10,6 +10,8 @@ import time
 import jax
 import numpy as np
 
+from bert4rec_jax.errors import STOPPING
+
 _AGREE_EVERY = 10  # steps between two agreements of several processes
 # A terminal and a launcher may both pass on the one Ctrl-C that a person pressed.
 _SAME_SECONDS = 1.0
@@ -20,10 +22,9 @@ class StopSignal:
 
     Batch systems send these before they take a machine away; the loop saves and returns at the next step. Python runs
     handlers between two of its own instructions, and XLA may compile or compute for minutes in between: a thread,
-    woken by the signal itself, answers at once, and a second signal ends the process whatever XLA does.
+    woken by the signal itself, answers at once, and a second signal ends the process whatever XLA does. A signal that
+    is ignored stays ignored: under nohup a run outlives its connection.
     """
-
-    _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
     def __init__(self):
         self._first: float | None = None  # when it was received
@@ -33,8 +34,9 @@ class StopSignal:
     def __enter__(self) -> "StopSignal":
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        for number in self._SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
+        for number in STOPPING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._receive)
         self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         return self
@@ -51,7 +53,7 @@ class StopSignal:
     def _watch(self) -> None:
         while received := os.read(self._read, 1):
             number = received[0]
-            if number not in self._SIGNALS:
+            if number not in STOPPING:
                 continue
             name = signal.Signals(number).name
             if self._first is None:

@@ -20,8 +20,9 @@ _NUMBER = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 # What looks measured: a metric, or a quantity with a unit of time, memory, speed or ratio. What stands in a flag or a
 # name is not a statement.
 _MEASURED = re.compile(
-    r"(?<![\w.,=/\[-])(?:0?\.\d{3,5}(?!\w|\.\d)"
-    r"|\d[\d,]*(?:\.\d+)?\s?(?:s|ms|min|h|MiB|GiB|tokens/s|users/s|GFLOP/s|TFLOP/s|%)(?![\w/(])|\d+(?:\.\d+)?x\b)"
+    r"(?<![\w.,=/\[-])(?:0?\.\d{3,5}(?!\w|\.\d)|(?<!\| )0?\.\d{2}(?!\w|\.\d)"
+    r"|\d[\d,]*(?:\.\d+)?\s?(?:s|ms|µs|min|h|[KMGT]i?B|[KMGT]i?B/s|tokens/s|users/s|steps/s|rows/s|GFLOP/s|TFLOP/s|%"
+    r"|seconds?|minutes?|hours?|days?|percent|times)(?![\w/(])|\d+(?:\.\d+)?x\b)"
 )
 
 

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Derives committed tables from their records again, and asks whether the present program could make the records."""
 
+import functools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bert4rec_jax.config import resolve
+import jax
+
+from bert4rec_jax.config import ModelConfig, load, resolve, shipped
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
-from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flatten
+from experiments.reporting.records import INCIDENTAL, Run, by_dataset, find, flag, flatten
 from experiments.reporting.tables import Table, build, load_options
 from experiments.reporting.writing import comma_separated, latex, markdown
 from experiments.reporting.writing.markdown import TAG
+from experiments.sweeping.sweep_file import apply, parse_assignments
 
 
 def check(file: Path, paths: Sequence[str]) -> list[str]:
@@ -78,13 +84,65 @@ def _problems(run: Run) -> Iterator[str]:
             yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
         if run.results["model"] != config.model_name:
             yield f"results.json calls it {run.results['model']!r}, the present program {config.model_name!r}"
+        if run.results["parameters"] != (count := parameters(config.model, run.dataset["items"])):
+            yield f"results.json says {run.results['parameters']:,} parameters, the model of config.json has {count:,}"
     try:
         for start in run.starts:
             if start["git_commit"] is None or start["git_dirty"]:
                 yield f"it was started at {start['started']} from files that no commit holds"
+        yield from _command(run)
     except UserError as error:
         yield str(error).removeprefix(f"{run.path}/")
     yield from _numbers(run)
+    yield from _curve(run)
+
+
+@functools.cache
+def parameters(config: ModelConfig, num_items: int) -> int:
+    """Returns how many parameters a model has."""
+    shapes = jax.eval_shape(functools.partial(init_params, config, num_items), jax.random.key(0))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def _command(run: Run) -> Iterator[str]:
+    """Compares config.json with what the run's command gives today, where that names a config file of the program."""
+    command = run.starts[0]["command"]
+    name, colon, variant = Path(flag(command, "config")).name.partition(":")
+    path = shipped().get(name.removesuffix(".py"))
+    if path is None:
+        return
+    base = load(path + colon + variant).to_dict()
+    texts = {field for field, value in flatten(base).items() if isinstance(value, str)}
+    given = [word.removeprefix("--config.") for word in command if word.startswith("--config.") and "=" in word]
+    overrides = {field: str(value) if field in texts else value for field, value in parse_assignments(given).items()}
+    now, then = flatten(apply(base, overrides).to_dict()), flatten(run.config)
+    for field in now.keys() & then.keys():
+        if now[field] != then[field] and not field.startswith(INCIDENTAL):
+            yield (
+                f"its command with the present configs/{name} gives config.{field} = {now[field]!r}, "
+                f"its config.json has {then[field]!r}"
+            )
+
+
+def _curve(run: Run) -> Iterator[str]:
+    """Compares results.json with metrics.jsonl: which step was the best, its validation, the seconds of training."""
+    valid = {line["step"]: line for line in run.curve if line["split"] == "valid"}
+    if not valid:  # ranked with the model of another run
+        return
+    best, metric = run.results["best_step"], run.config["eval"]["metric"]
+    chosen = max(sorted(valid), key=lambda step: valid[step][metric])
+    if best != chosen:
+        yield f"results.json says that step {best} was the best, by metrics.jsonl it is step {chosen}"
+        return
+    for name in run.results["valid"].keys() & valid[best].keys():
+        if abs(run.results["valid"][name] - valid[best][name]) > 5e-5:  # two rankings may differ on an accelerator
+            yield (
+                f"results.json says valid {name} = {run.results['valid'][name]:.6f}, metrics.jsonl has "
+                f"{valid[best][name]:.6f} at step {best}"
+            )
+    last = max((x for x in run.curve if x["split"] == "train"), key=lambda x: x["step"], default=None)
+    if last and last["step"] == run.results["steps"] and abs(last["seconds"] - run.results["train_seconds"]) > 0.01:
+        yield f"results.json says {run.results['train_seconds']:.2f} s of training, metrics.jsonl {last['seconds']:.2f}"
 
 
 def _numbers(run: Run) -> Iterator[str]:

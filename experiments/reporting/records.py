@@ -126,24 +126,25 @@ class Run:
         for field in ("data.path", "data.items_path"):
             if path := self.fields[field]:
                 words.append(f"--config.{field}={PurePath(path).name}")
-        if trained := self._trained():
+        if trained := flag(self.starts[-1]["command"], "trained"):
             words += ["--mode", "evaluate", "--trained", f"runs/{PurePath(trained).name}"]
         return shlex.join([*words, "--workdir", f"runs/{self.path.name}"])
-
-    def _trained(self) -> str:
-        """Returns which run's model was ranked, where it was not this one's."""
-        for word, following in zip(self.starts[-1]["command"], [*self.starts[-1]["command"][1:], ""]):
-            if word == "--trained":
-                return following
-            if word.startswith("--trained="):
-                return word.partition("=")[2]
-        return ""
 
     def _json(self, name: str) -> dict:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}/{name} cannot be read: {error}; is it a run directory?") from None
+
+
+def flag(command: Sequence[str], name: str) -> str:
+    """Returns the value of --name in a command, empty where it is not given."""
+    for word, following in zip(command, [*command[1:], ""]):
+        if word == f"--{name}":
+            return following
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return ""
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:

@@ -71,7 +71,12 @@ def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
 
 
 def users_error(values: np.ndarray) -> float:
-    """Returns the standard error over users of one run's mean: the root mean square over the runs of [users, runs]."""
+    """Returns the standard error over users of one run's mean: the root mean square over the runs of [users, runs].
+
+    It is nan for a single user.
+    """
+    if len(values) < 2:
+        return float("nan")
     return float(np.sqrt(np.mean(np.var(values, axis=0, ddof=1)) / len(values)))
 
 

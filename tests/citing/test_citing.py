@@ -111,13 +111,16 @@ def test_a_sentence_is_checked_and_rewritten_whatever_its_lines(results):
 def test_numbers_of_nobody_are_found(results):
     text = (
         "It reaches .1814 in 90 s, 0.67x as fast, with 1,065 MiB or 2.5 GiB, 36 % of 182 GFLOP/s: 5,003 tokens/s.\n"
-        "Fine are 6,040 users, width 64, seed 0, initial scale .05, 8 x 8 devices, `--config.optimizer.beta2=0.998`, "
+        "Fine are 6,040 users, width 64, seed 0, 8 x 8 devices, `--config.optimizer.beta2=0.998`, "
         "2026-11-24, a 3.11.7 release, ml-100k, and table 5.\n"
     )
     problems, _ = checked(text, results)
     found = [problem.split("'")[1] for problem in problems]
     assert found == [".1814", "90 s", "0.67x", "1,065 MiB", "2.5 GiB", "36 %", "182 GFLOP/s", "5,003 tokens/s"]
     assert all(problem.startswith("line 1: ") for problem in problems)
+    words = "In two digits: .19 and 0.34, 12 seconds, 40 minutes, 2 hours, 3 GB, 7 percent, 5 times, 80 µs, 9 steps/s."
+    assert [p.split("'")[1] for p in checked(words, results)[0]] == [
+        ".19", "0.34", "12 seconds", "40 minutes", "2 hours", "3 GB", "7 percent", "5 times", "80 µs", "9 steps/s"]
     said = Citation(("docs/a.md",), "reaches .1814 in 90 s, 0.67x as fast, with 1,065 MiB or 2.5 GiB", "", {}, "made up")
     assert [p.split("'")[1] for p in checked(text, results, said)[0]] == ["36 %", "182 GFLOP/s", "5,003 tokens/s"]
     code = '"""Takes 90 s,\nand .1814.\n"""\n\nx = 0.123  # and 12 s\n'

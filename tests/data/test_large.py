@@ -98,7 +98,7 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     for stop in offsets[1:]:
         items[stop - 12:stop] = np.arange(1, 13)
     data = Dataset(items, offsets, None, users, 12, str(tmp_path), {"name": "sparse"}, "")
-    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     split = split_dataset(data, DataConfig())
     packed = TrainingBatches(data, split, 10, 4, "newest", 0).batch(3)
     assert packed.tokens.tolist() == [list(range(1, 11))] * 4
@@ -107,7 +107,7 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     assert len(ranking) == 63 and ranking[0].packed.tokens[0].tolist() == list(range(4, 12))
     random = TrainingBatches(data, split, 10, 4, "random", 0).batch(3)
     assert random.tokens.shape == (4, 10)
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 

@@ -42,6 +42,19 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_come
     assert [signal.getsignal(n) for n in NUMBERS] == previous
 
 
+def test_under_nohup_a_lost_connection_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested(1)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_woke_the_process_before_wakes_it_again():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)

@@ -35,12 +35,13 @@ def test_chunked_softmax_equals_the_naive_one_in_value_and_gradient(arrays, chun
     items, h, labels, weights = arrays
     if not keep:
         monkeypatch.setattr(losses, "KEEP_BYTES", 0)
-    loss = lambda items, h: losses.loss_sum(  # noqa: E731
+    # Three times: the gradient that comes from above is not always 1.
+    loss = lambda items, h: 3 * losses.loss_sum(  # noqa: E731
         LossConfig(chunk_items=chunk), items, h, labels, weights, N, jax.random.key(0))
     value, gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(items, h)
-    expected, expected_gradient = jax.value_and_grad(naive, argnums=(0, 1))(items, h, labels, weights)
+    expected, expected_gradient = jax.value_and_grad(lambda *x: 3 * naive(*x, labels, weights), argnums=(0, 1))(items, h)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), gradient, expected_gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=6e-5), gradient, expected_gradient)
 
 
 def test_softmax_survives_large_logits(arrays):

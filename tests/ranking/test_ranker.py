@@ -103,8 +103,9 @@ def with_repeated_targets(experiment):
     """Makes every second test target an item that its user has met before; returns which."""
     items, split = np.array(experiment.dataset.items), experiment.split
     repeated = np.arange(len(split.test_users)) % 2 == 0
-    starts = experiment.dataset.offsets[split.test_users]
-    items[split.test_targets[repeated]] = items[starts[repeated]]
+    # The first event of the history, or the last.
+    met = np.where(np.arange(len(repeated)) % 4 == 0, experiment.dataset.offsets[split.test_users], split.test_targets - 1)
+    items[split.test_targets[repeated]] = items[met[repeated]]
     experiment.dataset = dataclasses.replace(experiment.dataset, items=items)
     return repeated
 
@@ -164,6 +165,7 @@ def test_ties_in_time_are_found(cache):
     times[cases.targets] = times[cases.targets - 1] + np.where(tied, 0, 1)
     dataset = dataclasses.replace(experiment.dataset, timestamps=times)
     np.testing.assert_array_equal(tied_targets(dataset, cases), tied)
+    assert not tied_targets(dataset, cases._replace(starts=cases.targets)).any()  # what is before it is another user's
     assert tied_targets(dataclasses.replace(dataset, timestamps=None), cases) is None
 
 
@@ -196,6 +198,16 @@ def test_negatives_were_never_met_and_do_not_repeat(cache):
         assert len(set(row.tolist())) == 100
         assert not np.isin(row, met).any()
         assert row.min() >= 1 and row.max() <= experiment.num_items
+
+
+def test_negatives_may_be_all_that_a_user_has_not_met_and_no_more(cache):
+    experiment = Experiment(small_config(cache))
+    data, user = experiment.dataset, 3
+    left = np.setdiff1d(np.arange(1, 61), data.items[data.offsets[user]:data.offsets[user + 1]])
+    drawn = sample_negatives(data, np.array([user]), np.ones(61), len(left), 0)[0]
+    np.testing.assert_array_equal(np.sort(drawn), left)
+    with pytest.raises(UserError, match=f"fewer than the {len(left) + 1} negatives"):
+        sample_negatives(data, np.array([user]), np.ones(61), len(left) + 1, 0)
 
 
 def test_negatives_come_in_proportion_to_their_weights(cache):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hand_made_runs import USERS, change_json, make_run, report
 
+from bert4rec_jax import config as config_lib
 from bert4rec_jax.ranking.metrics import from_ranks
 from experiments.reporting import checking, records
 
@@ -56,6 +57,11 @@ def test_a_changed_digit_is_named(table, sweep):
         ("results.json", ("baselines", "markov", "test", "mrr"), 0.5, "results.json says markov mrr = 0.500000"),
         ("results.json", ("seed",), 7, "results.json is of seed 7, config.json of seed 0"),
         ("results.json", ("model",), "BERT4Rec", "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'"),
+        ("results.json", ("parameters",), 77, "results.json says 77 parameters, the model of config.json has"),
+        ("config.json", ("model", "width"), 32, "parameters, the model of config.json has"),
+        ("results.json", ("best_step",), 50, "says that step 50 was the best, by metrics.jsonl it is step 100"),
+        ("results.json", ("valid", "ndcg@10"), 0.5, "results.json says valid ndcg@10 = 0.500000, metrics.jsonl has"),
+        ("results.json", ("train_seconds",), 3601.0, "results.json says 3601.00 s of training, metrics.jsonl 3600.00"),
         ("config.json", ("model", "width"), None, "says nothing of config.model.width, which is 64 in the present program"),
         ("config.json", ("model", "width"), "wide", "refuses its config.json: config.model.width must be of type int"),
         ("config.json", ("model", "old_field"), 1, "refuses its config.json: unknown config field config.model.old_field"),
@@ -76,6 +82,29 @@ def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys,
     problems = checking.check_records(records.find([str(run)])[0])
     assert problems and all(problem.startswith(str(run)) for problem in problems)
     assert any(said in problem for problem in problems), problems
+
+
+def test_a_config_that_its_command_no_longer_gives_is_named(tmp_path, monkeypatch):
+    command = ["main.py", "--config", "quickstart.py", "--workdir", "x", "--config.seed=3", "--config.data.source=table",
+               "--config.data.path=ml", "--config.data.user_column=1"]
+    made = config_lib.load(config_lib.shipped()["quickstart"]).to_dict()
+    made["data"] |= {"source": "table", "path": "elsewhere/ml", "user_column": "1"}
+    run = make_run(tmp_path / "a", seed=3, model="BERT4Rec + next item", starts=({"command": command},),
+                   **{f"{group}__{name}": value for group in made if group != "seed" for name, value in made[group].items()})
+    assert not checking.check_records(records.find([str(run)])[0])
+    change_json(run / "config.json", "optimizer", "beta2", value=0.97)
+    (problem,) = checking.check_records(records.find([str(run)])[0])
+    assert "with the present configs/quickstart.py gives config.optimizer.beta2 = 0.98, its config.json has 0.97" in problem
+    change_json(run / "config.json", "optimizer", "beta2", value=0.98)
+    recommended = config_lib.recommended
+    monkeypatch.setattr(config_lib, "recommended", lambda: changed(recommended()))  # as if its file had been changed
+    (problem,) = checking.check_records(records.find([str(run)])[0])
+    assert "gives config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
+
+
+def changed(config):
+    config.optimizer.clip_norm = 5.0
+    return config
 
 
 def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):

@@ -108,6 +108,8 @@ def test_errors_and_holm_are_the_textbooks():
     values = np.random.default_rng(0).normal(size=(40, 3)) * [1, 2, 3]
     errors = [stats.sem(column) for column in values.T]
     assert statistics.users_error(values) == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    with np.errstate(all="raise"):
+        assert np.isnan(statistics.users_error(values[:1]))
     assert statistics.spread(values[:, 0]) == pytest.approx((np.std(values[:, 0], ddof=1), errors[0]))
     assert np.isnan(statistics.spread(values[:1, 0])).all() and statistics.half_width(values[:1, 0]) == 0
     assert statistics.spread([1.0, 3.0]) == pytest.approx((np.sqrt(2), 1.0))  # two are enough

@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
         build(a, baseline="nobody")
     assert report(tmp_path / "nowhere")[0] == 2
     process = subprocess.run(
-        [sys.executable, "-m", "experiments.report"], cwd=CHECKOUT, text=True, capture_output=True, timeout=60
+        [sys.executable, "-m", "experiments.report"], cwd=CHECKOUT, text=True, capture_output=True, timeout=300
     )
     assert process.returncode == 2 and process.stderr.count("\n") == 1 and "name at least one" in process.stderr
     old = make_run(tmp_path / "old", seed=3)

@@ -363,7 +363,8 @@ def test_workers_get_disjoint_cpus(place):
         pytest.skip("one CPU only")
     (place / "stub.py").write_text(
         "import os, pathlib, sys, time\nout = pathlib.Path(sys.argv[sys.argv.index('--workdir') + 1])\n"
-        "time.sleep(0.5)\n(out / 'cpus').write_text(repr(sorted(os.sched_getaffinity(0))))\n"
+        "(out / 'started').touch()\nwhile not all((out.parent / i / 'started').exists() for i in ('000', '001')):\n"
+        "    time.sleep(0.05)\n(out / 'cpus').write_text(repr(sorted(os.sched_getaffinity(0))))\n"
     )
     write_sweep(place, 'yield from grid({"seed": [0, 1]})')
     launch(place, "--workers", "2")

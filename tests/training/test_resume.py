@@ -58,11 +58,10 @@ def stop_while_training(workdir, folder, number):
     before = len(metric_lines(workdir))
     process = start(train_command(workdir), folder)
     wait_for(lambda: len(metric_lines(workdir)) > before + 2, process)
-    begin = time.monotonic()
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0 and "stopped by a signal" in stderr
-    assert time.monotonic() - begin < 20
+    assert max(line["step"] for line in metric_lines(workdir)) < STEPS
     assert not (workdir / "results.json").exists()
 
 
@@ -96,14 +95,14 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
                              env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"))
         heard = lambda: (tmp_path / "said").read_text()  # noqa: E731
         wait_for(lambda: "compiling the training step" in heard(), process)
-        begin = time.monotonic()
         process.send_signal(number)
-        wait_for(lambda: f"{number.name}: saving and stopping" in heard(), process, seconds=5)
+        wait_for(lambda: f"{number.name}: saving and stopping" in heard(), process)
         time.sleep(1.2)  # both at once would be taken for one
         process.send_signal(number)
-        assert process.wait(timeout=10) == 128 + number
+        # Once it has compiled it would save and end with 0.
+        assert process.wait(timeout=300) == 128 + number
         assert "again: quitting at once" in heard() and "Traceback" not in heard()
-        assert time.monotonic() - begin < 15
+        assert not metric_lines(tmp_path / "run")
 
 
 @pytest.mark.parametrize("parallel", [

@@ -8,6 +8,6 @@ folder.
 
 from bert4rec_jax.data.engines.choice import choose
 from bert4rec_jax.data.engines.pipeline import prepare
-from bert4rec_jax.data.engines.work import WORK_PREFIX, Stopped
+from bert4rec_jax.data.engines.work import WORK_PREFIX
 
-__all__ = ["WORK_PREFIX", "Stopped", "choose", "prepare"]
+__all__ = ["WORK_PREFIX", "choose", "prepare"]

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from bert4rec_jax.data.engines.ingest import Shape
-from bert4rec_jax.data.engines.work import EngineFailed, Stopped, full_disk
+from bert4rec_jax.data.engines.work import EngineFailed, Unfinished, full_disk
 from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition, need_duckdb
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
@@ -180,5 +180,5 @@ class DuckDB:
         if any(part in reason for part in full):
             return full_disk(self._spill)
         if isinstance(error, self._duckdb.OutOfMemoryException) or "Out of Memory" in reason:
-            return Stopped("config.data.memory is too small for this log; raise it. The finished stages are kept.")
+            return Unfinished("config.data.memory is too small for this log; raise it. The finished stages are kept.")
         return EngineFailed(reason[:400])

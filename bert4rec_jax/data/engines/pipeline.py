@@ -18,7 +18,7 @@ from bert4rec_jax.data.engines import statements as sql
 from bert4rec_jax.data.engines.choice import choose, memory_limit
 from bert4rec_jax.data.engines.duckdb_engine import DuckDB
 from bert4rec_jax.data.engines.ingest import Shape, ingest
-from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Stopped, Work
+from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Unfinished, Work
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
@@ -114,7 +114,7 @@ class _Preparation:
         what = self.source.description
         if error is None:
             return UserError(f"{what} cannot be read: an id or a rating is missing; correct it.")
-        return Stopped(f"{what} cannot be read: {error}; correct it.")
+        return Unfinished(f"{what} cannot be read: {error}; correct it.")
 
     def _check(self) -> int:
         """Refuses missing ids and ratings; returns how many times are missing."""

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from bert4rec_jax.data.engines.ingest import Shape
-from bert4rec_jax.data.engines.work import EngineFailed, Stopped, full_disk
+from bert4rec_jax.data.engines.work import EngineFailed, Unfinished, full_disk
 from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition
 from bert4rec_jax.data.sources.tables import is_url
 from bert4rec_jax.errors import UserError
@@ -48,7 +48,7 @@ class Spark:
         try:
             from pyspark.sql import SparkSession
         except ImportError:
-            raise Stopped(
+            raise Unfinished(
                 "config.data.engine = 'spark' needs PySpark and Java 17; install them: pip install "
                 "'bert4rec_jax[spark]'."
             ) from None
@@ -76,7 +76,7 @@ class Spark:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
             reason = " ".join(str(error).split())[:300]
-            raise Stopped(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
+            raise Unfinished(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
 
     def __enter__(self) -> Spark:
         return self

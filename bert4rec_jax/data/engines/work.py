@@ -23,13 +23,13 @@ class EngineFailed(Exception):
     """An engine refused, for a reason that the files may explain."""
 
 
-class Stopped(UserError):
+class Unfinished(UserError):
     """A preparation ended for a reason that is not the log's, so its finished stages are worth going on from."""
 
 
-def full_disk(folder: str) -> Stopped:
+def full_disk(folder: str) -> Unfinished:
     """Returns the error of a full spill disk."""
-    return Stopped(
+    return Unfinished(
         f"the disk of {folder} is full; free space there, or set config.data.spill_dir to another folder. The finished "
         "stages are kept, and the same command goes on from them."
     )
@@ -78,7 +78,7 @@ class Work:
 
     def __exit__(self, kind, error, _) -> None:
         shutil.rmtree(self.spill, ignore_errors=True)
-        refused = isinstance(error, UserError) and not isinstance(error, Stopped)
+        refused = isinstance(error, UserError) and not isinstance(error, Unfinished)
         if refused or (error and os.listdir(self.folder) == ["lock"]):
             self.remove()
         self._lock.close()

@@ -31,16 +31,8 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # NOTEBOOKS=off to look at pages alone
-nb_execution_raise_on_error = True
-nb_execution_timeout = 900
+nb_execution_mode = "off"  # notebooks.py has run them, and their outputs are kept in them
 nb_merge_streams = True
-nb_output_stderr = "remove"  # progress lines
-# Notebooks are run as a reader runs them, from a checkout, with data and programs kept beside the site.
-os.environ.setdefault("BERT4REC_DATA", str(CHECKOUT / "build" / "notebooks" / "data"))
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CHECKOUT / "build" / "notebooks" / "compiled"))
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["PYTHONPATH"] = str(CHECKOUT)
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -143,9 +143,9 @@ class Records(_Markdown):
             lines += [f"## {file.parent.name}", "", *(f"{text}." for text in protocols)]
             lines += [f"Made by {', '.join(versions)}.", ""]
             lines += self._table(rows)
-            figure = file.with_name(file.stem + "-curves.png")
-            if figure.exists():
-                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: curves of {file.parent.name}", "```"]
+            for figure in sorted(file.parent.glob(f"{file.stem}-*.png")):
+                shows = figure.stem.removeprefix(f"{file.stem}-").replace("_", " ")
+                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: {file.parent.name}, {shows}", "```"]
             lines += ["", f"[The whole table with its tests]({here}/{file.stem}.md), [the records]({here}/runs)", ""]
         return "\n".join(lines)
 

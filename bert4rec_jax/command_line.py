@@ -19,12 +19,15 @@ from ml_collections import config_flags
 from bert4rec_jax.allocator import keep_freed_memory
 from bert4rec_jax.config import load
 from bert4rec_jax.errors import UserError, exit_cleanly
+from bert4rec_jax.phases import wrapped
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
     keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    command = sys.modules["__main__"]
+    command.__doc__ = wrapped(command.__doc__ or "") + "\n"  # what --help prints
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_ours_or_serious)
@@ -85,7 +88,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
     except (AttributeError, KeyError) as error:
-        text = re.sub(r"[\\'\"]*(\\n|\n)", "; ", " ".join(str(x) for x in error.args)).strip("'\" ")
+        text = re.sub(r"[\\'\"]*(\\n|\n)", "; ", " ".join(str(x) for x in error.args)).strip("\\'\" ")
         raise UserError(f"there is no such config field: {text}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None

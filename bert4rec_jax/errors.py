@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from bert4rec_jax.phases import say
+
 
 class UserError(Exception):
     """Something the user can put right: bad config, bad data, a workdir that belongs to another run.
@@ -33,13 +35,13 @@ def exit_cleanly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            say(f"error: {' '.join(str(error).split())}")
             if isinstance(error, SaveError):
                 sys.stdout.flush()
                 os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            say("interrupted")
             sys.exit(130)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
@@ -48,8 +50,8 @@ def exit_cleanly(command: Callable) -> Callable:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             where = f" for {error.filename}" if error.filename else ""
-            print(f"error: no space is left on the disk{where}; free some and start the same command again: it goes on "
-                  "from what was saved.", file=sys.stderr)
+            say(f"error: no space is left on the disk{where}; free some and start the same command again: it goes on "
+                "from what was saved.")
             sys.exit(2)
 
     return wrapped

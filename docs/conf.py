@@ -18,6 +18,7 @@ project_copyright = f"{author}, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference", "checkout_links"]
 exclude_patterns = ["_extensions"]
 templates_path = []
+highlight_language = "text"  # where a block names none, it is for a shell
 html_theme = "furo"
 html_title = "bert4rec_jax"
 html_static_path = ["_static"]

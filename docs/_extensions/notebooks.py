@@ -18,8 +18,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def sources(notebook: dict) -> str:
-    """Returns a digest of all cells' sources, which tells whether the outputs belong to them."""
-    text = "\0".join("".join(cell["source"]) for cell in notebook["cells"])
+    """Returns a digest of the cells' code, which tells whether the outputs belong to it."""
+    text = "\0".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -39,6 +39,7 @@ def run(path: Path) -> dict:
 
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False,
+                   extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
                    resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -51,7 +52,7 @@ def run(path: Path) -> dict:
 
 def differences(kept: dict, now: dict) -> list[str]:
     """Returns what the kept outputs have and a new run has not, a line for each cell."""
-    found = [] if kept["metadata"].get("outputs_of") == sources(kept) else ["its cells were changed since it ran"]
+    found = [] if kept["metadata"].get("outputs_of") == sources(kept) else ["its code was changed since it ran"]
     for number, (old, new) in enumerate(zip(kept["cells"], now["cells"])):
         varies = "varies" in old["metadata"].get("tags", [])
         if not varies and shown(old) != shown(new):

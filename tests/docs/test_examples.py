@@ -53,7 +53,9 @@ def as_typed(text: str) -> list[str]:
 def stage(tmp_path_factory):
     """A copy of the checkout with a log, titles, lists of users, and finished runs, as the pages suppose."""
     stage = tmp_path_factory.mktemp("stage") / "checkout"
-    shutil.copytree(ROOT, stage, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "runs", "sweeps", "*.egg-info"))
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, stage, ignore=lambda folder, names: left_out(folder, names) | (
+        {"build", "data", "runs", "sweeps"} if folder == str(ROOT) else set()))
     for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
         subprocess.run(["git", *words], cwd=stage, check=True)  # records name a commit
     draw = random.Random(0)

@@ -92,5 +92,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"there is no such config field: {text}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
+    except BrokenPipeError:  # `--help | head`
+        raise
     except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"the config file cannot be read: {error}.") from None

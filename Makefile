@@ -41,8 +41,9 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/recommend.py --out runs/bench
 	$(RUN) benchmarks/data_pipeline.py --out runs/bench/ml-25m-shaped
 
-# The site, in build/site: warnings are errors, links and anchors are checked, the notebooks run.
+# The site, in build/site: warnings are errors, links and anchors are checked, the notebooks run and show what is kept.
 docs: $(VENV)/.docs
+	$(RUN) docs/_extensions/notebooks.py docs/notebooks/*.ipynb
 	$(RUN) -m sphinx -W --keep-going -q -b html docs build/site
 	$(RUN) docs/_extensions/check_links.py build/site
 	@echo "the site is in build/site; to see it: $(RUN) -m http.server --directory build/site"

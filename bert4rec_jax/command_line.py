@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from bert4rec_jax.allocator import keep_freed_memory
 from bert4rec_jax.config import load
 from bert4rec_jax.errors import UserError, exit_cleanly
+from bert4rec_jax.phases import wrapped
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
@@ -29,6 +30,8 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     absl_logging.use_absl_handler()  # which takes the place of handlers of the stderr that it finds
     sys.stderr = sys.stderr and _Forgiving(sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    command = sys.modules["__main__"]
+    command.__doc__ = wrapped(command.__doc__ or "") + "\n"  # what --help prints
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_ours_or_serious)
@@ -118,5 +121,7 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"there is no such config field: {name!r}{hint}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
+    except BrokenPipeError:  # `--help | head`
+        raise
     except (OSError, ImportError, SyntaxError) as error:
         raise UserError(f"the config file cannot be read: {error}.") from None

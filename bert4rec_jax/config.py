@@ -22,6 +22,7 @@ import ml_collections
 
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
+from bert4rec_jax.phases import columns
 
 FORMATS = ("table", "lines", "sequences", "synthetic")
 WRITERS = ("tensorboard", "wandb", "mlflow")
@@ -361,7 +362,7 @@ def help_text() -> str:
     lines = ["Fields of the configuration, with their defaults (--config.GROUP.FIELD=VALUE):"]
     for name, kind, default, text in describe():
         lines.append(f"  {name} = {default!r} ({kind})")
-        lines += textwrap.wrap(text, 100, initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(text, min(columns(), 100), initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines)
 
 

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Callable
 
+from bert4rec_jax.phases import say
+
 # What batch systems, terminals and people send to end a program.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
@@ -54,13 +56,13 @@ def exit_cleanly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except UserError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            say(f"error: {' '.join(str(error).split())}")
             if isinstance(error, SaveError):
                 sys.stdout.flush()
                 os._exit(2)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            print(str(stop) or "interrupted", file=sys.stderr, flush=True)
+            say(str(stop) or "interrupted")
             sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
@@ -68,7 +70,7 @@ def exit_cleanly(command: Callable) -> Callable:
         except OSError as error:
             if (text := _of_the_file_system(error)) is None:
                 raise
-            print(f"error: {text}", file=sys.stderr)
+            say(f"error: {text}")
             sys.exit(2)
 
     return wrapped

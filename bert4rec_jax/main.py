@@ -2,24 +2,25 @@
 r"""Trains or evaluates BERT4Rec.
 
   python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/ml_1m
-  python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/wide --config.model.width=128
+  python -m bert4rec_jax.main --config configs/ml_1m.py --workdir runs/wide \
+      --config.model.width=128
 
 Training goes on where it was when the workdir holds a checkpoint. `--mode evaluate` ranks again from the best one;
 with `--trained` from that of another run, under another protocol:
 
-  python -m bert4rec_jax.main --config configs/ml_1m.py --config.eval.protocol=pop100 --mode evaluate \
-      --trained runs/ml_1m --workdir runs/ml_1m_pop100
+  python -m bert4rec_jax.main --config configs/ml_1m.py --config.eval.protocol=pop100 \
+      --mode evaluate --trained runs/ml_1m --workdir runs/ml_1m_pop100
 
 For data of your own, `--mode suggest` prints settings that follow from their statistics:
 
-  python -m bert4rec_jax.main --config own_data --config.data.path=views.csv --mode suggest
+  python -m bert4rec_jax.main --config own_data --config.data.path=views.csv \
+      --mode suggest
 
 `--compile_for` says, without any accelerator, whether a run fits on one and what binds it there:
 
   python -m bert4rec_jax.main --config configs/ml_25m.py --compile_for v5e:2x4
 """
 
-import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import ConfigParser, run_command
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.phases import say
 
 config_flags.DEFINE_config_file(
     "config", None, "Config file: Python with get_config(), the config.json of a run, or the name of one that comes "
@@ -91,7 +93,7 @@ def main(arguments: list[str]) -> int:
             results = experiment.evaluate(config, FLAGS.workdir, FLAGS.trained)
     directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
-        print("stopped by a signal; everything is saved, and the same command goes on from here.", file=sys.stderr)
+        say("stopped by a signal; everything is saved, and the same command goes on from here.")
     elif directory.writes:
         if not FLAGS.trained:
             curves.draw(directory, config.eval.metric)
@@ -103,5 +105,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    __doc__ = f"{__doc__}\n{config_lib.help_text()}\n"  # what --help prints
+    __doc__ = f"{__doc__}\n{config_lib.help_text()}\n"
     run_command(main)

@@ -1,16 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress of long phases: a bar in a terminal, an occasional line in a log."""
+"""What people see while a command works: progress of long phases, sentences, colours.
+
+In a terminal there are bars, lines that fit its width, and colours, if it has them and NO_COLOR is not set. In a log or
+a pipe there is an occasional line, and a sentence is one line, whole and without colours.
+"""
 
 import contextlib
+import os
+import re
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
 QUIET_SECONDS = 2  # shorter phases say nothing
 LINE_SECONDS = 15  # between two lines where stderr is no terminal
+_COLOURS = {"bold": "1", "error": "1;31", "note": "33"}
+
+
+def columns() -> int:
+    """Returns the width for text: the terminal's, at least 60 and at most 120; 100 where there is none."""
+    return min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
+
+
+def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
+    """Returns text in `bold`, `error` or `note` for a stream (stdout) that shows colours, else as it is."""
+    stream = stream or sys.stdout
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[{_COLOURS[colour]}m{text}\033[0m"
+
+
+def fitted(line: str) -> str:
+    """Returns a line of a table, cut to the width of the terminal on stdout, if that is one."""
+    width = columns()
+    return line if len(line) <= width or not sys.stdout.isatty() else line[:width - 1] + "…"
+
+
+def wrapped(text: str) -> str:
+    """Returns text with its paragraphs wrapped to the width; what is indented keeps its lines."""
+    paragraphs = text.strip("\n").split("\n\n")
+    return "\n\n".join(part if part.startswith(" ") else _filled(part) for part in paragraphs)
+
+
+def say(text: str) -> None:
+    """Prints a sentence on stderr; `error:` and `note:` in front of it are coloured."""
+    if sys.stderr.isatty():
+        text = re.sub(r"^(error|note):", lambda match: coloured(match[0], match[1], sys.stderr), _filled(text, "  "))
+    tqdm.write(text, file=sys.stderr)  # above bars that are there
+    sys.stderr.flush()
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 class Phase:
@@ -64,7 +111,7 @@ def waiting(title: str, speaks: bool = True) -> Iterator[None]:
     def report() -> None:
         pause = QUIET_SECONDS
         while not over.wait(pause):
-            print(f"{title}: {time.monotonic() - begin:.0f} s so far", file=sys.stderr, flush=True)
+            say(f"{title}: {time.monotonic() - begin:.0f} s so far")
             pause = LINE_SECONDS
 
     reporter = threading.Thread(target=report, name="waiting", daemon=True)

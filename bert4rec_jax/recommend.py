@@ -21,6 +21,7 @@ from absl import flags
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.phases import coloured, fitted
 
 if TYPE_CHECKING:
     from bert4rec_jax.serving import Recommendation, Recommender
@@ -52,7 +53,7 @@ def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> 
         genres = recommender.catalogue.loc[r.number].get("genres")
         genres = "" if pd.isna(genres) else genres
         lines.append(f"{place:3d}  {r.title:{width}s}  {100 * r.probability:5.2f} %  {genres}")
-    return "\n".join(line.rstrip() for line in lines) or "     nothing is left to recommend"
+    return "\n".join(fitted(line.rstrip()) for line in lines) or "     nothing is left to recommend"
 
 
 def example(workdir: str, config: Config) -> str:
@@ -72,7 +73,8 @@ def example(workdir: str, config: Config) -> str:
     history = np.asarray(dataset.items[dataset.offsets[user]:target]).tolist()
     shown = "\n".join(f"     {recommender.titles.label(item)}" for item in history[-5:])
     name = dataset.user_table().loc[user, "user"]
-    return (f"\nuser {name} has a history of {len(history)} items; the newest are\n{shown}\nrecommended next\n"
+    return (f"\nuser {name} has a history of {len(history)} items; the newest are\n{shown}\n"
+            f"{coloured('recommended next', 'bold')}\n"
             f"{as_text(recommender, recommender.recommend(history, 10))}\nin fact next: "
             f"{recommender.titles.label(int(dataset.items[target]))}")
 
@@ -146,7 +148,7 @@ def main(arguments: list[str]) -> int:
         return 0
     for name, answer in answers.items():
         if name:
-            print(f"\n{name}")
+            print(f"\n{coloured(name, 'bold')}")
         _print(recommender, answer)
     return 0
 

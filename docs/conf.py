@@ -18,6 +18,7 @@ project_copyright = f"{author}, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference", "checkout_links"]
 exclude_patterns = ["_extensions"]
 templates_path = []
+highlight_language = "text"  # where a block names none, it is for a shell
 html_theme = "furo"
 html_title = "bert4rec_jax"
 html_static_path = ["_static"]
@@ -31,16 +32,9 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = os.environ.get("NOTEBOOKS", "force")  # NOTEBOOKS=off to look at pages alone
-nb_execution_raise_on_error = True
-nb_execution_timeout = 900
+nb_execution_mode = "off"  # notebooks.py has run them, and their outputs are kept in them
 nb_merge_streams = True
-nb_output_stderr = "remove"  # progress lines
-# Notebooks are run as a reader runs them, from a checkout, with data and programs kept beside the site.
-os.environ.setdefault("BERT4REC_DATA", str(CHECKOUT / "build" / "notebooks" / "data"))
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CHECKOUT / "build" / "notebooks" / "compiled"))
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["PYTHONPATH"] = str(CHECKOUT)
+nb_render_markdown_format = "myst"  # with tables
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -4,7 +4,7 @@
   python -m experiments.report sweeps/example --baseline popular                     # Markdown on the screen
   python -m experiments.report sweeps/example --baseline popular --out report        # all formats and figures
   python -m experiments.report sweeps/example --records experiments/results/example  # records to commit
-  python -m experiments.report --check experiments/results/example/table.md           # are its numbers true?
+  python -m experiments.report --check experiments/results/ml_100k/ml-100k.md           # are its numbers true?
 
 A folder is a run directory or holds some, such as the --root of a sweep. Runs that differ in their seed alone
 become one row. --check derives the table, and the .tex and .csv beside it, and asks whether the present program takes

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 import uuid
@@ -27,6 +26,7 @@ from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
+from bert4rec_jax.phases import say
 
 _FILTERS = ("min_rating", "user_core", "item_core", "repeats", "first_users")
 _STALE_SECONDS = 86400
@@ -80,7 +80,7 @@ def _load(config: DataConfig) -> Dataset:
         else:
             engines.prepare(config, source, facts, folder, _publish)
     dataset = open_dataset(folder)
-    print(f"Prepared {source.description} in {time.monotonic() - started:.1f} s: {account(dataset)}", file=sys.stderr)
+    say(f"Prepared {source.description} in {time.monotonic() - started:.1f} s: {account(dataset)}")
     _mention_size(parent)
     return dataset
 
@@ -212,8 +212,5 @@ def _mention_size(parent: str) -> None:
     folders = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
     size = sum(entry.stat().st_size for path in folders for entry in os.scandir(path) if entry.is_file())
     if len(folders) >= _MANY_FOLDERS or size >= _MUCH:
-        print(
-            f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
-            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to.",
-            file=sys.stderr,
-        )
+        say(f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
+            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to.")

@@ -73,4 +73,5 @@ def suggestions_text(config: Config) -> str:
         f"{len(dataset.offsets) - 1:,} users, {dataset.num_items:,} items, {dataset.offsets[-1]:,} events; "
         "beside recommended():", "",
         *(f"  {flag:<{widest}}  {s.reason}" for flag, s in zip(flags, suggestions, strict=True)), "",
-        "to be added to the command that trains:", "", "  " + " ".join(flags)])
+        "to be added to the command that trains:", "",
+        "  " + " \\\n  ".join(" ".join(flags[n:n + 2]) for n in range(0, len(flags), 2))])  # fits 80 columns

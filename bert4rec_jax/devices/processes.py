@@ -3,13 +3,13 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.phases import say
 
 
 def join_cluster() -> None:
@@ -45,7 +45,7 @@ def leaving_together() -> Iterator[None]:
     except UserError as error:
         if jax.process_count() == 1:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        say(f"error: {' '.join(str(error).split())}")
         os._exit(2)
 
 

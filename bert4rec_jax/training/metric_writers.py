@@ -17,6 +17,7 @@ from bert4rec_jax.phases import LINE_SECONDS
 from bert4rec_jax.training.run_directory import RunDirectory
 
 _SHOWN = ("loss", "ndcg@10", "hr@10")
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
 
 
 class MetricWriter:
@@ -91,11 +92,11 @@ class MetricWriter:
         if self._first is None:  # estimates start after the first step, which was compiled
             self._first, self._last_line = (step, seconds), time.monotonic()
             if sys.stderr.isatty():
-                self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True)
+                self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, bar_format=_BAR)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self._shown.items())
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.set_postfix_str("  ".join(shown.split("  ")[:2]), refresh=False)  # 80 columns have room for two
         elif time.monotonic() - self._last_line > LINE_SECONDS or step == self._steps:
             self._last_line = time.monotonic()
             first_step, first_seconds = self._first

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a finished run says: the schema of results.json and ranks_test.npz, and its summary for people."""
 
-import shutil
 import textwrap
 
 import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
+from bert4rec_jax.phases import coloured, columns
 from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_ranks, tied_targets
 
 
@@ -56,6 +56,7 @@ def summary(results: dict) -> str:
     first = max(16, *(len(name) + 2 for name, _ in rows))
     lines = ["", f"{'test':{first}s}" + "".join(f"{name:>10s}" for name in names)]
     lines += [f"{model:{first}s}" + "".join(f"{metrics[name]:10.4f}" for name in names) for model, metrics in rows]
+    lines[1:3] = [coloured(line, "bold") for line in lines[1:3]]  # the head and the model itself
     data = results["dataset"]
     facts = {
         "data": f"{data['name']}, {data['users']:,} users, {data['items']:,} items, "
@@ -65,7 +66,6 @@ def summary(results: dict) -> str:
                f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
                f"{results['users_per_second']:,.0f} users ranked a second",
     }
-    width = min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)
     return "\n".join([*lines, "", *(
-        textwrap.fill(text, width, initial_indent=f"{name + ':':10s}", subsequent_indent=" " * 10)
+        textwrap.fill(text, columns(), initial_indent=f"{name + ':':10s}", subsequent_indent=" " * 10)
         for name, text in facts.items())])

@@ -31,6 +31,8 @@ class _Markdown(SphinxDirective):
         lines = self.text().split("\n")
         node = nodes.container()
         self.state.nested_parse(StringList(lines, self.env.docname), 0, node, match_titles=True)
+        for table in node.findall(nodes.table):
+            table["classes"].append("reference")
         return node.children
 
     def text(self) -> str:
@@ -57,14 +59,18 @@ class ConfigFields(_Markdown):
             for field in fields:
                 kinds = field.kind.split("|")
                 kind = "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
-                lines.append(f"| `{field.name}` | `{field.default!r}` | {_cell(field.text)}{'; ' if field.text else ''}"
-                             f"*{kind}* |")
+                text = _cell(_capital(field.text).rstrip("."))
+                lines.append(f"| `{field.name}` | `{field.default!r}` | {text}{'; ' if text else ''}*{kind}* |")
             lines.append("")
         return "\n".join(lines)
 
 
 def _sentence(text: str) -> str:
     return " ".join(text.split())
+
+
+def _capital(text: str) -> str:
+    return text if re.match(r"\w+:", text) else text[:1].upper() + text[1:]
 
 
 class Command(_Markdown):
@@ -82,7 +88,10 @@ class Command(_Markdown):
             choices = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", ()))
             kind = f" ({choices})" if choices else ""
             default = "" if flag.default in (None, "", []) else f"`{flag.default}`".lower().replace("`none`", "")
-            lines.append(f"| `--{flag.name}` | {default} | {_cell(_sentence(flag.help))}{kind} |")
+            # Without what absl adds: the choices in front, and that a flag may be repeated.
+            text = re.sub(r"^<[^>]*>: |[.;]*;\s+repeat this option.*", "", _sentence(flag.help))
+            text = re.sub(r"--[a-z]+", r"`\g<0>`", _cell(_capital(text)))
+            lines.append(f"| `--{flag.name}` | {default} | {text}{kind} |")
         return "\n".join(lines)
 
 
@@ -120,7 +129,12 @@ class ShippedConfigs(_Markdown):
         lines = []
         for name, path in config_lib.shipped().items():
             docstring = ast.get_docstring(ast.parse(Path(path).read_text(encoding="utf-8")))
-            lines += [f"## {name}", "", "```text", docstring, "```", ""]
+            lines += [f"## {name}", ""]
+            for paragraph in docstring.split("\n\n"):
+                if re.match(" |python", paragraph):  # a command; its line was continued in the file
+                    paragraph = re.sub(r"(?<=\S) {4,}(?=--)", " \\\\\n    ", paragraph.strip())
+                    paragraph = f"```\n{paragraph}\n```"
+                lines += [paragraph, ""]
         return "\n".join(lines)
 
 
@@ -140,13 +154,15 @@ class Records(_Markdown):
             here = f"../experiments/results/{file.parent.name}"
             protocols = dict.fromkeys(row["protocol"] for row in rows)
             versions = sorted({v.split("; ")[0] for row in rows if (v := row.get("versions"))})
-            lines += [f"## {file.parent.name}", "", *(f"{text}." for text in protocols)]
+            lines += [f"## {file.parent.name}", "", *(f"{_capital(text)}." for text in protocols)]
             lines += [f"Made by {', '.join(versions)}.", ""]
-            lines += self._table(rows)
-            figure = file.with_name(file.stem + "-curves.png")
-            if figure.exists():
-                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: curves of {file.parent.name}", "```"]
-            lines += ["", f"[The whole table with its tests]({here}/{file.stem}.md), [the records]({here}/runs)", ""]
+            lines += [*self._table(rows), "", ":::{container} figures"]
+            for figure in sorted(file.parent.glob(f"{file.stem}-*.png")):
+                shows = figure.stem.removeprefix(f"{file.stem}-").replace("_", " ")
+                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: {file.parent.name}, {shows}", "```"]
+            table, runs = f"{here}/{file.stem}.md", f"{here}/runs"
+            lines += [":::", "", f"The whole table with its tests: [{table[3:]}]({table}). The records: "
+                      f"[{runs[3:]}]({runs}).", ""]
         return "\n".join(lines)
 
     def _table(self, rows: list[dict[str, str]]) -> list[str]:
@@ -159,19 +175,30 @@ class Records(_Markdown):
                 row = cells.get((model, metric), {})
                 error = f" ± {float(row['se']):.4f}" if row.get("se") and row["seeds"].count(" ") else ""
                 numbers.append(f"{float(row['mean']):.4f}{error}" if row.get("mean") else "")
-            seeds = len(cells[model, metrics[0]]["seeds"].split())
+            seeds = len(cells[model, metrics[0]]["seeds"].split()) or "-"
             lines.append(f"| {_cell(model)} | {seeds} | " + " | ".join(numbers) + " |")
         return lines
 
 
 def _separate(app, what, name, thing, options, lines: list[str]) -> None:
-    """Lets a letter follow code, as in `Recommendation`s, which reStructuredText does not take."""
+    """Lets a letter follow code, as in `Recommendation`s, and code stand in a module's docstring without `::`."""
     lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
+    if what == "module":
+        starts = [n for n in range(2, len(lines)) if re.match(r"  +\S", lines[n]) and not lines[n - 1]
+                  and re.match(r"\S", lines[n - 2])]
+        for n in reversed(starts):
+            lines[n:n] = ["::", ""]
+
+
+def _leave_out(app, what, name, thing, skip, options) -> bool | None:
+    """Leaves out what Python writes itself: the fields of a NamedTuple, whose docstring has them already."""
+    return True if (getattr(thing, "__doc__", "") or "").startswith("Alias for field number") else None
 
 
 def setup(app) -> dict:
     """Is called by Sphinx."""
     app.connect("autodoc-process-docstring", _separate)
+    app.connect("autodoc-skip-member", _leave_out)
     sys.argv = sys.argv[:1] or ["sphinx"]
     app.add_directive("config-fields", ConfigFields)
     app.add_directive("command", Command)

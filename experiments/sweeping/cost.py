@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config
+from bert4rec_jax.phases import wrapped
 from experiments.sweeping import trials
 from experiments.sweeping.board import common_overrides, describe, duration
 from experiments.sweeping.sweep_file import Sweep, apply
@@ -40,7 +41,8 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
             )
         )
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+    table = ["  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in cells]
+    lines = []
     if shared:
         lines.append(f"all trials: {describe(shared)}")
     left = [p.index for p in progress if p.state not in trials.DONE]
@@ -57,7 +59,7 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
         )
     else:
         lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
-    return "\n".join(lines)
+    return "\n".join([*table, *map(wrapped, lines)])
 
 
 def _work(config: Config, items: int = 0) -> tuple[int, float]:

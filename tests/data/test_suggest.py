@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -42,7 +43,9 @@ def test_the_command_prints_flags_that_the_program_takes(tmp_path):
     command = [sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"]
     done = subprocess.run([*command, "--mode", "suggest"], cwd=ROOT, env=environment(tmp_path), text=True,
                           capture_output=True, check=True)
-    flags = done.stdout.splitlines()[-1].split()
+    said = done.stdout.split("command that trains:\n\n")[1]
+    assert max(map(len, said.splitlines())) <= 80
+    flags = shlex.split(said.replace("\\\n", " "))
     assert len(flags) == 8 and "--config.model.width=64" in flags
     again = subprocess.run([*command, *flags, "--mode", "suggest"], cwd=ROOT, env=environment(tmp_path), text=True,
                            capture_output=True, check=True)

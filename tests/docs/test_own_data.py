@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/own_data.md: every file that it shows becomes what it says, or ends in the error that it says."""
 
+import re
+
 import pytest
-from pages import blocks
+from pages import ROOT, blocks
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import resolve
@@ -47,6 +49,13 @@ def test_each_file_of_the_page(tmp_path, monkeypatch, name, text, fields, said, 
     lines = [f"{users.loc[u]}: " + " ".join(items.loc[i] for i in dataset.items[a:b])
              for u, (a, b) in enumerate(zip(dataset.offsets, dataset.offsets[1:]))]
     assert sorted(lines) == sorted(said.splitlines())
+
+
+def test_every_message_of_the_table_is_one_of_the_program():
+    table = (ROOT / PAGE).read_text().split("| it says | do |")[1]
+    said = [phrase for row in table.strip().splitlines()[1:] for phrase in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    program = "".join(path.read_text() for path in (ROOT / "bert4rec_jax" / "data").rglob("*.py"))
+    assert len(said) > 15 and [phrase for phrase in said if phrase not in program] == []
 
 
 def test_titles_come_from_the_item_table(tmp_path, monkeypatch):

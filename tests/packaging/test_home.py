@@ -73,3 +73,19 @@ def test_everything_that_is_installed_is_pinned():
         needed = [need for extra in ("sweeps", "test", "docs") for need in PROJECT["optional-dependencies"][extra]]
         names = {re.split(r"[\[><=]", need)[0].lower().replace("-", "_") for need in [*PROJECT["dependencies"], *needed]}
         assert names - {"bert4rec_jax"} <= pinned, f"{file.name} lacks {names - pinned}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"])
+def test_links_between_documents_lead_somewhere(document):
+    """Those between pages of the site are checked where it is built."""
+    text = (ROOT / document).read_text()
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / file if file else ROOT / document
+        assert target.exists(), f"{document}: {link} leads nowhere"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", target.read_text(), re.M)
+            anchors = [re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads]
+            assert anchor in anchors, f"{document}: {target.name} has no heading {anchor}"
+    assert links or document != "README.md"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds the wheel, installs it into an empty environment, and goes through a small run far from the checkout.
+# Builds the wheel, installs it into an empty environment, and goes through the quickstart, cut short, far from
+# the checkout.
 #   PYTHON=python3.12 tests/packaging/try_wheel.sh OUT
 # What pip is given besides (a local index, say) comes from pip's own environment variables.
 set -euo pipefail
@@ -23,12 +24,13 @@ wheel=$(ls -t "$out"/bert4rec_jax-*.whl | head -n 1)
 
 cd "$place"
 export BERT4REC_DATA=$place/data PATH=$place/env/bin:$PATH
-bert4rec-train --help | grep -q -- --workdir
+bert4rec-train --help > help.txt
+grep -q -- --workdir help.txt
 small="--config.train.steps=20 --config.train.eval_every=10 --config.train.checkpoint_every=10 --config.train.log_every=5"
-bert4rec-train --config synthetic --workdir runs/tried $small | tail -n 12
-bert4rec-recommend --workdir runs/tried --history "Drama 1" --history "Comedy 2" --k 3 ||
-  bert4rec-recommend --workdir runs/tried --history id:1 --history id:2 --k 3
+bert4rec-train --config quickstart --workdir runs/quickstart $small | tail -n 12
+bert4rec-recommend --workdir runs/quickstart --history "Toy Story" --history "Lion King, The" --k 3
+bert4rec-export --workdir runs/quickstart --format stablehlo --out exported
+test -s exported/model.stablehlo -a -s exported/items.csv
 if bert4rec-train --config configs/quickstart.py --workdir runs/none 2>error.txt; then exit 1; fi
 grep -q "go by their names: .*quickstart" error.txt
 python -c 'import bert4rec_jax, os; assert os.path.abspath("env") in bert4rec_jax.__file__; print("Python", "'"$version"'", "bert4rec_jax", bert4rec_jax.__version__, "JAX", __import__("jax").__version__)'
-bert4rec-export --help | grep -q -- --format

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from bert4rec_jax.data.sources.movielens import GENRES_100K, LAYOUTS
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.phases import say
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 # As published beside the zips (ml-25m.zip.md5 ...). ml-latest-small changes over time: its current one is
@@ -73,7 +74,7 @@ def movielens(name: str, cache: str) -> tuple[str, str]:
         origin = _obtain(name, scratch)
         with open(os.path.join(scratch, "source.txt"), "w", encoding="utf-8") as file:
             file.write(origin + "\n")
-    print(f"Obtained {origin}; kept in {folder}", file=sys.stderr)
+    say(f"Obtained {origin}; kept in {folder}")
     return folder, origin
 
 
@@ -107,10 +108,7 @@ def _obtain(name: str, folder: str) -> str:
         return _from_grouplens(name, folder)
     except _Unreachable as error:
         if name == "ml-100k":
-            print(
-                f"{GROUPLENS} cannot be reached ({error}); taking ml-100k out of the {_RECBOLE} wheel",
-                file=sys.stderr,
-            )
+            say(f"{GROUPLENS} cannot be reached ({error}); taking ml-100k out of the {_RECBOLE} wheel")
             return _from_recbole(folder)
         raise UserError(
             f"{GROUPLENS}{name}.zip cannot be reached ({error}); fetch and unpack it elsewhere and set "

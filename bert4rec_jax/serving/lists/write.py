@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import sys
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.phases import Phase, say
 from bert4rec_jax.serving.lists.choices import Choice, read_choice
 from bert4rec_jax.serving.lists.files import FORMATS, ListFile
 from bert4rec_jax.serving.lists.histories import ALL, UserHistories, from_log, from_run, read_users
@@ -55,7 +54,7 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     never, never_notes = _choice(exclude, "--exclude", recommender)
     allowed, allowed_notes = _allowed(recommender, only, never)
     for note in [*people.notes, *only_notes, *never_notes, *allowed_notes]:
-        print(f"note: {note}", file=sys.stderr)
+        say(f"note: {note}")
     layout = Layout(ParallelConfig(catalogue=catalogue))
     # Made before the file is opened: what is wrong with it is then said before parts are thrown away.
     scorer = ListScorer(recommender.config, recommender.num_items, recommender.params, layout, k, allowed,
@@ -90,7 +89,7 @@ def _write(recommender: Recommender, file: ListFile, scorer: ListScorer, people:
     seconds = time.perf_counter() - begin
     file.finish(parts)
     if short:
-        print(f"note: {short:,} users have fewer candidates than --k; their lists are shorter.", file=sys.stderr)
+        say(f"note: {short:,} users have fewer candidates than --k; their lists are shorter.")
     return {"users": n, "seconds": seconds, "users_per_second": made / seconds if made else 0.0}
 
 

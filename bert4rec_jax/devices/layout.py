@@ -117,20 +117,22 @@ class Layout:
           donate: whether the first argument is consumed and its successor returned.
         """
         function = self._for_platform(functools.partial(function, axes=self.axes))
-        donated = (0,) if donate else ()
+        donated, options = (0,) if donate else (), self._compiler_options()
+        jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
         if self._pmap:
             mapped = jax.pmap(function, axis_name=DATA, in_axes=(None, 0, None), devices=self._devices,
                               out_axes=(None, None) if donate else 0, donate_argnums=donated)
+            # pmap takes no options of its own; inside jit it would take a process's arrays for those of all.
+            if options and self.processes == 1:
+                mapped = jit(mapped)
             if donate:
                 return mapped
             return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
         if self.axes.data is None:
-            return jax.jit(function, donate_argnums=donated, compiler_options=self._compiler_options())
+            return jit(function)
         specs = self._specs(state)
-        return jax.jit(
-            jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
-                          out_specs=(specs, P()) if donate else self._rows, check_vma=False),
-            donate_argnums=donated, compiler_options=self._compiler_options())
+        return jit(jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
+                                 out_specs=(specs, P()) if donate else self._rows, check_vma=False))
 
     def _compiler_options(self) -> dict | None:
         with compiling_for(self.platform):

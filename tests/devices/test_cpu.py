@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What XLA is told on CPU, and that it hears it in every layout."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bert4rec_jax.config import ParallelConfig
+from bert4rec_jax.devices import Layout, cpu, layout
+from bert4rec_jax.devices.platform import compiling_for
+
+
+@pytest.mark.parametrize("flags, wide", [("fpu sse2 avx2 avx512f avx512dq", True), ("fpu sse2 avx2", False)])
+def test_wide_vectors_are_asked_for_where_the_processor_has_them(tmp_path, monkeypatch, flags, wide):
+    description = tmp_path / "cpuinfo"
+    description.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
+    here = cpu._has_wide_vectors(str(description))
+    monkeypatch.setattr(cpu, "_has_wide_vectors", lambda: here)
+    assert cpu.compiler_options().get("xla_cpu_prefer_vector_width") == (512 if wide else None)
+    with compiling_for("tpu"):
+        assert cpu.compiler_options() is None
+
+
+def test_a_system_without_a_description_of_its_processor_has_none():
+    assert not cpu._has_wide_vectors("/nowhere/cpuinfo")
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+@pytest.mark.parametrize("donate", [True, False])
+def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
+    options = {"xla_cpu_prefer_vector_width": 512, "xla_dump_to": str(tmp_path)}
+    monkeypatch.setattr(layout, "compiler_options", lambda: options)
+    over = Layout(ParallelConfig(mode=mode))
+
+    def step(state, batch, key, axes):
+        new = jnp.tanh(state) * 3 + batch.sum()
+        return (new, axes.sum(batch.sum())) if donate else batch + state.sum()
+
+    mapped = over.map(step, jnp.zeros(1000), donate=donate)
+    jax.block_until_ready(mapped(jnp.zeros(1000), over.put_batch(jnp.ones((8, 1000))), jax.random.key(0)))
+    code = "".join(path.read_text() for path in tmp_path.glob("*.ll"))
+    assert '"prefer-vector-width"="512"' in code and '"prefer-vector-width"="256"' not in code

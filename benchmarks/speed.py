@@ -7,7 +7,9 @@ Every peer is installed from the package index into an environment of its own (a
 once for each configuration, and then waits. The peers take turns: each round gives every one of them a window of
 training, so that a busy minute of the machine hits all alike; a window in which other programs used more than an
 eighth of a core is repeated. At the end each ranks users over the whole catalogue. Speed is counted in *real* tokens
-(items, not padding) a second, because peers cut and pad histories differently.
+(items, not padding) a second, because peers cut and pad histories differently. `ours` learns the Cloze task alone, as
+the peers do; `ours_recommended` is the recipe of `config.recommended()`, which learns from more positions of a row and
+ranks from two hidden states.
 
 FOLDERs hold interactions.parquet (columns user, item, in time order). Without them, histories with the shape of the
 data set are made up. A peer that cannot be installed or fails is listed with the reason.
@@ -17,6 +19,7 @@ import dataclasses
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -136,6 +139,30 @@ def table(letter: str, measured: dict) -> str:
     return "\n".join(lines)
 
 
+LIBRARIES = ("recbole", "recbole_no_anomaly", "rectools", "recml")
+HAND_WRITTEN = ("torch_best", "torch_best_compile")
+COLUMNS = ["configuration", "a second", "Cloze alone", "recommended recipe", "best library", "Cloze / library",
+           "recommended / library", "hand-written PyTorch", "Cloze / hand-written", "recommended / hand-written"]
+
+
+def summary(configurations: dict) -> list[list[str]]:
+    """Returns rows of `COLUMNS`: both of our recipes against the best library and the best hand-written step."""
+    rows = []
+    for letter, measured in configurations.items():
+        peers = measured["peers"]
+        for what, speed in (("tokens", {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()}),
+                            ("users ranked", {name: peer["rank"]["users"] / peer["rank"]["seconds"]
+                                              for name, peer in peers.items()})):
+            row = [letter, what, *(f"{speed[name]:,.0f}" if name in speed else "-" for name in ("ours", "ours_recommended"))]
+            for rivals in (LIBRARIES, HAND_WRITTEN):
+                best = max((name for name in rivals if name in speed), key=speed.get, default=None)
+                row.append(f"{speed[best]:,.0f} ({best})" if best else "-")
+                row += [f"{speed[name] / speed[best]:.2f}" if best and name in speed else "-"
+                        for name in ("ours", "ours_recommended")]
+            rows.append(row)
+    return rows
+
+
 def main(_) -> None:
     """Installs, measures and prints."""
     for value, known, flag in ((FLAGS.configurations, CONFIGURATIONS, "configurations"),
@@ -152,13 +179,19 @@ def main(_) -> None:
         except install.CannotInstallError as error:
             missing[name] = str(error)
         print(f"{name}: {missing.get(name, 'installed')}", flush=True)
-    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "configurations": {}}
+    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "rounds": FLAGS.rounds,
+               "git_commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False,
+                                            cwd=Path(__file__).parent).stdout.strip(),
+               "columns": COLUMNS, "rows": [], "configurations": {}}
     for letter in FLAGS.configurations:
         measured = measure(letter, pythons, folder)
         measured["failed"] |= missing
         results["configurations"][letter] = measured
+        results["rows"] = summary(results["configurations"])
         (folder / "speed.json").write_text(json.dumps(results, indent=1))
     tables = [table(letter, measured) for letter, measured in results["configurations"].items()]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *results["rows"]]
+    tables.insert(0, "\n".join(f"| {' | '.join(line)} |" for line in lines))
     text = "\n\n".join([f"{results['machine']}, {results['date']}, float32, {FLAGS.rounds} interleaved rounds", *tables])
     (folder / "speed.md").write_text(text + "\n")
     print(f"\n{text}\n\nwritten to {folder}/speed.md and speed.json")

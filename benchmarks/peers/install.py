@@ -35,6 +35,7 @@ class Peer:
 KEEP_FREED_MEMORY = (("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "2147483647"))
 PEERS = {
     "ours": Peer("ours.py", ""),
+    "ours_recommended": Peer("ours.py", "", ("--recommended",)),
     "torch_best": Peer("torch_best.py", "torch_best", variables=KEEP_FREED_MEMORY),
     "torch_best_compile": Peer("torch_best.py", "torch_best", ("--compile",), KEEP_FREED_MEMORY),
     "recbole": Peer("recbole_peer.py", "recbole"),

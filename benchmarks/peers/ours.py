@@ -27,7 +27,14 @@ from protocol import (
     take_stdout,
 )
 
-arguments = parse_arguments(__doc__.splitlines()[0])
+
+def add_flags(parser):
+    """Add this peer's own flags."""
+    parser.add_argument("--recommended", action="store_true", help="not the Cloze task alone: three rows in four learn "
+                        "the next item, and a history is ranked from two hidden states")
+
+
+arguments = parse_arguments(__doc__.splitlines()[0], add_flags)
 answers = take_stdout()
 peer = PeerConfig.load(arguments.config)
 
@@ -37,7 +44,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bert4rec_jax.config import Config, base, resolve
+from bert4rec_jax.config import Config, base, recommended, resolve
 from bert4rec_jax.data import load_dataset, prefetch
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import init_params
@@ -51,7 +58,7 @@ def experiment_config(data: PeerData, folder: str) -> Config:
     users = np.repeat(np.arange(data.num_users), np.diff(data.offsets))
     table = pa.table({"user": users, "item": data.items, "timestamp": np.arange(len(data.items))})
     pq.write_table(table, Path(folder) / "interactions.parquet")
-    config = base()
+    config = recommended() if arguments.recommended else base()
     config.seed = arguments.seed
     config.data.update(source="table", path=folder, cache_dir=folder)
     config.model.update(
@@ -61,7 +68,8 @@ def experiment_config(data: PeerData, folder: str) -> Config:
     config.optimizer.learning_rate = peer.learning_rate
     lengths = np.diff(data.offsets) - 2
     tokens = peer.batch_users * np.minimum(lengths[lengths >= 2], peer.max_length).mean()
-    config.train.batch_rows = max(round(tokens / peer.max_length), 1)
+    multiple = 4 if arguments.recommended else 1  # three in four have to be a whole number
+    config.train.batch_rows = max(round(tokens / peer.max_length / multiple), 1) * multiple
     return resolve(config)
 
 

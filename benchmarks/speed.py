@@ -11,6 +11,8 @@ eighth of a core is repeated. At the end each ranks users over the whole catalog
 the peers do; `ours_recommended` is the recipe of `config.recommended()`, which learns from more positions of a row and
 ranks from two hidden states.
 
+Peers use the cores that this process may: `taskset -c 1 python benchmarks/speed.py ...` measures on one of them.
+
 FOLDERs hold interactions.parquet (columns user, item, in time order). Without them, histories with the shape of the
 data set are made up. A peer that cannot be installed or fails is listed with the reason.
 """
@@ -81,7 +83,7 @@ def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
     """Returns the measurements of one configuration: for each peer rounds, ranking and what it says of itself."""
     name, values = CONFIGURATIONS[letter]
     data, facts = data_file(name, folder)
-    config = PeerConfig(**values, mask_probability=0.2, dropout=0.1, learning_rate=1e-3, threads=os.cpu_count())
+    config = PeerConfig(**values, mask_probability=0.2, dropout=0.1, learning_rate=1e-3, threads=len(os.sched_getaffinity(0)))
     config_file = folder / f"{letter}.json"
     config_file.write_text(json.dumps(dataclasses.asdict(config)))
     peers, failed = [], {}

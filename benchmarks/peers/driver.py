@@ -58,9 +58,14 @@ class PeerProcess:
 
 
 def busy_seconds() -> float:
-    """Returns the processor time that the machine has used since it started."""
-    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    """Returns the processor time that the cores this process may use have spent since the machine started."""
+    busy = 0
+    for core in Path("/proc/stat").read_text().split("\n"):
+        name, *times = core.split() or [""]
+        if name.startswith("cpu") and name != "cpu" and int(name[3:]) in os.sched_getaffinity(0):
+            user, nice, system, _, _, irq, softirq, *_ = map(int, times)
+            busy += user + nice + system + irq + softirq
+    return busy / os.sysconf("SC_CLK_TCK")
 
 
 def quiet(peer: PeerProcess, command: str) -> dict:
@@ -80,4 +85,5 @@ def machine() -> str:
     model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+    return f"{cores} of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"

@@ -150,7 +150,7 @@ COLUMNS = ["configuration", "a second", "Cloze alone", "recommended recipe", "be
 def summary(configurations: dict) -> list[list[str]]:
     """Returns rows of `COLUMNS`: both of our recipes against the best library and the best hand-written step."""
     rows = []
-    for letter, measured in configurations.items():
+    for letter, measured in sorted(configurations.items()):
         peers = measured["peers"]
         for what, speed in (("tokens", {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()}),
                             ("users ranked", {name: peer["rank"]["users"] / peer["rank"]["seconds"]

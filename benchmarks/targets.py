@@ -39,7 +39,7 @@ PROGRAMS = {
     "8,192 long": (62_423, 2, {**LONG, "model.max_length": 8192}, ("v5e:2x4",), (None, None)),
 }
 COLUMNS = ["program", "target", "memory a device, GiB", "by formula", "operations, G", "memory traffic, GiB", "with on-chip, GiB",
-           "memory : arithmetic", "with on-chip", "goal", "sent, MiB", "of the least", "compile, s", "CPU s", "goal, s"]
+           "memory : arithmetic", "with on-chip", "goal", "at most, M positions/s", "sent, MiB", "of the least", "compile, s", "CPU s", "goal, s"]
 
 
 def compile_row(name: str, target_text: str) -> dict:
@@ -79,7 +79,8 @@ def row(r: dict) -> list[str]:
             f"{r['memory_traffic_bytes'] / 2**30:,.2f}", f"{r['all_traffic_bytes'] / 2**30:,.2f}",
             f"{r['ratio']:.1f} : 1" if r["ratio"] else "?",
             f"{r['ratio_with_on_chip']:.1f} : 1" if r["ratio"] else "?", f"{most} : 1" if most else "",
-            f"{sent / 2**20:,.1f}", f"{sent / r['least_sent_bytes']:.2f}" if r["least_sent_bytes"] else "",
+            f"{r['positions_per_second'] / 1e6:,.0f}", f"{sent / 2**20:,.1f}",
+            f"{sent / r['least_sent_bytes']:.2f}" if r["least_sent_bytes"] else "",
             f"{r['compile_seconds']:.0f}", f"{r['compile_cpu_seconds']:.0f}", f"{seconds}" if seconds else ""]
 
 

@@ -78,8 +78,8 @@ def _of_the_file_system(error: OSError) -> str | None:
     """Returns what people can put right, or None."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" for {error.filename}" if error.filename else ""
-        return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from what "
-                "was saved.")
+        return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from "
+                "what was saved.")
     if error.errno in _PLACES and error.filename is not None:
         return f"{error.filename} cannot be opened, made or removed ({error.strerror}); name a place that can."
     return None

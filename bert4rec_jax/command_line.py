@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import runpy
+import signal
 import sys
 import threading
 import traceback
@@ -94,8 +95,13 @@ def _ours_or_serious(record: logging.LogRecord) -> bool:
 def _report_unraisable(unraisable) -> None:
     """Reports what could not be raised, but for what is left of Orbax's event loops after a failed save or read.
 
-    The failure itself is raised and reported.
+    The failure itself is raised and reported. A signal that came while a callback of the garbage collector ran, which
+    may raise nothing, is sent again.
     """
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        return
     if not (inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(unraisable.exc_value)):
         sys.__unraisablehook__(unraisable)
 

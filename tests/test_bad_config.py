@@ -8,6 +8,7 @@ import pytest
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.errors import UserError
 
+pytestmark = pytest.mark.timeout(60)  # seconds for each
 BIG = 99999999999999999999
 WRONG = {
     "seed": [-1, 2**32, BIG, 0.5, "zero", None, True],

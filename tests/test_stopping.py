@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A signal in every phase of a command: training saves and goes on later, the others end without a word too many."""
 
+import contextlib
 import os
 import signal
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 from commands import digest, outcome, run
 from conftest import small_config
 
 import bert4rec_jax
-from bert4rec_jax import experiment
+from bert4rec_jax import command_line, experiment
 from bert4rec_jax.data import TrainingBatches, prepare
+from bert4rec_jax.errors import Stopped
 from bert4rec_jax.ranking import Ranker
 from bert4rec_jax.training import Checkpoints, loop
 
@@ -78,6 +82,17 @@ def signalled(*arguments, **named):
 setattr(owner, name, signalled)
 runpy.run_module(command, run_name="__main__", alter_sys=True)
 """
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
+    # As a callback of the garbage collector does, suppress lets nothing through.
+    with (pytest.raises(Stopped, match=number.name), prepare._ending_on_signals(), contextlib.suppress(Stopped)):
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    with pytest.raises(KeyboardInterrupt):
+        command_line._report_unraisable(SimpleNamespace(exc_value=KeyboardInterrupt(), object=None))
+        time.sleep(60)
+
+
 PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
 
 

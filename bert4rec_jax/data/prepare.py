@@ -89,12 +89,15 @@ def _load(config: DataConfig) -> Dataset:
 def _ending_on_signals():
     """Ends a preparation at the first signal that asks to stop: what a run does with it comes only at its next step."""
 
+    stops = []
+
     def stop(number, _):
-        raise Stopped(
+        stops.append(Stopped(
             number,
             f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
             "prepares the data, from the stage that was under way if an engine does it.",
-        )
+        ))
+        raise stops[-1]
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -107,6 +110,8 @@ def _ending_on_signals():
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if stops:  # raised where nothing can be, as in a callback of the garbage collector
+        raise stops[0]
 
 
 def _in_scratch(scratch: str, folder: str, write: Callable[[], bool | None]) -> bool:

@@ -93,6 +93,8 @@ def compare(first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = 
       trained: whether each row depends on a seed at all; a popularity baseline does not.
     """
     users = len(first)
+    if users < 2:  # whose difference has no spread
+        return Difference(float(first.mean() - second.mean()), *[float("nan")] * 3)
     parts = [(np.var(first.mean(axis=1) - second.mean(axis=1), ddof=1) / users, users - 1)]
     seeds_tell = True
     for values, has_seed in zip((first, second), trained):

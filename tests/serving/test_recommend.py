@@ -174,6 +174,7 @@ RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]
        (b'{"a": ["x"], "a": ["y"]}', "'a' stands there twice"), (b'\xef\xbb\xbf[["x"]]', None)]
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("content, named", [(json.dumps(c).encode(), n) for c, n in HISTORIES] + RAW)
 def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_path, content, named):
     path = tmp_path / "histories.json"

@@ -83,14 +83,13 @@ def _differences(table: Table) -> Grid:
     digits = table.options.digits + 1
 
     def line(c: Comparison) -> list[str]:
-        seeds = "-" if math.isnan(c.se_seeds) else f"{c.se_seeds:.{digits}f}"
+        errors = ["-" if math.isnan(x) else f"{x:.{digits}f}" for x in (c.se_users, c.se_seeds)]
         return [
             c.row,
             c.metric,
             f"{c.difference:+.{digits}f}",
-            f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",
-            f"{c.se_users:.{digits}f}",
-            seeds,
+            "-" if math.isnan(c.low) else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",  # of a single user
+            *errors,
             _p(max(c.p_t, c.p_bootstrap)),
             _p(c.p_equivalent),
             c.verdict,
@@ -133,4 +132,6 @@ def _published(table: Table) -> Grid:
 
 
 def _p(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:.4f}" if value >= 1e-4 else f"{value:.0e}"

@@ -31,7 +31,7 @@ def test_temporal(tmp_path, which, place):
     random = np.random.default_rng(0)
     rows = [(u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)]
     rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 99, 59)]  # only new, only old, one new event
-    rows += [(43, 5, 48), (43, 6, 50)]  # begins in the validation period
+    rows += [(43, 5, 48), (43, 6, 50)]  # begins in the validation period: only the second event has one before it
     data = dataset_of(tmp_path, rows)
     split = split_dataset(data, DataConfig(split="temporal", test_share=0.1, valid_share=0.2, period_target=which))
     newest = sorted(data.timestamps, reverse=True)
@@ -47,7 +47,7 @@ def test_temporal(tmp_path, which, place):
     assert dict(zip(split.valid_users.tolist(), split.valid_targets.tolist())) == expected["valid"]
     assert dict(zip(split.test_users.tolist(), split.test_targets.tolist())) == expected["test"]
     assert len(expected["valid"]) > 10 and len(expected["test"]) > 10
-    assert valid_cut <= 48 < 50 < test_cut and 43 not in split.valid_users
+    assert valid_cut <= 48 < 50 < test_cut and (43 in split.valid_users) == (which == "last")
     trained = {item for item, time in zip(data.items.tolist(), data.timestamps) if time < valid_cut}
     unseen = sum(data.items[target] not in trained for target in expected["test"].values())
     assert f"{unseen} test targets are items that no training event has" in split.description

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -72,11 +73,14 @@ class Spark:
             settings["spark.sql.shuffle.partitions"] = "8"
         for name, value in settings.items():
             builder = builder.config(name, value)
+        handler = signal.getsignal(signal.SIGINT)
         try:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
             reason = " ".join(str(error).split())[:300]
             raise Stopped(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGINT, handler)  # Spark has put one in its place that ends in a traceback
 
     def __enter__(self) -> Spark:
         return self

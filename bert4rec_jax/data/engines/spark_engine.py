@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -72,17 +73,27 @@ class Spark:
             settings["spark.sql.shuffle.partitions"] = "8"
         for name, value in settings.items():
             builder = builder.config(name, value)
+        # A signal that raises inside PySpark is swallowed there, or leaves its talk with Java out of step; and PySpark
+        # has a handler of its own. So signals wait until `_run` asks.
+        self._heard: list[tuple] = []
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
             reason = " ".join(str(error).split())[:300]
             raise Unfinished(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
+        if threading.current_thread() is threading.main_thread():
+            for number in self._handlers:
+                signal.signal(number, lambda *heard: self._heard.append(heard))
 
     def __enter__(self) -> Spark:
         return self
 
     def __exit__(self, *_) -> None:
         self._session.stop()
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def scan(self, scan: Scan) -> Shape:
         """Makes the table `log` of Parquet files as they are.
@@ -195,6 +206,9 @@ class Spark:
             done = 0
             try:
                 while not finished.wait(_POLL_SECONDS):
+                    if self._heard:
+                        number, frame = self._heard[0]
+                        self._handlers[number](number, frame)
                     tasks = 0
                     with contextlib.suppress(Exception):  # a stage that ends meanwhile is none any more
                         stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]

@@ -67,6 +67,6 @@ def test_the_closing_table_fits(eighty, undisturbed):
                                     "bert4rec_jax.portrait", "experiments.launch", "experiments.report", "experiments.cite"])
 def test_help_fits_a_terminal(eighty, module):
     shown = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120,
-                           env=os.environ | {"COLUMNS": "80"}, check=False).stdout
+                           env=os.environ | {"COLUMNS": "80"}, check=True).stdout
     assert "--help" in shown or "flags" in shown
     assert [line for line in shown.splitlines() if len(line) > 80 and "python -m" not in line] == []

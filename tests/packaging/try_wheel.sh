@@ -26,7 +26,7 @@ cd "$place"
 export BERT4REC_DATA=$place/data PATH=$place/env/bin:$PATH
 bert4rec-train --help > help.txt
 grep -q -- --workdir help.txt
-small="--config.train.steps=20 --config.train.eval_every=10 --config.train.checkpoint_every=10 --config.train.log_every=5"
+small="--config.train.steps=20 --config.optimizer.warmup_steps=5 --config.train.eval_every=10 --config.train.checkpoint_every=10 --config.train.log_every=5"
 bert4rec-train --config quickstart --workdir runs/quickstart $small | tail -n 12
 bert4rec-recommend --workdir runs/quickstart --history "Toy Story" --history "Lion King, The" --k 3
 bert4rec-export --workdir runs/quickstart --format stablehlo --out exported

@@ -127,10 +127,6 @@ def _parse(arguments: list[str]) -> list[str]:
         raise UserError(f"there is no such config field: {name!r}{hint}; --help lists all fields.") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
-    except SystemExit:
-        if any(re.fullmatch(r"-(-?help(short|full|xml)?|h|\?)", argument) for argument in arguments):
-            sys.exit(0)  # absl prints help and calls that a failure
-        raise
     except BrokenPipeError:  # `--help | head`
         raise
     except (OSError, ImportError, SyntaxError) as error:

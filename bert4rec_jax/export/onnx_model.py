@@ -19,33 +19,13 @@ from onnx import TensorProto, helper
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
+from bert4rec_jax.export.stablehlo import room_of, scores_of, weight_names
 from bert4rec_jax.files import replacing
-from bert4rec_jax.model import Inputs, mask_token
-from bert4rec_jax.ranking import Histories, item_scores
+from bert4rec_jax.model import mask_token
 
 TABLES = ("float32", "float16", "int8")
 _REMOVED = np.float32(-2e9)
 _INLINE_BYTES = 1_500_000_000
-
-
-def scores_of(config: ModelConfig, num_items: int, params: Any, tokens_BL: jax.Array) -> jax.Array:
-    """Returns the scores of all rows of the item table after each history: float32[B, V].
-
-    Args:
-      config: the model's configuration.
-      num_items: size of the catalogue.
-      params: `items` and `encoder`.
-      tokens_BL: int32[B, L], item numbers, then [MASK] where the model needs one; 0 anywhere is left out.
-    """
-    B, L = tokens_BL.shape
-    real_BL = (tokens_BL > 0).astype(jnp.int32)
-    from_left_BL = jnp.cumsum(real_BL, axis=1) - real_BL
-    from_right_BL = real_BL.sum(axis=1, keepdims=True) - 1 - from_left_BL
-    positions_BL = jnp.maximum(from_right_BL if config.positions == "right" else from_left_BL, 0)
-    slots_B1 = jnp.full((B, 1), L - 1, jnp.int32)
-    none = jnp.zeros((0,), jnp.int32)
-    inputs = Inputs(tokens_BL, real_BL, positions_BL, slots_B1)
-    return item_scores(config, num_items, params, Histories(inputs, jnp.arange(B), none, none), None)
 
 
 def write(path: str, config: ModelConfig, num_items: int, params: Any, table: str = "float32",
@@ -81,12 +61,6 @@ def write(path: str, config: ModelConfig, num_items: int, params: Any, table: st
     return _save(path, graph, weights, inline_bytes)
 
 
-def weight_names(params: Any) -> list[str]:
-    """Returns a name for each leaf of the parameters, such as `items.embedding`."""
-    paths, _ = jax.tree_util.tree_flatten_with_path(params)
-    return [".".join(str(getattr(key, "key", key)) for key in path) for path, _ in paths]
-
-
 def _stored(graph: Graph, name: str, table_VD: np.ndarray, kind: str) -> tuple[dict[str, np.ndarray], str]:
     """Returns the tensors that hold the table, and the name of the float32 tensor that is made of them."""
     if kind == "float32":
@@ -101,7 +75,7 @@ def _stored(graph: Graph, name: str, table_VD: np.ndarray, kind: str) -> tuple[d
 
 def _before(graph: Graph, config: ModelConfig, num_items: int) -> None:
     """From `history` int32[B, N] to `tokens` int32[B, L] and the sizes B and L."""
-    room = config.max_length - config.appends_mask
+    room = room_of(config)
     everything = graph.constant([np.iinfo(np.int64).max])
     recent = graph.add("Slice", "history", graph.constant([-room], np.int64), everything,
                        graph.constant([1], np.int64))

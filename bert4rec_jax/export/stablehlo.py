@@ -2,6 +2,7 @@
 """A trained model as a serialized JAX function (StableHLO): any batch, any length, on CPU, CUDA and TPU."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ import numpy as np
 from jax import export
 
 from bert4rec_jax.config import ModelConfig
-from bert4rec_jax.export.onnx_model import scores_of, weight_names
 from bert4rec_jax.files import replacing
-from bert4rec_jax.model import mask_token
+from bert4rec_jax.model import Inputs, mask_token
+from bert4rec_jax.ranking import Histories, item_scores
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -67,3 +68,29 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
 def room_of(config: ModelConfig) -> int:
     """Returns how many items of a history the model reads; its newest, where there are more."""
     return config.max_length - config.appends_mask
+
+
+def scores_of(config: ModelConfig, num_items: int, params: Any, tokens_BL: jax.Array) -> jax.Array:
+    """Returns the scores of all rows of the item table after each history: float32[B, V].
+
+    Args:
+      config: the model's configuration.
+      num_items: size of the catalogue.
+      params: `items` and `encoder`.
+      tokens_BL: int32[B, L], item numbers, then [MASK] where the model needs one; 0 anywhere is left out.
+    """
+    B, L = tokens_BL.shape
+    real_BL = (tokens_BL > 0).astype(jnp.int32)
+    from_left_BL = jnp.cumsum(real_BL, axis=1) - real_BL
+    from_right_BL = real_BL.sum(axis=1, keepdims=True) - 1 - from_left_BL
+    positions_BL = jnp.maximum(from_right_BL if config.positions == "right" else from_left_BL, 0)
+    slots_B1 = jnp.full((B, 1), L - 1, jnp.int32)
+    none = jnp.zeros((0,), jnp.int32)
+    inputs = Inputs(tokens_BL, real_BL, positions_BL, slots_B1)
+    return item_scores(config, num_items, params, Histories(inputs, jnp.arange(B), none, none), None)
+
+
+def weight_names(params: Any) -> list[str]:
+    """Returns a name for each leaf of the parameters, such as `items.embedding`."""
+    paths, _ = jax.tree_util.tree_flatten_with_path(params)
+    return [".".join(str(getattr(key, "key", key)) for key in path) for path, _ in paths]

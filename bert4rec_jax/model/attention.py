@@ -18,14 +18,14 @@ ROTARY_BASE = 1000.0
 KERNELS = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 
 
-def attend(config: ModelConfig, causal: bool | np.ndarray, query_BQD: jax.Array, key_value_BLD2: jax.Array,
+def attend(config: ModelConfig, causal: bool, query_BQD: jax.Array, key_value_BLD2: jax.Array,
            queries: tuple[jax.Array, jax.Array, jax.Array], keys: tuple[jax.Array, jax.Array, jax.Array],
            draws: Draws | None) -> jax.Array:
     """Returns what queries read from the values of their own segment: float[B, Q, D], heads side by side.
 
     Args:
       config: the model's configuration.
-      causal: whether a query sees only columns up to its own; bool[B] where rows differ.
+      causal: whether a query sees only columns up to its own.
       query_BQD: queries, heads side by side.
       key_value_BLD2: float[B, L, 2 D], keys and then values.
       queries: int32 segments [B, Q], positions [B, Q] and columns [B or 1, Q] of the queries.
@@ -48,8 +48,8 @@ def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
     if config.positions == "rotary":
         q_BHQE, k_BHLE = (rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys)))
     allowed_BQL = queries[0][:, :, None] == keys[0][:, None, :]
-    if np.any(causal):
-        allowed_BQL &= _last_seen(causal, queries[2], L)[:, :, None] >= keys[2]
+    if causal:
+        allowed_BQL &= queries[2][:, :, None] >= keys[2]
     scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
     scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
     scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
@@ -66,12 +66,11 @@ def _fused(config, kernel, causal, query_BQD, key_value_BLD2, queries, keys, dra
     E = D // config.heads
     rate = config.attention_dropout if draws is not None else 0.0
     seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
-    last_seen = _last_seen(causal, queries[2], key_value_BLD2.shape[1])
     places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
-              for segments, columns in ((queries[0], last_seen), (keys[0], keys[2]))]
+              for segments, _, columns in (queries, keys)]
     # On another machine the kernel is interpreted: slow, and what tests do.
     interpret = kernel != KERNELS.get(platform())
-    how = (places[0], places[1], seeds_B2, config.heads, bool(np.any(causal)), rate)
+    how = (places[0], places[1], seeds_B2, config.heads, causal, rate)
 
     def turned(x_BLD, positions):
         if config.positions != "rotary":
@@ -91,11 +90,6 @@ def _fused(config, kernel, causal, query_BQD, key_value_BLD2, queries, keys, dra
 
     q_BQD, k_BLD = turned(query_BQD, queries[1]), turned(key_value_BLD2[..., :D], keys[1])
     return attention_gpu.attend(q_BQD * E ** -0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
-
-
-def _last_seen(causal, columns, length):
-    """Returns the last column that each query sees, [B or 1, Q]: its own, or any in rows that are not causal."""
-    return columns if np.ndim(causal) == 0 else jnp.where(causal[:, None], columns, length)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:

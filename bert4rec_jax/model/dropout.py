@@ -29,27 +29,12 @@ class Draws(NamedTuple):
     rows_B: jax.Array
 
 
-def dropout(x: jax.Array, rate: float, draws: Draws | None, parts: tuple[tuple[int, int], ...] = ()) -> jax.Array:
-    """Zeroes a share `rate` of `x` and scales up the rest; the identity in evaluation.
-
-    Args:
-      x: float[B, ...]; or [M, D], what is wanted of all rows one after another.
-      rate: share of what is dropped.
-      draws: of all B rows.
-      parts: of [M, D]: so many rows with so many columns each, in order. What is dropped is what would be of each part
-        by itself, as [rows, columns, D].
-    """
+def dropout(x: jax.Array, rate: float, draws: Draws | None) -> jax.Array:
+    """Zeroes a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation."""
     if draws is None or rate == 0:
         return x
-    seeds = row_seeds(draws)
-    if parts:
-        seeds = jnp.repeat(seeds, np.concatenate([np.full(rows, columns) for rows, columns in parts]), axis=0,
-                           total_repeat_length=len(x))
-        column_M = np.concatenate([np.tile(np.arange(columns, dtype=np.uint32), rows) for rows, columns in parts])
-        place = column_M[:, None] * np.uint32(x.shape[1]) + jax.lax.iota(jnp.uint32, x.shape[1])
-    else:
-        place = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
-    first, second = (bits.reshape(-1, *(1,) * (x.ndim - 1)) for bits in seeds.T)
+    first, second = (bits.reshape(-1, *(1,) * (x.ndim - 1)) for bits in row_seeds(draws).T)
+    place = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
     return jnp.where(_kept(place, first, second, rate), x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import Packed
@@ -61,8 +60,8 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
     rows, width = table_rows(num_items), config.width
     embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
-    encoder = Encoder(config, (False,)).init(
-        encoder_key, jnp.zeros((1, 2, width)), (Inputs(tokens, tokens, tokens, tokens),), None)["params"]
+    encoder = Encoder(config, causal=False).init(
+        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
     return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
 
 
@@ -81,88 +80,62 @@ def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: 
     Returns:
       float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
     """
-    return encode_groups(config, encoder_params, x_BLD, (inputs,), draws, (causal,))
-
-
-def encode_groups(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, groups: tuple[Inputs, ...],
-                  draws: Draws | None, causal: tuple[bool, ...]) -> jax.Array:
-    """Runs the Transformer on rows of several kinds at once, which computes what one `encode` for each would.
-
-    Args:
-      config: as in `encode`.
-      encoder_params: as in `encode`.
-      x_BLD: float32[B, L, D], embeddings of all rows, those of the first group first.
-      groups: inputs of each group.
-      draws: of all rows.
-      causal: of each group.
-
-    Returns:
-      float[B, K, D] of one group, [M, D] of several: group after group, row after row, slot after slot.
-    """
-    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, groups, draws)
+    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, inputs, draws)
 
 
 class Encoder(nn.Module):
-    """Embedding sum, blocks and prediction head; see `encode_groups`."""
+    """Embedding sum, blocks and prediction head; see `encode`."""
 
     config: ModelConfig
-    causal: tuple[bool, ...]
+    causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, groups: tuple[Inputs, ...], draws: Draws | None):
-        """Maps looked-up embeddings [B, L, D] to hidden states at the slots."""
+    def __call__(self, x_BLD, inputs: Inputs, draws: Draws | None):
+        """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
         draw = _draw_stream(draws)
         if c.scale_embeddings:
             x_BLD = x_BLD * c.width**0.5
         if c.positions != "rotary":
             table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
-            x_BLD = x_BLD + _rows(table, _all_rows(groups)[1])
+            x_BLD = x_BLD + _rows(table, inputs.positions)
         x_BLD = x_BLD.astype(c.dtype)
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
         x_BLD = dropout(x_BLD, c.dropout, next(draw))
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
         for layer in range(c.layers - 1):
-            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, groups, None, next(draw))
-        slots = tuple(group.slots for group in groups)
-        h = block(c, self.causal, name=f"block_{c.layers - 1}")(
-            x_BLD, groups, None if slots == (None,) * len(slots) else slots, next(draw))
+            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, inputs, None, next(draw))
+        h_BKD = block(c, self.causal, name=f"block_{c.layers - 1}")(x_BLD, inputs, inputs.slots, next(draw))
         if c.norm == "pre":
-            h = _layer_norm(c, "final_norm")(h)
+            h_BKD = _layer_norm(c, "final_norm")(h_BKD)
         if c.head == "transform":
-            h = gelu(_dense(c, c.width, "head_dense")(h))
-            h = _layer_norm(c, "head_norm")(h)
-        return h if len(groups) == 1 or h.ndim == 2 else h.reshape(-1, c.width)
+            h_BKD = gelu(_dense(c, c.width, "head_dense")(h_BKD))
+            h_BKD = _layer_norm(c, "head_norm")(h_BKD)
+        return h_BKD
 
 
 class Block(nn.Module):
     """Attention and feed-forward sub-layers with residuals, normalised before (`pre`) or after (`post`)."""
 
     config: ModelConfig
-    causal: tuple[bool, ...]
+    causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, groups, slots, draws: Draws | None):
-        """Maps [B, L, D] to [B, L, D], or to what is wanted of it where `slots` of each group say so.
-
-        That is [B, K, D] of one group and [M, D] of several. Slots of a group are None for all of its columns.
-        """
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` are wanted."""
         c = self.config
         draw = _draw_stream(draws)
         pre = c.norm == "pre"
-        parts = ()
-        if slots is not None and len(slots) > 1:
-            parts = tuple((len(g.segments), (g.segments if s is None else s).shape[1]) for g, s in zip(groups, slots))
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, self.causal, name="attention")(normed_BLD, groups, slots, next(draw))
-        x = x_BLD if slots is None else _pick(x_BLD, groups, slots)
-        x = x + dropout(attended, c.dropout, next(draw), parts)
+        attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(draw))
+        x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
+        x = x + dropout(attended, c.dropout, next(draw))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
         y = _layer_norm(c, "ffn_norm")(x) if pre else x
         y = gelu(_dense(c, c.ffn_width, "ffn_in")(y))
-        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(draw), parts)
+        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(draw))
         return x + y if pre else _layer_norm(c, "ffn_norm")(x + y)
 
 
@@ -170,39 +143,21 @@ class Attention(nn.Module):
     """Multi-head attention inside each segment."""
 
     config: ModelConfig
-    causal: tuple[bool, ...]
+    causal: bool
 
     @nn.compact
-    def __call__(self, x_BLD, groups, slots, draws: Draws | None):
-        """Maps [B, L, D] to [B, L, D], or to what `slots` ask for, as `Block` does."""
+    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
         c = self.config
-        D = x_BLD.shape[-1]
-        query = _dense(c, D, "query")(x_BLD if slots is None else _pick(x_BLD, groups, slots))
-        key_value_BLD2 = _dense(c, 2 * D, "key_value")(x_BLD)
-        if slots is None:
-            keys = _all_rows(groups)
-            causal = self.causal[0] if len(groups) == 1 else np.repeat(
-                self.causal, [len(group.segments) for group in groups])
-            read = attend(c, causal, query, key_value_BLD2, keys, keys, draws)
-        else:
-            read = self._read_at_slots(query, key_value_BLD2, groups, slots, draws)
-        return _dense(c, D, "out")(read)
-
-    def _read_at_slots(self, query, key_value_BLD2, groups, slots, draws):
-        """Returns what queries read of their own group: [B, K, D] of one group, [M, D] of several."""
-        read, row, place = [], 0, 0
-        for group, slots_BK, causal in zip(groups, slots, self.causal):
-            keys = queries = _all_rows((group,))
-            if slots_BK is not None:
-                queries = (*(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]), slots_BK)
-            (rows, columns), end = queries[0].shape, row + len(group.segments)
-            query_BQD = query
-            if len(groups) > 1:
-                query_BQD = query[place:place + rows * columns].reshape(rows, columns, -1)
-            own = None if draws is None else draws._replace(rows_B=draws.rows_B[row:end])
-            read.append(attend(self.config, causal, query_BQD, key_value_BLD2[row:end], queries, keys, own))
-            row, place = end, place + rows * columns
-        return read[0] if len(read) == 1 else jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in read])
+        _, L, D = x_BLD.shape
+        columns_1L = jnp.arange(L)[None]
+        keys = (inputs.segments, inputs.positions, columns_1L)
+        query_BQD, queries = x_BLD, keys
+        if slots_BK is not None:
+            query_BQD = _pick(x_BLD, slots_BK)
+            queries = (*(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]), slots_BK)
+        query_BQD, key_value_BLD2 = _dense(c, D, "query")(query_BQD), _dense(c, 2 * D, "key_value")(x_BLD)
+        return _dense(c, D, "out")(attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws))
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -215,25 +170,11 @@ def _rows(table_PD, ids):
     return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
 
 
-def _all_rows(groups):
-    """Returns segments and positions of all rows, [B, L], and columns [1, L]."""
-    segments, positions = (groups[0][n] if len(groups) == 1 else jnp.concatenate([group[n] for group in groups])
-                           for n in (1, 2))
-    return segments, positions, jnp.arange(segments.shape[1])[None]
-
-
-def _pick(x_BLD, groups, slots):
-    """Returns x_BLD at the slots: [B, K, D] of one group, [M, D] of several, see `encode_groups`."""
-    picked, row = [], 0
-    for group, slots_BK in zip(groups, slots):
-        end = row + len(group.segments)
-        x = x_BLD[row:end] if len(groups) > 1 else x_BLD
-        if slots_BK is not None:
-            x = cpu.pick(x, slots_BK) if platform() == "cpu" else jnp.take_along_axis(
-                x, slots_BK[:, :, None], axis=1, mode="clip")
-        picked.append(x)
-        row = end
-    return picked[0] if len(picked) == 1 else jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in picked])
+def _pick(x_BLD, slots_BK):
+    """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
+    if platform() == "cpu":
+        return cpu.pick(x_BLD, slots_BK)
+    return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
 
 
 def _draw_stream(draws: Draws | None):

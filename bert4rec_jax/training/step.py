@@ -16,10 +16,9 @@ import optax
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Packed
 from bert4rec_jax.devices import Axes, Layout
-from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model import (
     Draws,
-    encode_groups,
+    encode,
     encoder_inputs,
     init_params,
     learns_next_item,
@@ -86,7 +85,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
     """
     row_numbers = first_row + np.arange(packed.tokens.shape[0])
     learns_next = learns_next_item(config.masking.next_item, len(row_numbers))
-    asked = []
+    hidden = []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)
         if len(chosen) == 0:
@@ -95,19 +94,11 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         task = next_items(rows) if next_item else mask_items(
             config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), row_numbers[chosen])
         inputs = encoder_inputs(config.model, rows, task.tokens, task.slots)
-        asked.append((next_item, inputs, row_numbers[chosen], task))
-    hidden = []
-    # One pass over all rows spares GPUs half of the kernels, and the arrays in which XLA joins what it multiplies with
-    # the same weights. A TPU's compiler joins nothing, and moves a little less with a pass for each kind of rows.
-    for groups in [asked] if platform() == "gpu" else [[group] for group in asked]:
-        causal, inputs, numbers, _ = zip(*groups)
-        x_BLD = lookup(params["items"]["embedding"], jnp.concatenate([each.tokens for each in inputs]), axes.catalogue)
-        draws = Draws(stream_key(root, "dropout", step), jnp.concatenate(numbers))
-        h = encode_groups(config.model, params["encoder"], x_BLD, inputs, draws, causal)
-        hidden.append(h.reshape(-1, h.shape[-1]))
-    h_MD = jnp.concatenate(hidden)
-    labels_M, weights_M = (jnp.concatenate([getattr(task, name).reshape(-1) for *_, task in asked])
-                           for name in ("labels", "weights"))
+        x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axes.catalogue)
+        draws = Draws(stream_key(root, "dropout", step), row_numbers[chosen])
+        h_BKD = encode(config.model, params["encoder"], x_BLD, inputs, draws, causal=next_item)
+        hidden.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
+    h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*hidden))
     total = loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
                      stream_key(root, "negatives", step), axes.catalogue)
     return total, weights_M.sum()

@@ -21,7 +21,6 @@ CASES = {
     "slots": {"causal": False, "slots": 13, "positions": "rotary"},
     "causal slots, dropout": {"causal": True, "slots": 13, "attention_dropout": 0.3},
     "dropout": {"causal": False, "attention_dropout": 0.3},
-    "one causal row": {"causal": np.array([False, True]), "positions": "rotary"},
 }
 
 

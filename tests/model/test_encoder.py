@@ -11,10 +11,8 @@ from plain_numpy import naive_encoder
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import TrainingBatches, load_dataset, split_dataset
 from bert4rec_jax.devices import Axes, cpu
-from bert4rec_jax.devices.platform import compiling_for
-from bert4rec_jax.model import encode_groups, lookup, mask_items
 from bert4rec_jax.model import encoder as model
-from bert4rec_jax.training import step
+from bert4rec_jax.model import lookup, mask_items
 from bert4rec_jax.training.step import batch_loss, stream_key
 
 CHOICES = [
@@ -86,7 +84,7 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
     params = model.init_params(config.model, 60, jax.random.key(0))
     numbers, places = jnp.arange(6)[None], []
 
-    def noting(x, rate, draws, parts=()):
+    def noting(x, rate, draws):
         places.append((rate, x.shape, jax.random.key_data(draws.key)))
         return x
 
@@ -114,8 +112,8 @@ def test_dropped_attention_weights_are_not_made_up_for(cache):
     zeros = {"kernel": jnp.zeros((16, 16)), "bias": jnp.zeros(16)}
     params = {"query": zeros, "out": zeros | {"kernel": jnp.eye(16)},
               "key_value": {"kernel": jnp.zeros((16, 32)), "bias": jnp.repeat(jnp.array([0.0, 1.0]), 16)}}
-    sums = jax.jit(lambda draws: model.Attention(config.model, (False,)).apply(
-        {"params": params}, jnp.ones((8, 16, 16)), (model.Inputs(numbers, numbers * 0 + 1, numbers, None),), None,
+    sums = jax.jit(lambda draws: model.Attention(config.model, False).apply(
+        {"params": params}, jnp.ones((8, 16, 16)), model.Inputs(numbers, numbers * 0 + 1, numbers, None), None,
         draws))(model.Draws(jax.random.key(1), jnp.arange(8)))
     assert abs(float(sums.mean()) - 1) < 0.1 and float(sums.std()) > 0.1
 
@@ -186,28 +184,3 @@ def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), full[1], remat[1])
     np.testing.assert_allclose(full[0], half[0], rtol=0.02)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half[1]))
-
-
-@pytest.mark.parametrize("choice", [
-    {"model.positions": "rotary", "model.norm": "pre", "model.remat": True}, {"model.layers": 1, "model.positions": "left"}])
-def test_one_pass_over_rows_of_both_tasks_equals_one_for_each(cache, choice, monkeypatch):
-    """What GPUs do, without their kernels, against what a CPU does: in value, gradient and dropout."""
-    config = small_config(cache, **choice, **{
-        "masking.next_item": 0.5, "model.dropout": 0.3, "model.attention_dropout": 0.2, "model.attention": "dense",
-        "loss.chunk_items": 32, "model.init_scale": 0.3})
-    dataset = load_dataset(config.data)
-    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 4, "newest", 0).batch(2)
-    params = model.init_params(config.model, dataset.num_items, jax.random.key(1))
-    calls = []
-    monkeypatch.setattr(step, "encode_groups", lambda *arguments: calls.append(len(arguments[3])) or encode_groups(*arguments))
-
-    def run(machine):
-        with compiling_for(machine):
-            return jax.value_and_grad(lambda params: batch_loss(
-                config, dataset.num_items, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())[0])(params)
-
-    (expected, expected_gradient), (value, gradient) = run("cpu"), run("gpu")
-    assert calls == [1, 1, 2]
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
-                 gradient, expected_gradient)

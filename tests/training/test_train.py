@@ -31,7 +31,8 @@ def load(path):
 def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path):
     config = load(path)
     config.data.update(source="synthetic", cache_dir=str(cache), path="", items_path="", user_core=0, item_core=0,
-                       where="", split="leave_one_out", test_seconds=0, valid_seconds=0, gap_seconds=0)
+                       where="", split="leave_one_out", period_target="first", test_seconds=0, valid_seconds=0,
+                       gap_seconds=0)
     config.data.synthetic.update(users=120, num_items=400, genres=4, mean_length=12)
     config.model.update(width=16, layers=1, heads=2, ffn_width=32, max_length=12)
     config.train.update(steps=4, batch_rows=8, eval_every=2, checkpoint_every=2, log_every=2)

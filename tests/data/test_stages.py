@@ -131,7 +131,9 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         os.killpg(child.pid, number) if number == signal.SIGKILL else child.send_signal(number)
         said = child.communicate(timeout=300)[1]
         assert number == signal.SIGKILL or "SIGINT: preparation has stopped" in said
-        assert set(begun) <= set(glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet"))
+        # Sizes go when what they were counted for is there.
+        kept = {stage for stage in begun if not os.path.basename(stage).startswith("size_")}
+        assert kept <= set(glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet"))
     assert child.communicate() and child.returncode == 0 and stopped >= 2
     (name,) = os.listdir(tmp_path / "c/prepared")
     whole = load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), repeats="drop", user_core=3,

@@ -76,7 +76,8 @@ class Spark:
         # A signal that raises inside PySpark is swallowed there, or leaves its talk with Java out of step; and PySpark
         # has a handler of its own. So signals wait until `_run` asks.
         self._heard: list[tuple] = []
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
         try:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
@@ -89,11 +90,14 @@ class Spark:
     def __enter__(self) -> Spark:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         self._session.stop()
         if threading.current_thread() is threading.main_thread():
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+        if self._heard and kind is None:  # after the last call into Spark
+            number, frame = self._heard[0]
+            self._handlers[number](number, frame)
 
     def scan(self, scan: Scan) -> Shape:
         """Makes the table `log` of Parquet files as they are.

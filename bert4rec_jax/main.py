@@ -21,7 +21,6 @@ For data of your own, `--mode suggest` prints settings that follow from their st
   python -m bert4rec_jax.main --config configs/ml_25m.py --compile_for v5e:2x4
 """
 
-
 from absl import flags
 from ml_collections import config_flags
 

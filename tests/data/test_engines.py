@@ -16,6 +16,8 @@ from prepared import DUCKDB, SPARK
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
+from bert4rec_jax.data.engines import pipeline
+from bert4rec_jax.data.engines.duckdb_engine import DuckDB
 from bert4rec_jax.errors import UserError
 
 
@@ -138,6 +140,28 @@ def test_columns_of_every_kind(tmp_path, monkeypatch, engine, case):
         engine, tmp_path, source="table", path=str(path), items_path=str(tmp_path / "items.csv"), user_core=2
     )
     assert (dataset.timestamps is None) == (shape == "no_times")
+
+
+QUOTES = {"quotes": lambda frame: frame.assign(user=["'" * (u % 3) + f"\\{u}%" for u in frame["user"]])}
+
+
+@DUCKDB
+@pytest.mark.parametrize("shape", ["plain", "numbers_as_text", "mixed_texts", "no_times", "negative", "quotes"])
+@pytest.mark.parametrize("rows", [1, 60, 500])
+def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch, shape, rows):
+    """One row: a range for every user; 500: two ranges."""
+    monkeypatch.setattr(pipeline, "_RANGE_ROWS", rows)
+    saved = []
+    save = DuckDB.save
+    monkeypatch.setattr(DuckDB, "save", lambda self, sql, path, title: (saved.append(title), save(self, sql, path, title)))
+    frame = (SHAPES | QUOTES)[shape](log())
+    frame.to_parquet(tmp_path / "log.parquet", row_group_size=77)
+    dataset = same_from("duckdb", tmp_path, source="table", path=str(tmp_path / "log.parquet"), item_core=3)
+    parts = [title for title in saved if title.startswith("sorting events")]
+    # A range is as long as was asked for, but for its last user.
+    longest = int(np.diff(dataset.offsets).max())
+    assert len(dataset.items) / (rows + longest) <= len(parts) <= min(len(dataset.items) / rows + 1, dataset.num_users)
+    assert parts[-1] == f"sorting events, part {len(parts)} of {len(parts)}"
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,10 @@ class DuckDB:
     """An engine; a context manager.
 
     Attributes:
-      saves_order: sorted results are saved before they are read.
+      sorts_by_parts: a sort spills and saves its parts by itself, however long the log is.
     """
 
-    saves_order = False
+    sorts_by_parts = False
 
     def __init__(self, memory: int, spill: str):
         """Connects.

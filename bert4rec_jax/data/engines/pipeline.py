@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ from bert4rec_jax.phases import Phase
 
 # Items whose ids are this close together are their own codes.
 _DENSE_CODES = 1 << 25
-# Above, the sorted events are a stage of their own: a kill while arrays are written does not sort again.
-_SAVED_ROWS = 300_000_000
+# With more rows users are sorted a range at a time, each of about so many rows and a stage of its own: the disk holds
+# what one range spills, and after a kill no more than one is sorted again.
+_RANGE_ROWS = 200_000_000
 _EVENTS_AT_ONCE = 1 << 20
 _CORE = "dropping users and items with too few events"
 
@@ -263,9 +265,10 @@ class _Preparation:
         low, num_codes, texts = self._codes(table)
         order = sql.user_order(shape.users_are_numbers, shape.user_texts)
         statement, title = sql.in_order(table, order, shape.has_times, low), "sorting events"
-        if shape.rows > _SAVED_ROWS or self.engine.saves_order:
-            path = self.work.stage("sorted.parquet", lambda path: self.engine.save(statement, path, title))
-            batches = _batches(path)
+        if self.engine.sorts_by_parts:
+            batches = _batches(self.work.stage("sorted.parquet", lambda path: self.engine.save(statement, path, title)))
+        elif shape.rows > _RANGE_ROWS:
+            batches = self._sorted_ranges(table, order, low)
         else:
             batches = self.engine.stream(statement, title)
         out = self.work.path("out")
@@ -285,6 +288,21 @@ class _Preparation:
             arrays.finish(facts, texts(arrays.codes_in_order()), self.source.item_table(), counts)
         finally:
             arrays.close()
+
+    def _sorted_ranges(self, table: str, order: str, lowest_item: int | None) -> Iterator[pa.RecordBatch]:
+        """Sorts a range of users after the other, and yields their events when all are sorted."""
+        key = order.split(", ")[0]
+        ask = sql.range_starts(table, key, _RANGE_ROWS)
+        # The first range begins with whatever comes first.
+        starts = [start for (start,) in self.work.facts("ranges", lambda: self.engine.rows(ask, "dividing users"))][1:]
+        paths = []
+        for number, (first, beyond) in enumerate(zip([None, *starts], [*starts, None])):
+            part = f"({sql.between(table, key, first, beyond)})" if starts else table
+            statement = sql.in_order(part, order, self.shape.has_times, lowest_item)
+            title = f"sorting events, part {number + 1} of {len(starts) + 1}"
+            paths.append(self.work.stage(f"sorted_{number}.parquet",
+                                         lambda path: self.engine.save(statement, path, title)))
+        return itertools.chain.from_iterable(map(_batches, paths))
 
 
 def _batches(path: str) -> Iterator[pa.RecordBatch]:

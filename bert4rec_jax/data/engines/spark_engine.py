@@ -30,10 +30,10 @@ class Spark:
     """An engine; a context manager.
 
     Attributes:
-      saves_order: sorted results are saved before they are read.
+      sorts_by_parts: a sort spills and saves its parts by itself, however long the log is.
     """
 
-    saves_order = True
+    sorts_by_parts = True
 
     def __init__(self, master: str, memory: int, spill: str):
         """Starts or joins Spark.

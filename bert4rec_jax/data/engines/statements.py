@@ -114,6 +114,25 @@ def items(table: str) -> str:
     return f"SELECT DISTINCT iid FROM {table}"
 
 
+def range_starts(table: str, key: str, rows: int) -> str:
+    """The first key of each range of users, in order; a range begins where so many rows more lie before it."""
+    return (
+        f"SELECT min(key) FROM (SELECT key, floor((sum(size) OVER (ORDER BY key) - size) / {rows}) AS number FROM "
+        f"(SELECT {key} AS key, count(*) AS size FROM {table} GROUP BY 1) AS sizes) AS numbered "
+        "GROUP BY number ORDER BY number"
+    )
+
+
+def between(table: str, key: str, first: int | str | None, beyond: int | str | None) -> str:
+    """Rows of users from one key on (None: from the beginning), below another (None: to the end)."""
+    def literal(value: int | str) -> str:
+        return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+    bounds = ((">=", first), ("<", beyond))
+    conditions = " AND ".join(f"{key} {sign} {literal(value)}" for sign, value in bounds if value is not None)
+    return f"SELECT * FROM {table} WHERE {conditions}"
+
+
 def in_order(table: str, order: str, has_times: bool, lowest_item: int | None) -> str:
     """The events as they will lie in the arrays.
 

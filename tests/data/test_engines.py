@@ -147,10 +147,11 @@ QUOTES = {"quotes": lambda frame: frame.assign(user=["'" * (u % 3) + f"\\{u}%" f
 
 @DUCKDB
 @pytest.mark.parametrize("shape", ["plain", "numbers_as_text", "mixed_texts", "no_times", "negative", "quotes"])
-@pytest.mark.parametrize("rows", [1, 60, 500])
+@pytest.mark.parametrize("rows", [1, 60, 500, 5000])
 def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch, shape, rows):
-    """One row: a range for every user; 500: two ranges."""
-    monkeypatch.setattr(pipeline, "_RANGE_ROWS", rows)
+    """One row: a range for every user; 500: two ranges; 5,000: a single one."""
+    for name, value in (("_LONG_ROWS", 0), ("_RANGE_ROWS", rows), ("_MOST_RANGES", 1000)):
+        monkeypatch.setattr(pipeline, name, value)
     saved = []
     save = DuckDB.save
     monkeypatch.setattr(DuckDB, "save", lambda self, sql, path, title: (saved.append(title), save(self, sql, path, title)))

@@ -34,7 +34,8 @@ SCRIPT = """
 
     config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", min_rating=1.0, repeats="drop",
                         user_core=3, item_core=2, first_users=-20, engine="duckdb", cache_dir=sys.argv[2])
-    pipeline._RANGE_ROWS = 300 if sys.argv[1].endswith(".csv") else pipeline._RANGE_ROWS  # the last stages of long logs
+    if sys.argv[1].endswith(".csv"):  # the last stages of long logs
+        pipeline._LONG_ROWS, pipeline._RANGE_ROWS = 0, 300
     made, behind = [], False
     stage, finish = work.Work.stage, pipeline.Writer.finish
 

@@ -17,6 +17,7 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
 
 _ROWS_AT_ONCE = 1 << 18
+_ROWS_TO_DIVIDE = 1 << 21  # that a thread holds before it writes them: with fewer, the groups of rows get small
 _POLL_SECONDS = 0.2
 # Of the limit for the whole process: the interpreter with Arrow, and blocks on their way, are not DuckDB's.
 _OWN_BYTES = 200 << 20
@@ -128,6 +129,13 @@ class DuckDB:
         """Writes a result to a Parquet file."""
         path = path.replace("'", "''")
         self._run(lambda: self._connection.execute(f"COPY ({sql}) TO '{path}' (FORMAT parquet)"), title)
+
+    def divide(self, sql: str, path: str, title: str) -> None:
+        """Writes a result to a folder, with a folder part=N of Parquet files for each value of its column part."""
+        path = path.replace("'", "''")
+        self._connection.execute(f"SET partitioned_write_flush_threshold = {_ROWS_TO_DIVIDE}")
+        command = f"COPY ({sql}) TO '{path}' (FORMAT parquet, PARTITION_BY (part))"
+        self._run(lambda: self._connection.execute(command), title)
 
     def rows(self, sql: str, title: str = "") -> list[tuple]:
         """Returns a small result."""

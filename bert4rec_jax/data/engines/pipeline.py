@@ -27,9 +27,10 @@ from bert4rec_jax.phases import Phase
 
 # Items whose ids are this close together are their own codes.
 _DENSE_CODES = 1 << 25
-# With more rows users are sorted a range at a time, each of about so many rows and a stage of its own: the disk holds
-# what one range spills, and after a kill no more than one is sorted again.
-_RANGE_ROWS = 200_000_000
+# With more rows, the events are divided by ranges of users, each of which is sorted in memory: one sort of them all
+# would spill several times what the log takes, and merge it from disk.
+_LONG_ROWS = 200_000_000
+_RANGE_ROWS, _MOST_RANGES = 20_000_000, 64
 _EVENTS_AT_ONCE = 1 << 20
 _CORE = "dropping users and items with too few events"
 
@@ -267,7 +268,7 @@ class _Preparation:
         statement, title = sql.in_order(table, order, shape.has_times, low), "sorting events"
         if self.engine.sorts_by_parts:
             batches = _batches(self.work.stage("sorted.parquet", lambda path: self.engine.save(statement, path, title)))
-        elif shape.rows > _RANGE_ROWS:
+        elif shape.rows > _LONG_ROWS:
             batches = self._sorted_ranges(table, order, low)
         else:
             batches = self.engine.stream(statement, title)
@@ -290,18 +291,24 @@ class _Preparation:
             arrays.close()
 
     def _sorted_ranges(self, table: str, order: str, lowest_item: int | None) -> Iterator[pa.RecordBatch]:
-        """Sorts a range of users after the other, and yields their events when all are sorted."""
-        key = order.split(", ")[0]
-        ask = sql.range_starts(table, key, _RANGE_ROWS)
+        """Divides users into ranges, sorts one after the other, and yields their events when all are sorted."""
+        key, rows = order.split(", ")[0], max(_RANGE_ROWS, self.shape.rows // _MOST_RANGES)
+        ask = sql.range_starts(table, key, rows)
+        starts = self.work.facts("ranges", lambda: self.engine.rows(ask, "counting the events of users"))
         # The first range begins with whatever comes first.
-        starts = [start for (start,) in self.work.facts("ranges", lambda: self.engine.rows(ask, "dividing users"))][1:]
+        statement = sql.divided(table, key, [start for (start,) in starts[1:]])
+        ranges = self.work.stage("ranges", lambda path: self.engine.divide(statement, path, "dividing events by users"))
         paths = []
-        for number, (first, beyond) in enumerate(zip([None, *starts], [*starts, None])):
-            part = f"({sql.between(table, key, first, beyond)})" if starts else table
-            statement = sql.in_order(part, order, self.shape.has_times, lowest_item)
-            title = f"sorting events, part {number + 1} of {len(starts) + 1}"
-            paths.append(self.work.stage(f"sorted_{number}.parquet",
-                                         lambda path: self.engine.save(statement, path, title)))
+        for number in range(len(starts)):
+            unsorted, title = f"part={number}", f"sorting events, part {number + 1} of {len(starts)}"
+
+            def sort(path: str) -> None:
+                self.engine.open_stage("unsorted", f"{ranges}/{unsorted}/*.parquet")
+                statement = sql.in_order("unsorted", order, self.shape.has_times, lowest_item)
+                self.engine.save(statement, path, title)
+
+            paths.append(self.work.stage(f"sorted_{number}.parquet", sort))
+            self.work.drop(os.path.join("ranges", unsorted))
         return itertools.chain.from_iterable(map(_batches, paths))
 
 

@@ -123,14 +123,14 @@ def range_starts(table: str, key: str, rows: int) -> str:
     )
 
 
-def between(table: str, key: str, first: int | str | None, beyond: int | str | None) -> str:
-    """Rows of users from one key on (None: from the beginning), below another (None: to the end)."""
+def divided(table: str, key: str, starts: list[int | str]) -> str:
+    """Rows with the number of their user's range, in the column part; ranges but the first begin at the listed keys."""
     def literal(value: int | str) -> str:
         return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
-    bounds = ((">=", first), ("<", beyond))
-    conditions = " AND ".join(f"{key} {sign} {literal(value)}" for sign, value in bounds if value is not None)
-    return f"SELECT * FROM {table} WHERE {conditions}"
+    below = "".join(f"WHEN {key} < {literal(start)} THEN {number} " for number, start in enumerate(starts))
+    number = f"CASE {below}ELSE {len(starts)} END" if starts else "0"
+    return f"SELECT *, {number} AS part FROM {table}"
 
 
 def in_order(table: str, order: str, has_times: bool, lowest_item: int | None) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
 import shutil
@@ -303,7 +304,7 @@ class _Preparation:
             unsorted, title = f"part={number}", f"sorting events, part {number + 1} of {len(starts)}"
 
             def sort(path: str) -> None:
-                self.engine.open_stage("unsorted", f"{ranges}/{unsorted}/*.parquet")
+                self.engine.open_stage("unsorted", f"{glob.escape(ranges)}/{unsorted}/*.parquet")
                 statement = sql.in_order("unsorted", order, self.shape.has_times, lowest_item)
                 self.engine.save(statement, path, title)
 

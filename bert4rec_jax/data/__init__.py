@@ -11,7 +11,14 @@ from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ra
 from bert4rec_jax.data.dataset import Dataset, in_blocks, open_dataset, positions
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.splits import Split, blocks_of_users, recent_counts, split_dataset, training_blocks, training_counts
+from bert4rec_jax.data.splits import (
+    Split,
+    blocks_of_users,
+    recent_counts,
+    split_dataset,
+    training_blocks,
+    training_counts,
+)
 from bert4rec_jax.data.suggest import suggestions_text
 
 __all__ = ["Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "blocks_of_users", "in_blocks",

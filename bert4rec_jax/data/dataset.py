@@ -138,7 +138,7 @@ def open_dataset(folder: str) -> Dataset:
 
 
 def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yields (first, the one after the last) of neighbours that are at most so large together, or of a larger one alone.
+    """Yields (first, the one after the last) of neighbours that are at most so large together, or of a larger one.
 
     Args:
       offsets: int64[n + 1], ascending; number i is offsets[i + 1] - offsets[i] large.
@@ -152,7 +152,7 @@ def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 
 def positions(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which range it is of, int64[p], and the position, int64[p], of every position of starts[n]..stops[n]-1."""
+    """Returns which range it is in, int64[p], and itself, int64[p], of every position in starts[n]..stops[n]-1."""
     lengths = np.asarray(stops - starts, np.int64)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     return owner, np.arange(len(owner)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

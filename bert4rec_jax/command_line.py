@@ -28,6 +28,8 @@ from bert4rec_jax.phases import wrapped
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
     keep_freed_memory()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `main` has it while it imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     absl_logging.use_absl_handler()  # which takes the place of handlers of the stderr that it finds
     sys.stderr = sys.stderr and _Forgiving(sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

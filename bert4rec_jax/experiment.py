@@ -16,7 +16,7 @@ from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_data
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import masks_per_history
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.phases import say, waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
 from bert4rec_jax.training import (
     Checkpoints,
@@ -25,6 +25,7 @@ from bert4rec_jax.training import (
     Progress,
     RunDirectory,
     TrainState,
+    add_baselines,
     collect,
     init_state,
     state_template,
@@ -128,18 +129,24 @@ class Experiment:
             if rankings[part] is None:
                 return None
         seconds = time.perf_counter() - begin
-        with waiting("ranking by the baselines", run.writes):
-            counting = baselines.rank_all(self.config, self.dataset, self.split, cases["test"], self.popularity)
         results, ranks = collect(
-            self.config, self.dataset, self.popularity, cases, rankings, counting,
+            self.config, self.dataset, self.popularity, cases, rankings,
             {"best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
              "eval_seconds": seconds, "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
              "protocol": protocol(self.config.eval, self.split,
                                   int(repeated_targets(self.dataset, cases["test"]).sum())),
              "parameters": sum(x.size for x in jax.tree.leaves(params))})
+        # The model's own numbers are safe before the baselines begin, which may take long and much memory.
         run.write_results(results, ranks)
         if run.writes:
             write_test_line(run.path("metrics.jsonl"), best_step, progress.seconds, results["test"])
+        with waiting("ranking by the baselines", run.writes):
+            counting, left_out = baselines.rank_all(
+                self.config, self.dataset, self.split, cases["test"], self.popularity)
+        for name, reason in left_out.items() if run.writes else ():
+            say(f"note: the baseline {name} is left out: {reason}.")
+        add_baselines(self.config, results, ranks, counting, left_out)
+        run.write_results(results, ranks)
         return results
 
 

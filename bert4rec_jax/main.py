@@ -21,6 +21,11 @@ For data of your own, `--mode suggest` prints settings that follow from their st
   python -m bert4rec_jax.main --config configs/ml_25m.py --compile_for v5e:2x4
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without their traceback
+
 from absl import flags
 from ml_collections import config_flags
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from commands import digest, outcome, run
 from conftest import small_config
+from pages import ROOT
 
 import bert4rec_jax
 from bert4rec_jax import command_line, experiment
@@ -91,6 +92,14 @@ def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
     with pytest.raises(KeyboardInterrupt):
         command_line._report_unraisable(SimpleNamespace(exc_value=KeyboardInterrupt(), object=None))
         time.sleep(60)
+
+
+def test_ctrl_c_before_the_command_has_begun_shows_no_traceback(tmp_path):
+    # It comes while main imports its first library.
+    (tmp_path / "absl.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    done = run([sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"], tmp_path,
+               PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")

@@ -8,12 +8,19 @@ which settings suit the data, `clean` frees the cache.
 """
 
 from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ranking_batches
-from bert4rec_jax.data.dataset import Dataset, open_dataset
+from bert4rec_jax.data.dataset import Dataset, in_blocks, open_dataset, positions
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.splits import Split, recent_counts, split_dataset, training_counts
+from bert4rec_jax.data.splits import (
+    Split,
+    blocks_of_users,
+    recent_counts,
+    split_dataset,
+    training_blocks,
+    training_counts,
+)
 from bert4rec_jax.data.suggest import suggestions_text
 
-__all__ = ["Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "load_dataset", "open_dataset", "prefetch",
-           "ranking_batches", "recent_counts", "split_dataset", "suggestions_text",
-           "training_counts"]
+__all__ = ["Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "blocks_of_users", "in_blocks",
+           "load_dataset", "open_dataset", "positions", "prefetch", "ranking_batches", "recent_counts", "split_dataset",
+           "suggestions_text", "training_blocks", "training_counts"]

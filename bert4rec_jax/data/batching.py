@@ -203,7 +203,7 @@ class RankingBatch(NamedTuple):
 
 
 def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, row_length: int, batch_rows: int,
-                    mask: int | None) -> Sequence[RankingBatch]:
+                    mask: int | None) -> "RankingBatches":
     """Packs histories items[starts[n]:targets[n]] for ranking, every case once; batches may end in empty rows.
 
     Args:
@@ -215,12 +215,14 @@ def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, 
       mask: token to append to every history, or None.
 
     Returns:
-      A sequence that makes each batch when it is asked for.
+      A sequence that makes each batch when it is asked for; its `numbers(n)` are the cases of batch n.
     """
-    return _RankingBatches(items, starts, targets, row_length, batch_rows, mask)
+    return RankingBatches(items, starts, targets, row_length, batch_rows, mask)
 
 
-class _RankingBatches(Sequence):
+class RankingBatches(Sequence):
+    """What `ranking_batches` returns."""
+
     def __init__(self, items, starts, targets, row_length, batch_rows, mask):
         self._items, self._targets, self._mask = items, targets, mask
         self._row_length, self._batch_rows = row_length, batch_rows
@@ -234,6 +236,10 @@ class _RankingBatches(Sequence):
         self._row, batch = np.divmod(packing.row, self._num_batches)
         self._by_row = np.lexsort((self._row, batch))
         self._bounds = np.searchsorted(batch, np.arange(self._num_batches + 1), sorter=self._by_row)
+
+    def numbers(self, number: int) -> np.ndarray:
+        """Returns int64: which cases a batch holds, in the order in which its `cases` name them."""
+        return self._packing.order[self._by_row[self._bounds[number]:self._bounds[number + 1]]]
 
     def __len__(self) -> int:
         return self._num_batches

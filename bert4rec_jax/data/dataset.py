@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -135,6 +135,27 @@ def open_dataset(folder: str) -> Dataset:
         raise UserError(f"{folder} is no prepared folder: there is no {error.filename}; {remedy}.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); {remedy}.") from None
+
+
+def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Yields (first, the one after the last) of neighbours that are at most so large together, or of a larger one.
+
+    Args:
+      offsets: int64[n + 1], ascending; number i is offsets[i + 1] - offsets[i] large.
+      most: size of a block.
+    """
+    first, count = 0, len(offsets) - 1
+    while first < count:
+        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most, "right")) - 1)
+        yield first, last
+        first = last
+
+
+def positions(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns which range it is in, int64[p], and itself, int64[p], of every position in starts[n]..stops[n]-1."""
+    lengths = np.asarray(stops - starts, np.int64)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    return owner, np.arange(len(owner)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 def _map(folder: str, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.data.dataset import Dataset, in_blocks, positions
 from bert4rec_jax.errors import UserError
 
 _EVENTS_AT_ONCE = 1 << 22
@@ -169,14 +169,9 @@ def _order_statistic(dataset: Dataset, blocks: Callable[[], Iterator[np.ndarray]
     return low
 
 
-def _blocks_of_users(dataset: Dataset) -> Iterator[tuple[int, int]]:
-    """Yields (first user, user after the last) of blocks of about so many events."""
-    first = 0
-    while first < dataset.num_users:
-        limit = dataset.offsets[first] + _EVENTS_AT_ONCE
-        last = max(first + 1, int(np.searchsorted(dataset.offsets, limit, "right")) - 1)
-        yield first, last
-        first = last
+def blocks_of_users(dataset: Dataset) -> Iterator[tuple[int, int]]:
+    """Yields (first user, user after the last) of blocks of so many events."""
+    return in_blocks(dataset.offsets, _EVENTS_AT_ONCE)
 
 
 def _first_events(dataset: Dataset, cuts: tuple[int, ...], last_is_target: bool) -> np.ndarray:
@@ -184,7 +179,7 @@ def _first_events(dataset: Dataset, cuts: tuple[int, ...], last_is_target: bool)
     many test targets are items without an event before the first one."""
     found = np.zeros((len(cuts), dataset.num_users + 1), np.int64)
     seen = np.zeros(dataset.num_items + 1, bool)
-    for first, last in _blocks_of_users(dataset):
+    for first, last in blocks_of_users(dataset):
         begin, end = dataset.offsets[first], dataset.offsets[last]
         times, starts = np.asarray(dataset.timestamps[begin:end]), dataset.offsets[first:last]
         for row, cut in enumerate(cuts):
@@ -202,12 +197,10 @@ def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
 
     def count() -> np.ndarray:
         counts = np.zeros(dataset.num_items + 1, np.int64)
-        for first, last in _blocks_of_users(dataset):
+        for first, last in blocks_of_users(dataset):
             # All events, less the few that are not trained on: twice as fast as to pick those that are.
             counts += np.bincount(dataset.items[dataset.offsets[first] : dataset.offsets[last]], minlength=len(counts))
-            begins = split.train_stop[first:last]
-            left = dataset.offsets[first + 1 : last + 1] - begins
-            places = np.repeat(begins - np.cumsum(left) + left, left) + np.arange(left.sum())
+            _, places = positions(split.train_stop[first:last], dataset.offsets[first + 1 : last + 1])
             counts -= np.bincount(dataset.items[places], minlength=len(counts))
         return counts
 
@@ -223,7 +216,7 @@ def recent_counts(dataset: Dataset, split: Split, share: float) -> np.ndarray:
     def count() -> np.ndarray:
         cut = _quantile(dataset, split, 1 - share)
         counts = np.zeros(dataset.num_items + 1, np.int64)
-        for events in _training_blocks(dataset, split):
+        for events in training_blocks(dataset, split):
             recent = events[np.asarray(dataset.timestamps[events]) >= cut]
             counts += np.bincount(dataset.items[recent], minlength=len(counts))
         return counts
@@ -235,12 +228,10 @@ def _digest(split: Split) -> str:
     return hashlib.sha256(np.ascontiguousarray(split.train_stop).data).hexdigest()[:12]
 
 
-def _training_blocks(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
+def training_blocks(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
     """Yields int64 positions of training events, block after block."""
-    for first, last in _blocks_of_users(dataset):
-        lengths = np.diff(dataset.offsets[first : last + 1])
-        positions = np.arange(dataset.offsets[first], dataset.offsets[last])
-        yield positions[positions < np.repeat(split.train_stop[first:last], lengths)]
+    for first, last in blocks_of_users(dataset):
+        yield positions(dataset.offsets[first:last], split.train_stop[first:last])[1]
 
 
 def _quantile(dataset: Dataset, split: Split, share: float) -> float:
@@ -250,7 +241,7 @@ def _quantile(dataset: Dataset, split: Split, share: float) -> float:
     below = int(np.floor(place))
 
     def blocks() -> Iterator[np.ndarray]:
-        return (np.asarray(dataset.timestamps[events]) for events in _training_blocks(dataset, split))
+        return (np.asarray(dataset.timestamps[events]) for events in training_blocks(dataset, split))
 
     ends = [_order_statistic(dataset, blocks, at) for at in (below, min(below + 1, size - 1))]
     return float(np.quantile(ends, place - below))

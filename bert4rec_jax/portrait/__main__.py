@@ -110,12 +110,14 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
     except UserError as error:
         sheet.section("Users", f"The data of the run are not here, so no user is shown: {error}")
         return
-    targets = {}
-    for user, item, length in zip(ranks["user"], ranks["item"], ranks["history_length"]):
-        targets[int(user)] = (int(item), int(length))
-    users = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(np.array(sorted(targets)))[:_LISTED].tolist()
-    history = lambda u: np.asarray(  # noqa: E731
-        dataset.items[dataset.offsets[u]:dataset.offsets[u] + targets[u][1]]).tolist()
+    by_user = np.argsort(ranks["user"], kind="stable")
+    known, lengths = ranks["user"][by_user], ranks["history_length"][by_user]  # one target a user
+    users = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(known)[:_LISTED].tolist()
+
+    def history(user: int) -> list[int]:
+        begin = dataset.offsets[user]
+        return np.asarray(dataset.items[begin:begin + lengths[np.searchsorted(known, user)]]).tolist()
+
     lists = recommender.recommend([history(u) for u in users], 10)
     items = np.array([[r.number for r in one] + [0] * (10 - len(one)) for one in lists])
     events = _popularity(recommender)

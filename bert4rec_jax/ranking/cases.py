@@ -2,13 +2,17 @@
 """What is ranked, how it came out, and the sentence that says under which protocol."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from bert4rec_jax.config import EvalConfig
-from bert4rec_jax.data import Dataset, Split
+from bert4rec_jax.data import Dataset, Split, in_blocks, positions
+
+_EVENTS_AT_ONCE = 1 << 22
+_CASES_AT_ONCE = 1 << 16
 
 
 class Cases(NamedTuple):
@@ -23,6 +27,24 @@ class Cases(NamedTuple):
     users: np.ndarray
     starts: np.ndarray
     targets: np.ndarray
+
+    def events(self, items: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (place among the `chosen` numbers of cases, item) of every event of their histories, in order.
+
+        Args:
+          items: int32, the log.
+          chosen: int64[c].
+        """
+        place, position = positions(self.starts[chosen], self.targets[chosen])
+        return place, items[position]
+
+    def blocks(self, chosen: np.ndarray | None = None, most: int = _CASES_AT_ONCE) -> Iterator[np.ndarray]:
+        """Yields numbers of cases, of the `chosen` ones or of all, as many at once as have few events in all."""
+        chosen = np.arange(len(self.users)) if chosen is None else chosen
+        ends = np.cumsum(self.targets[chosen] - self.starts[chosen])
+        for first, last in in_blocks(np.append(0, ends), _EVENTS_AT_ONCE):
+            for begin in range(first, last, most):
+                yield chosen[begin:min(begin + most, last)]
 
 
 @dataclass(frozen=True)
@@ -57,9 +79,11 @@ class Ranking:
 
 def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
     """Returns bool[n]: whether the user has met the item to predict before."""
-    targets = dataset.items[cases.targets]
-    return np.array([target in dataset.items[start:stop]
-                     for target, start, stop in zip(targets, cases.starts, cases.targets)], bool)
+    result = np.zeros(len(cases.users), bool)
+    for chosen in cases.blocks():
+        place, item = cases.events(dataset.items, chosen)
+        result[chosen[place[item == dataset.items[cases.targets[chosen]][place]]]] = True
+    return result
 
 
 def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray:
@@ -85,7 +109,8 @@ def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
     content = hashlib.sha256()
     for array in (cases.users, dataset.items[cases.targets], cases.targets - cases.starts, ranking.candidates,
                   ranking.negatives):
-        content.update(np.ascontiguousarray(array, np.int64).tobytes())
+        for first in range(0, len(array), _CASES_AT_ONCE):
+            content.update(np.ascontiguousarray(array[first:first + _CASES_AT_ONCE], np.int64).tobytes())
     return content.hexdigest()[:16]
 
 

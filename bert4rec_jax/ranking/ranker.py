@@ -122,11 +122,7 @@ class Ranker:
 
         The target's own item is not among them, unless it ranks last: then it is seen like the others, and in no list.
         """
-        starts, targets = self._cases.starts[cases], self._cases.targets[cases]
-        counts = targets - starts
-        place = np.repeat(np.arange(len(cases)), counts)
-        flat = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(starts, counts)
-        item = self._items[flat]
+        place, item = self._cases.events(self._items, cases)
         kept = (item != self._target_items[cases][place]) | self._last[cases][place]
         return place[kept], item[kept]
 

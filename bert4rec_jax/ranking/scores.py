@@ -152,23 +152,23 @@ class PackedHistories:
         self._config, self._layout, self.count = config, layout, len(starts)
         self._batches = ranking_batches(items, starts, stops, config.max_length, rows,
                                         mask_token(num_items) if config.appends_mask else None)
-        nothing = (np.empty(0, np.int64),) * 2
-        self._removed = [removed(b.cases[b.cases >= 0]) if removed else nothing for b in self._batches]
+        self._removed = removed
         self.slots_in_a_row = self._batches[0].slots.shape[1] if self._batches else 1
-        self.size = max((int((b.cases >= 0).sum()) for b in self._batches), default=1)
-        self.pairs = max((len(case) for case, _ in self._removed), default=0)
-        self.removed_counts = np.zeros(self.count, np.int32)
-        for number, (case, item) in enumerate(self._removed):
-            distinct = np.unique(case * np.int64(num_items + 1) + item) // (num_items + 1)
+        self.size = max((len(self.numbers(n)) for n in range(len(self._batches))), default=1)
+        self.pairs, self.removed_counts = 0, np.zeros(self.count, np.int32)
+        # The pairs of all batches may be as many as the log has events: each batch looks its own up again.
+        for number in range(len(self._batches) if removed else 0):
             cases = self.numbers(number)
+            case, item = removed(cases)
+            self.pairs = max(self.pairs, len(case))
+            distinct = np.unique(case * np.int64(num_items + 1) + item) // (num_items + 1)
             self.removed_counts[cases] = np.bincount(distinct, minlength=len(cases))
 
     def numbers(self, batch: int) -> np.ndarray:
         """Returns int[<= size]: which histories a batch holds; none beyond the last batch."""
         if batch >= len(self._batches):
             return np.empty(0, np.int64)
-        cases = self._batches[batch].cases.reshape(-1)
-        return cases[cases >= 0]
+        return self._batches.numbers(batch)
 
     def _device_batch(self, number: int) -> Histories:
         """Returns one device's batch; beyond the last one, one without histories."""
@@ -179,8 +179,9 @@ class PackedHistories:
         if number < len(self._batches):
             places = np.flatnonzero(numbers.reshape(-1) >= 0)
             used[:len(places)] = places
-            case, item = self._removed[number]
-            removed_case[:len(case)], removed_item[:len(case)] = case, item
+            if self._removed:
+                case, item = self._removed(self.numbers(number))
+                removed_case[:len(case)], removed_item[:len(case)] = case, item
         inputs = encoder_inputs(self._config, packed, packed.tokens, slots)
         return Histories(inputs, used, removed_case, removed_item)
 

@@ -12,9 +12,8 @@ from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_r
 
 
 def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dict[str, Cases],
-            rankings: dict[str, Ranking], counting: dict[str, Ranking],
-            run: dict) -> tuple[dict, dict[str, np.ndarray]]:
-    """Returns what goes into results.json and into ranks_test.npz.
+            rankings: dict[str, Ranking], run: dict) -> tuple[dict, dict[str, np.ndarray]]:
+    """Returns what goes into results.json and into ranks_test.npz, before there are baselines.
 
     Args:
       config: the run's configuration.
@@ -22,7 +21,6 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
       popularity: int64[num_items + 1], training interactions of each item id.
       cases: of `valid` and `test`.
       rankings: their rankings by the best checkpoint; `test` with its lists.
-      counting: rankings of the test cases by the baselines.
       run: what is known of the run itself: steps, seconds, parameters, protocol.
     """
     ties, test = config.eval.ties, rankings["test"]
@@ -37,16 +35,32 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
     results = {
         **metrics, **run, "cases_digest": digest(dataset, cases["test"], test), "dataset": dataset.statistics(),
         "seed": config.seed, "model": config.model_name,
-        "baselines": {name: {"test": from_ranks(r.ranks(ties))} for name, r in counting.items()},
+        "baselines": {}, "baselines_left_out": {"all": "the run ended before them; the same command ranks again"},
     }
     ranks = {
         "user": cases["test"].users, "item": targets, "rank": test.ranks(ties), "candidates": test.candidates,
         "history_length": (cases["test"].targets - cases["test"].starts).astype(np.int32),
         "item_popularity": popularity[targets],
         **({} if tied is None else {"tied": tied}),
-        **{f"{name}_rank": r.ranks(ties) for name, r in counting.items()},
     }
     return results, ranks
+
+
+def add_baselines(config: Config, results: dict, ranks: dict[str, np.ndarray], counting: dict[str, Ranking],
+                  left_out: dict[str, str]) -> None:
+    """Adds the baselines to what `collect` has returned.
+
+    Args:
+      config: the run's configuration.
+      results: what goes into results.json.
+      ranks: what goes into ranks_test.npz.
+      counting: rankings of the test cases by the baselines.
+      left_out: of each other baseline, why it was not ranked.
+    """
+    for name, ranking in counting.items():
+        ranks[f"{name}_rank"] = ranking.ranks(config.eval.ties)
+        results["baselines"][name] = {"test": from_ranks(ranks[f"{name}_rank"])}
+    results["baselines_left_out"] = left_out
 
 
 def summary(results: dict) -> str:
@@ -57,11 +71,12 @@ def summary(results: dict) -> str:
     lines = ["", f"{'test':{first}s}" + "".join(f"{name:>10s}" for name in names)]
     lines += [f"{model:{first}s}" + "".join(f"{metrics[name]:10.4f}" for name in names) for model, metrics in rows]
     lines[1:3] = [coloured(line, "bold") for line in lines[1:3]]  # the head and the model itself
-    data = results["dataset"]
+    data, left_out = results["dataset"], results.get("baselines_left_out", {})
     facts = {
         "data": f"{data['name']}, {data['users']:,} users, {data['items']:,} items, "
                 f"{data['interactions']:,} interactions, fingerprint {data['fingerprint']}",
         "protocol": results["protocol"],
+        **({"left out": "; ".join(f"{k}: {v}" for k, v in left_out.items())} if left_out else {}),
         "run": f"best step {results['best_step']} of {results['steps']} by validation, seed {results['seed']}, "
                f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
                f"{results['users_per_second']:,.0f} users ranked a second",

@@ -57,7 +57,7 @@ def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
     config = DataConfig(split="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
-    for name in ("_first_events", "_order_statistic", "_blocks_of_users"):
+    for name in ("_first_events", "_order_statistic", "blocks_of_users"):
         monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
     assert again.description == first.description and np.array_equal(again.test_targets, first.test_targets)

@@ -121,7 +121,7 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
         experiment.config = dataclasses.replace(experiment.config, eval=changed)
         ranked = Ranker(experiment.config, experiment.dataset, cases, experiment.layout).rank(
             params, with_top=True)
-        simple = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases, experiment.popularity)
+        simple, _ = baselines.rank_all(experiment.config, experiment.dataset, experiment.split, cases, experiment.popularity)
         rankings[choice] = {"model": ranked, **simple}
         assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "last")
     for name, last in rankings["last"].items():

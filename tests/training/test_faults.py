@@ -15,9 +15,10 @@ import pytest
 from commands import SMALL, digest, metric_lines, outcome, start, succeed, train_command, user_error
 from conftest import small_config
 
+from bert4rec_jax import experiment
 from bert4rec_jax.devices import explained
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.experiment import Experiment
+from bert4rec_jax.experiment import Experiment, train_and_evaluate
 from bert4rec_jax.training import Checkpoints, TrainState
 
 STEPS = SMALL["train.steps"]
@@ -263,3 +264,26 @@ def test_many_kills_do_not_change_the_outcome(undisturbed, tmp_path):
         chaos.attempt(chaos.random.choice(Chaos.PHASES))
     chaos.finish()
     print(f"{sum(chaos.kills.values())} kills survived ({chaos.kills}), {chaos.finished} runs finished as undisturbed")
+
+
+def test_what_the_model_reached_is_on_disk_before_a_baseline_fails(small_run, tmp_path, monkeypatch):
+    def failing(*_):
+        assert (tmp_path / "run" / "results.json").exists()
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched, pytest.raises(ZeroDivisionError):
+        patched.setattr(experiment.baselines, "rank_all", failing)
+        train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
+    found, whole = outcome(tmp_path / "run"), outcome(small_run)
+    assert found["metrics"] == whole["metrics"]
+    assert found["results"] == whole["results"] | {
+        "baselines": {}, "baselines_left_out": {"all": "the run ended before them; the same command ranks again"}}
+    assert found["ranks"] == {name: x for name, x in whole["ranks"].items()
+                              if name.removesuffix("_rank") not in whole["results"]["baselines"]}
+    train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
+    assert outcome(tmp_path / "run") == whole and whole["results"]["baselines"]
+    monkeypatch.setattr(experiment.baselines, "_MOST_VISITS", 0)
+    train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
+    left_out = outcome(tmp_path / "run")["results"]
+    assert left_out["baselines"].keys() == whole["results"]["baselines"].keys() - {"markov"}
+    assert left_out["baselines_left_out"].keys() == {"markov"}

@@ -142,6 +142,19 @@ def require_columns(path: str, names, wanted: dict[str, str]) -> None:
             )
 
 
+def _refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
+    """Refuses a file that should have a header when its first line has numbers in it and none of the wanted names."""
+    numbers = [name for name in file.names if re.fullmatch(r"-?\d+(\.\d*)?", name)]
+    if not file.header or not numbers or not set(file.names).isdisjoint(wanted.values()):
+        return
+    places = " ".join(f"--config.data.{role}_column={place if place <= len(file.names) else repr('')}"
+                      for place, role in enumerate(wanted, 1))
+    raise UserError(
+        f"{file.path} has no column {wanted['user']!r}: its first line is {short(file.separator.join(file.names))!r}, "
+        f"which looks like an event and no header. Without a header columns go by number, as in {places}."
+    )
+
+
 class TextLog:
     """An interaction log in one or more delimited files of the same layout, read in canonical blocks.
 
@@ -158,6 +171,7 @@ class TextLog:
         self.files, self.roles, self._filter = files, roles, row_filter
         for file in files:
             text.check_text(file.path)
+            _refuse_headless(file, roles.named())
             require_columns(file.path, file.names, roles.named())
         self._kinds = _time_kinds(files[0], roles) if roles.time else [None]
         self._filter_kinds: dict[str, pa.DataType] = {}

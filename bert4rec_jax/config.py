@@ -73,6 +73,10 @@ class DataConfig:
     title_column: str = "title"  # of the item table
     year_column: str = "year"  # of the item table
     genres_column: str = "genres"  # of the item table; several genres are joined by |
+    # Comma-separated columns of the item table: title, year, genres, or others by their own names. Words and values
+    # that several items share are features, and the embedding of an item is its own plus the mean of those of its
+    # features.
+    features: str = ""
     min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
     user_core: int = 0  # users with fewer interactions are dropped, repeatedly together with item_core
     item_core: int = 0  # items with fewer interactions are dropped, repeatedly together with user_core
@@ -93,6 +97,11 @@ class DataConfig:
     valid_seconds: int = 0  # length of the validation period, where test_seconds is not 0
     gap_seconds: int = 0  # between the validation and the test period, where test_seconds is not 0
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The columns that `features` names."""
+        return tuple(dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip()))
 
 
 @dataclass(frozen=True)
@@ -236,12 +245,14 @@ class Config:
     @property
     def model_name(self) -> str:
         """What tables call this model, by what it learns."""
+        features = ", item features" if self.data.feature_columns else ""
         if self.masking.next_item == 1:
-            return "SASRec"
+            return "SASRec" + features
         if self.masking.next_item == 0:
-            return "BERT4Rec (Cloze)"
+            return "BERT4Rec (Cloze)" + features
         return "BERT4Rec + next item" + {
-            "both": "", "mask": ", ranks from [MASK]", "last_item": ", ranks from the last item"}[self.model.ranks_from]
+            "both": "", "mask": ", ranks from [MASK]", "last_item": ", ranks from the last item",
+        }[self.model.ranks_from] + features
 
     def to_dict(self) -> dict:
         """Returns the config as nested plain dicts, as written to config.json."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bert4rec_jax.data.sources.features import Bags
 from bert4rec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Dataset:
       manifest: where the data came from and what was done to it.
       fingerprint: 16 hex digits of the arrays' content; the same data have the same fingerprint wherever
         they are.
+      features: of the items, in columns of the item table; None: none were asked for.
     """
 
     items: np.ndarray = field(repr=False)
@@ -46,6 +48,7 @@ class Dataset:
     folder: str
     manifest: dict = field(repr=False)
     fingerprint: str
+    features: Bags | None = None
 
     def item_table(self) -> pd.DataFrame:
         """Returns one row per item, index 1..num_items.
@@ -95,6 +98,7 @@ class Dataset:
             "min_length": int(lengths.min()),
             "max_length": int(lengths.max()),
             "density": float(self.offsets[-1] / (self.num_users * self.num_items)),
+            **({} if self.features is None else {"features": len(self.features.names)}),
         }
 
 

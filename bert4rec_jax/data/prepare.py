@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -22,6 +23,7 @@ from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import arrange, engines, writer
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.engines import additions
+from bert4rec_jax.data.sources import features
 from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
@@ -44,11 +46,19 @@ def load_dataset(config: DataConfig) -> Dataset:
     first to finish wins.
 
     Raises:
-      UserError: the source cannot be obtained or read, the filters leave nothing, or the disk refuses.
+      UserError: the source cannot be obtained or read, the filters leave nothing, the disk refuses, or the item table
+        has not the features that were asked for.
       Stopped: by a signal.
     """
     with _ending_on_signals():
-        return _load(config)
+        dataset = _load(config)
+        if not config.feature_columns:
+            return dataset
+        if not dataset.manifest["counts"]["item_table"]:
+            raise UserError("config.data.features needs an item table, and there is none; name its file with "
+                            "config.data.items_path.")
+        found = features.from_columns(dataset.item_table(), config.feature_columns)
+        return dataclasses.replace(dataset, features=found)
 
 
 def _load(config: DataConfig) -> Dataset:

@@ -15,7 +15,7 @@ from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset, training_counts
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import Stopped, UserError
-from bert4rec_jax.model import masks_per_history
+from bert4rec_jax.model import fold_features, masks_per_history
 from bert4rec_jax.phases import say, waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
 from bert4rec_jax.training import (
@@ -60,15 +60,25 @@ class Experiment:
         self.popularity = training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
         self._rankers: dict[str, Ranker] = {}
-        self.template = state_template(c, self.num_items, self.layout)
+        self.features = self.dataset.features
+        self._num_features = 0 if self.features is None else len(self.features.names)
+        self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
         self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots), self.template, donate=True)
+            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features,
+                              unmet=np.flatnonzero(self.popularity[1:] == 0).astype(np.int32) + 1),
+            self.template, donate=True)
+        shardings = self.layout.shardings({name: self.template.params[name] for name in ("items", "encoder")})
+        self._fold = jax.jit(functools.partial(fold_features, bags=self.features), out_shardings=shardings)
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, placed on the devices."""
-        init = functools.partial(init_state, self.config, self.num_items)
+        init = functools.partial(init_state, self.config, self.num_items, self._num_features)
         return jax.jit(init, out_shardings=self.layout.shardings(self.template))()
+
+    def folded(self, params: Any) -> Any:
+        """Returns parameters as rankers take them, with the features of items in the item table."""
+        return params if self.features is None else self._fold(params)
 
     def batch(self, step: int) -> Packed:
         """Returns this process's part of the batch of `step`, placed on its devices."""
@@ -102,7 +112,8 @@ class Experiment:
     def validator(self, stop: StopSignal) -> Callable[[Any], dict[str, float] | None]:
         """Returns a function from parameters to validation metrics, or to None when a signal came in between."""
         def validate(params: Any) -> dict[str, float] | None:
-            ranking = self.ranker("valid").rank(params, should_stop=stop.requested, title="ranking validation users")
+            ranking = self.ranker("valid").rank(
+                self.folded(params), should_stop=stop.requested, title="ranking validation users")
             return None if ranking is None else from_ranks(ranking.ranks(self.config.eval.ties))
 
         return validate
@@ -121,11 +132,11 @@ class Experiment:
         """Ranks validation and test users with the best checkpoint and writes results.json and ranks_test.npz."""
         best_step, params = checkpoints.restore_params(progress.best_step, self.template.params)
         begin = time.perf_counter()
-        cases, rankings = {}, {}
+        cases, rankings, folded = {}, {}, self.folded(params)
         for part, name in (("valid", "validation"), ("test", "test")):
             cases[part] = self.cases(part)
             rankings[part] = self.ranker(part).rank(
-                params, part == "test", stop.requested, f"ranking {name} users with the best checkpoint")
+                folded, part == "test", stop.requested, f"ranking {name} users with the best checkpoint")
             if rankings[part] is None:
                 return None
         seconds = time.perf_counter() - begin

@@ -28,6 +28,7 @@ ACCUMULATE_2, ACCUMULATE_4 = {"train.accumulate": 2}, {"train.accumulate": 4}
 SAMPLED, GBCE = {"loss.name": "sampled_softmax", "loss.negatives": 24}, {"loss.name": "gbce", "loss.negatives": 24}
 NEXT = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
 BF16, REMAT = {"model.dtype": "bfloat16"}, {"model.remat": True}
+FEATURES = {"data.features": "genres,title"}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
 RECIPE = {"model.norm": "pre", "model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
           "masking.next_item": 0.25,
@@ -42,6 +43,9 @@ QUICK = {
     "gbce: 4x2": LAYOUTS["4x2"] | GBCE,
     "dropout: one": LAYOUTS["one"] | DROPOUT,
     "dropout: 4x2, accumulated 2": LAYOUTS["4x2"] | ACCUMULATE_2 | DROPOUT,
+    "features: one": LAYOUTS["one"] | FEATURES,
+    "features: 2x4, accumulated 2": LAYOUTS["2x4"] | ACCUMULATE_2 | FEATURES,
+    "features: 8 pmap": LAYOUTS["8 pmap"] | FEATURES,
 }
 REST = {
     "one": LAYOUTS["one"],
@@ -111,6 +115,12 @@ def rank(params: dict, changes: dict) -> dict:
     return results
 
 
+def folded(params: dict, changes: dict) -> np.ndarray:
+    """Returns the item table with the features of items, as rankers take it in one layout."""
+    experiment = Experiment(config_of(changes))
+    return np.asarray(experiment.folded(experiment.layout.put_state(params))["items"]["embedding"])
+
+
 def most_and_fewest_histories() -> tuple[int, int]:
     """Returns the numbers of histories on the fullest and the emptiest device; each has targets of its own."""
     segments = np.asarray(Experiment(config_of(LAYOUTS["one"])).batch(0).segments)
@@ -121,13 +131,15 @@ def most_and_fewest_histories() -> tuple[int, int]:
 def main(path: str, which: str) -> None:
     assert jax.device_count() == 8, jax.devices()
     cases = {"quick": QUICK, "rest": REST}[which]
-    trained, ranks = {}, {}
+    trained, ranks, tables = {}, {}, {}
     for name, changes in cases.items():
         trained[name], params = train(changes)
         if which == "quick" and name == "one":
             ranks = {layout: rank(params, changes) for layout, changes in LAYOUTS.items()}
+        if name == "features: one":
+            tables = {layout: folded(params, changes | FEATURES) for layout, changes in LAYOUTS.items()}
     with open(path, "wb") as file:
-        pickle.dump({"trained": trained, "ranks": ranks, "histories": most_and_fewest_histories()}, file)
+        pickle.dump({"trained": trained, "ranks": ranks, "tables": tables, "histories": most_and_fewest_histories()}, file)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Packed
+from bert4rec_jax.data import Bags, Packed
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.devices.communication import Job
 from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes
@@ -38,6 +38,7 @@ class Sizes:
       histories: that a device ranks at once.
       histories_in_a_row: the most of them in one row.
       removed: pairs of a history and an item it has seen, of a device.
+      features: of the items, or None.
     """
 
     num_items: int
@@ -45,6 +46,12 @@ class Sizes:
     histories: int
     histories_in_a_row: int
     removed: int
+    features: Bags | None = None
+
+    @property
+    def num_features(self) -> int:
+        """How many features there are."""
+        return 0 if self.features is None else len(self.features.names)
 
 
 @dataclass(frozen=True)
@@ -96,11 +103,19 @@ def sizes_of_data(config: Config, layout: Layout) -> Sizes:
     """Returns the sizes that a run of `config` has on its data, which are loaded as the run would load them."""
     experiment = Experiment(config, layout)
     histories = experiment.ranker("test").histories
-    return Sizes(experiment.num_items, experiment.num_slots, histories.size, histories.slots_in_a_row, histories.pairs)
+    return Sizes(experiment.num_items, experiment.num_slots, histories.size, histories.slots_in_a_row, histories.pairs,
+                 experiment.features)
 
 
 def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
-    """Returns sizes for a catalogue of `num_items` without any data: rows that are nearly one long history each."""
+    """Returns sizes for a catalogue of `num_items` without any data: rows that are nearly one long history each.
+
+    Raises:
+      UserError: the configuration has item features, which only data have.
+    """
+    if config.data.feature_columns:
+        raise UserError("config.data.features stand in the item table, which --items leaves unread; leave one of them "
+                        "out.")
     c, length = config, config.model.max_length
     rows = c.eval.batch_rows // layout.num_devices
     return Sizes(num_items, min(int(masks_per_history(c.masking, length)[length]) + 3, length), 2 * rows, 4,
@@ -109,7 +124,7 @@ def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
 
 def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[Any, tuple]]:
     """Returns the training step and the ranking step: mapped functions, and shapes to lower them with."""
-    state = state_template(config, sizes.num_items, layout)
+    state = state_template(config, sizes.num_items, layout, sizes.num_features)
     key = jax.eval_shape(lambda: jax.random.key(0))
     length, sharding = config.model.max_length, layout.row_sharding()
 
@@ -117,15 +132,17 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     batch = Packed(*[array(config.train.batch_rows, length)] * 4)
-    step = layout.map(functools.partial(train_step, config, sizes.num_items, sizes.slots), state, donate=True)
+    step = layout.map(functools.partial(train_step, config, sizes.num_items, sizes.slots, bags=sizes.features), state,
+                      donate=True)
     rows, cases = config.eval.batch_rows, sizes.histories * layout.num_devices
     pairs = sizes.removed * layout.num_devices if config.eval.filter_seen else 0
     tokens = array(rows, length)
     histories = Histories(Inputs(tokens, tokens, tokens, array(rows, sizes.histories_in_a_row)), array(cases),
                           array(pairs), array(pairs))
-    ranking = layout.map(functools.partial(rank_step, config, sizes.num_items, True), state.params)
+    params = {name: state.params[name] for name in ("items", "encoder")}  # as `fold_features` returns them
+    ranking = layout.map(functools.partial(rank_step, config, sizes.num_items, True), params)
     return {"training": (step, (state, batch, key)),
-            "ranking": (ranking, (state.params, (histories, (array(cases), array(cases, 0))), key))}
+            "ranking": (ranking, (params, (histories, (array(cases), array(cases, 0))), key))}
 
 
 def compiled(name: str, function: Any, arguments: tuple, target: Target, devices: int, positions: int,

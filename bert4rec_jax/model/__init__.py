@@ -11,6 +11,7 @@ from bert4rec_jax.model.item_table import (
     all_rows,
     candidate_bias,
     first_row,
+    fold_features,
     lookup,
     mask_token,
     rows_bias,
@@ -19,6 +20,6 @@ from bert4rec_jax.model.item_table import (
 from bert4rec_jax.model.losses import loss_sum
 from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_history, next_items
 
-__all__ = ["Draws", "Inputs", "all_rows", "candidate_bias", "encode", "encoder_inputs", "first_row", "init_params",
-           "learns_next_item", "lookup", "loss_sum", "mask_items", "mask_token", "masks_per_history", "next_items",
-           "rows_bias", "table_rows"]
+__all__ = ["Draws", "Inputs", "all_rows", "candidate_bias", "encode", "encoder_inputs", "first_row",
+           "fold_features", "init_params", "learns_next_item", "lookup", "loss_sum", "mask_items", "mask_token",
+           "masks_per_history", "next_items", "rows_bias", "table_rows"]

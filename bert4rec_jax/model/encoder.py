@@ -54,15 +54,22 @@ def encoder_inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots
     return Inputs(tokens, packed.segments, positions, slots)
 
 
-def init_params(config: ModelConfig, num_items: int, key: jax.Array) -> dict:
-    """Returns fresh parameters: `items` (embedding float32[V, D], bias float32[V]) and `encoder`."""
+def init_params(config: ModelConfig, num_items: int, key: jax.Array, num_features: int = 0) -> dict:
+    """Returns fresh parameters: `items` (embedding float32[V, D], bias float32[V]) and `encoder`.
+
+    With `num_features`, also `features`, float32[F, D].
+    """
     table_key, encoder_key = jax.random.split(key)
     rows, width = table_rows(num_items), config.width
     embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
     encoder = Encoder(config, causal=False).init(
         encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
-    return {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
+    params = {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
+    if num_features:
+        feature_key = jax.random.fold_in(table_key, 1)
+        params["features"] = _initializer(config)(feature_key, (num_features, width), jnp.float32)
+    return params
 
 
 def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,

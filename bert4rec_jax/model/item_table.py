@@ -5,6 +5,9 @@
 items, row num_items + 1 is [MASK]; the rest fills up to a multiple of `ROW_MULTIPLE`, so that tables split evenly
 and a checkpoint does not depend on the number of devices.
 
+Where items have features, `params["features"]` holds an embedding of each, float32[F, D], and `fold_features` adds
+those of an item to its row. The training step and whoever ranks do so once; everything else sees just a table.
+
 Where the table is split, these functions run inside `shard_map` or `pmap` with the name of the mesh axis; the
 batch is split over that axis too. Tokens and activations travel, the table never does.
 """
@@ -14,6 +17,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from bert4rec_jax.data import Bags
 
 PADDING = 0
 ROW_MULTIPLE = 64
@@ -76,6 +82,46 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Array:
     """Adds x_ND[n] to row ids_N[n]; ids outside the shard are left out."""
     return table_VD.at[ids_N].add(x_ND, mode="drop", wrap_negative_indices=False)
+
+
+def fold_features(params: dict, bags: Bags | None, axis: str | None = None, unmet: np.ndarray | None = None) -> dict:
+    """Returns the parameters of the same model without features: `items`, with what features add, and `encoder`.
+
+    An item's embedding is its own row plus the mean of the embeddings of its features.
+
+    Args:
+      params: as in a checkpoint; `items` may be this device's shard.
+      bags: the features of the items; None: they have none, and `params` comes back.
+      axis: mesh axis over which the table is split, or None.
+      unmet: in training, int32[U], items that it never meets; they are made no candidates. A loss would learn that they
+        never come next, and push them below all others whatever their features are.
+    """
+    if bags is None:
+        return params
+    embedding_VD, bias_V = params["items"]["embedding"], params["items"]["bias"]
+    ids_P, features_P, share_P = _own_pairs(bags, embedding_VD.shape[0], axis)
+    folded_VD = add_rows(embedding_VD, ids_P, params["features"][features_P] * share_P[:, None])
+    if unmet is not None:
+        ids_U = unmet - first_row(len(bias_V), axis)
+        bias_V = bias_V.at[ids_U].set(-1e9, mode="drop", wrap_negative_indices=False)
+    return {"items": {"embedding": folded_VD, "bias": bias_V}, "encoder": params["encoder"]}
+
+
+def _own_pairs(bags: Bags, rows: int, axis: str | None) -> tuple:
+    """Returns rows of this device's shard, int32[P], their features, int32[P], and one over the number of these.
+
+    All devices have as many pairs; those that fill up are of a row outside the shard.
+    """
+    share_P = (1 / np.bincount(bags.items)[bags.items]).astype(np.float32)
+    if axis is None:
+        return bags.items, bags.features, share_P
+    bounds = np.searchsorted(bags.items, np.arange(jax.lax.axis_size(axis) + 1) * rows)
+    places_SP = bounds[:-1, None] + np.arange(np.diff(bounds).max())
+    own_SP = places_SP < bounds[1:, None]
+    places_SP = np.where(own_SP, places_SP, 0)
+    ids_SP = np.where(own_SP, bags.items[places_SP] % rows, rows)
+    shard = jax.lax.axis_index(axis)
+    return tuple(jnp.asarray(x)[shard] for x in (ids_SP, bags.features[places_SP], share_P[places_SP]))
 
 
 def candidate_bias(bias_V: jax.Array, num_items: int, axis: str | None) -> jax.Array:

@@ -80,8 +80,7 @@ class RunDirectory:
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
             starts = (self.read("environment.json") or {"starts": []})["starts"]
-            write_json(self.path("environment.json"), {
-                "data_fingerprint": dataset.fingerprint, "starts": [*starts, _start(mode)]})
+            write_json(self.path("environment.json"), _fingerprints(dataset) | {"starts": [*starts, _start(mode)]})
             self._write_catalogue(dataset, popularity)
 
     def check_trained(self, dataset: Dataset) -> None:
@@ -97,10 +96,11 @@ class RunDirectory:
 
     def _check_data(self, dataset: Dataset) -> None:
         environment = self.read("environment.json")
-        if environment and environment["data_fingerprint"] != dataset.fingerprint and self._holds_something():
-            raise UserError(
-                f"{self._workdir} belongs to other data (fingerprint {environment['data_fingerprint']}, not "
-                f"{dataset.fingerprint}); choose another --workdir or restore the data.")
+        for name, fingerprint in _fingerprints(dataset).items():
+            if environment and environment[name] != fingerprint and self._holds_something():
+                raise UserError(
+                    f"{self._workdir} belongs to other {name.removesuffix('_fingerprint')} (fingerprint "
+                    f"{environment[name]}, not {fingerprint}); choose another --workdir or restore the data.")
 
     def _check_config(self, free: tuple[str, ...]) -> None:
         before = self.read("config.json")
@@ -131,6 +131,8 @@ class RunDirectory:
             table = dataset.item_table()
             table = table[[c for c in ("item", "title", "year", "genres") if c in table.columns]]
             table["training_interactions"] = popularity[1:]
+            if dataset.features is not None:
+                table["features"] = dataset.features.lists(dataset.num_items)
             with replacing(path, "wb") as file:
                 table.to_parquet(file)
 
@@ -152,6 +154,11 @@ class RunDirectory:
         with replacing(self.path("ranks_test.npz"), "wb") as file:
             np.savez_compressed(file, **ranks)
         write_json(self.path("results.json"), results)
+
+
+def _fingerprints(dataset: Dataset) -> dict[str, str]:
+    features = {} if dataset.features is None else {"features_fingerprint": dataset.features.fingerprint}
+    return {"data_fingerprint": dataset.fingerprint, **features}
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:

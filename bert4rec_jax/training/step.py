@@ -14,12 +14,13 @@ import numpy as np
 import optax
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Packed
+from bert4rec_jax.data import Bags, Packed
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.model import (
     Draws,
     encode,
     encoder_inputs,
+    fold_features,
     init_params,
     learns_next_item,
     lookup,
@@ -37,7 +38,7 @@ class TrainState(NamedTuple):
 
     Attributes:
       step: int32, updates done.
-      params: `items` and `encoder`, see `init_params`.
+      params: see `init_params`.
       opt_state: optax state of the same structure.
       skipped: int32, updates left out because they were not finite (`train.on_nan = "skip"`).
     """
@@ -53,17 +54,18 @@ def stream_key(root: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Arr
     return jax.random.fold_in(jax.random.fold_in(root, STREAMS.index(name)), step)
 
 
-def init_state(config: Config, num_items: int) -> TrainState:
+def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainState:
     """Returns the state before the first step; a function of the configuration alone."""
-    params = init_params(config.model, num_items, stream_key(jax.random.key(config.seed), "params"))
+    key = stream_key(jax.random.key(config.seed), "params")
+    params = init_params(config.model, num_items, key, num_features)
     opt_state = make_optimizer(config.optimizer, config.train.steps).init(params)
     # Two arrays, as a donated buffer must not be donated twice.
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def state_template(config: Config, num_items: int, layout: Layout) -> TrainState:
+def state_template(config: Config, num_items: int, layout: Layout, num_features: int = 0) -> TrainState:
     """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into."""
-    shapes = jax.eval_shape(functools.partial(init_state, config, num_items))
+    shapes = jax.eval_shape(functools.partial(init_state, config, num_items, num_features))
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                         shapes, layout.shardings(shapes))
 
@@ -76,7 +78,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
       config: the run's configuration.
       num_items: size of the catalogue.
       num_slots: slots of a row with masks, K.
-      params: as `TrainState.params`.
+      params: as `fold_features` returns them.
       packed: this device's rows.
       root: the run's root key.
       step: int32, updates done.
@@ -105,7 +107,8 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
 
 
 def train_step(config: Config, num_items: int, num_slots: int, state: TrainState, packed: Packed, root: jax.Array,
-               axes: Axes) -> tuple[TrainState, dict[str, jax.Array]]:
+               axes: Axes, bags: Bags | None = None, unmet: np.ndarray | None = None,
+               ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, written for one device's rows; sums go over the devices of `axes`.
 
     Args:
@@ -116,18 +119,21 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
       packed: this device's rows.
       root: the run's root key.
       axes: see `devices.Axes`.
+      bags: features of the items, or None.
+      unmet: see `fold_features`.
 
     Returns:
       The new state, and `loss` (mean over the batch's targets), `targets`, `grad_norm`.
     """
     rows = packed.tokens.shape[0]
     parts = config.train.accumulate
+    params, unfold = jax.vjp(lambda params: fold_features(params, bags, axes.catalogue, unmet), state.params)
 
     def part_gradient(part, rows_of_part):
         first_row = axes.index() * rows + part * (rows // parts)
         loss = lambda params: batch_loss(  # noqa: E731
             config, num_items, num_slots, params, rows_of_part, root, state.step, first_row, axes)
-        (loss_sum, targets), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (loss_sum, targets), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return loss_sum, targets, gradient
 
     if parts == 1:
@@ -143,8 +149,12 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
     loss_sum, targets = axes.sum((loss_sum, targets))
     gradient = {"items": axes.sum(gradient["items"], over_catalogue=False),
                 "encoder": axes.sum(gradient["encoder"])}
-    gradient = jax.tree.map(lambda g: g / targets, gradient)
-    square = Axes(None, axes.catalogue).sum(_square_sum(gradient["items"])) + _square_sum(gradient["encoder"])
+    (gradient,) = unfold(jax.tree.map(lambda g: g / targets, gradient))
+    over_shards = Axes(None, axes.catalogue)
+    if bags is not None:
+        gradient["features"] = over_shards.sum(gradient["features"])
+    whole = {name: g for name, g in gradient.items() if name != "items"}
+    square = over_shards.sum(_square_sum(gradient["items"])) + _square_sum(whole)
     norm = jnp.sqrt(square)
     if config.optimizer.clip_norm:
         shrink = jnp.minimum(1.0, config.optimizer.clip_norm / norm)

@@ -84,7 +84,8 @@ def _problems(run: Run) -> Iterator[str]:
             yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
         if run.results["model"] != config.model_name:
             yield f"results.json calls it {run.results['model']!r}, the present program {config.model_name!r}"
-        if run.results["parameters"] != (count := parameters(config.model, run.dataset["items"])):
+        count = parameters(config.model, run.dataset["items"], run.dataset.get("features", 0))
+        if run.results["parameters"] != count:
             yield f"results.json says {run.results['parameters']:,} parameters, the model of config.json has {count:,}"
     try:
         for start in run.starts:
@@ -98,9 +99,10 @@ def _problems(run: Run) -> Iterator[str]:
 
 
 @functools.cache
-def parameters(config: ModelConfig, num_items: int) -> int:
+def parameters(config: ModelConfig, num_items: int, num_features: int = 0) -> int:
     """Returns how many parameters a model has."""
-    shapes = jax.eval_shape(functools.partial(init_params, config, num_items), jax.random.key(0))
+    init = functools.partial(init_params, config, num_items, num_features=num_features)
+    shapes = jax.eval_shape(init, jax.random.key(0))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 

@@ -65,6 +65,12 @@ def test_ranks_are_identical(quick, layout):
     assert (sampled["candidates"] == 101).all()
 
 
+def test_tables_with_features_are_the_same(quick):
+    one = quick["tables"]["one"]
+    for layout, table in quick["tables"].items():
+        np.testing.assert_allclose(table, one, rtol=0, atol=1e-6, err_msg=layout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in eight_devices.REST if not n.endswith("one")])
 def test_other_losses_and_models_in_layouts(rest, name):

@@ -14,8 +14,10 @@ import pandas as pd
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, ParallelConfig
+from bert4rec_jax.data import Bags
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.model import fold_features
 from bert4rec_jax.ranking import Histories, PackedHistories, item_scores, own_histories, top_items, without_removed
 from bert4rec_jax.serving.titles import TitleIndex
 from bert4rec_jax.training import Checkpoints, state_template
@@ -50,10 +52,11 @@ class Recommender:
     Attributes:
       config: the run's configuration; one device serves, however many trained.
       catalogue: one row per item, index 1..num_items, with the original id, title, year, genres and
-        training_interactions; the model has learnt nothing of an item that has none.
+        training_interactions; the model has learnt nothing of an item that has none, unless by its features, a list
+        of names where the run has such.
       titles: finds items by what people type.
       num_items: size of the catalogue.
-      params: the parameters of the best checkpoint.
+      params: the parameters of the best checkpoint, with the features of items in the item table.
       step: its step.
     """
 
@@ -75,14 +78,16 @@ class Recommender:
         self.titles = TitleIndex(self.catalogue)
         self.num_items = len(self.catalogue)
         self._layout = Layout(self.config.parallel)
-        template = state_template(self.config, self.num_items, self._layout).params
+        bags = Bags.from_lists(self.catalogue["features"]) if "features" in self.catalogue.columns else None
+        template = state_template(self.config, self.num_items, self._layout, len(bags.names) if bags else 0).params
         with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
                 raise UserError(f"{workdir} holds no checkpoint yet; train first.")
             best = progress["best_step"]
-            self.step, self.params = checkpoints.restore_params(
+            self.step, params = checkpoints.restore_params(
                 max(checkpoints.steps()) if best is None else best, template)
+        self.params = jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
         self._map = functools.cache(
             lambda k: self._layout.map(functools.partial(_score_step, self.config, self.num_items, k), self.params))
 

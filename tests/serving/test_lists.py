@@ -116,6 +116,13 @@ def test_parts_of_other_lists_are_not_taken(recommender, tmp_path, monkeypatch):
     assert pd.read_csv(tmp_path / "lists.csv")["rank"].max() == 4
 
 
+def test_an_item_that_has_features_needs_no_training(recommender, untrained, tmp_path):
+    featured = copy.copy(recommender)
+    featured.catalogue = recommender.catalogue.assign(features=[["genres: drama"]] * recommender.num_items)
+    write_lists(featured, str(tmp_path / "lists.parquet"), 7)
+    assert untrained in set(pd.read_parquet(tmp_path / "lists.parquet")["item"].astype(str))
+
+
 def test_a_new_log_is_served_and_its_unknown_items_are_counted(recommender, untrained, tmp_path, capsys):
     a, b, c = ids(recommender, [5, 9, 2])
     log = tmp_path / "new.csv"

@@ -107,11 +107,15 @@ def _allowed(recommender: Recommender, only: Choice | None,
     if never is not None and never.everybody is not None:
         allowed[never.everybody] = False
     if "training_interactions" in recommender.catalogue:
-        untrained = np.flatnonzero(recommender.catalogue["training_interactions"].to_numpy() == 0) + 1
-        if len(untrained):
-            allowed[untrained] = False
-            notes.append(f"{len(untrained):,} of {recommender.num_items:,} items occur in no training history; the "
-                         "model has learned nothing about them, and they are not recommended.")
+        known = recommender.catalogue["training_interactions"].to_numpy() > 0
+        if "features" in recommender.catalogue:
+            known |= recommender.catalogue["features"].str.len().to_numpy() > 0
+        unknown = np.flatnonzero(~known) + 1
+        if len(unknown):
+            allowed[unknown] = False
+            features = " and have no features" if "features" in recommender.catalogue else ""
+            notes.append(f"{len(unknown):,} of {recommender.num_items:,} items occur in no training history{features}; "
+                         "the model has learned nothing about them, and they are not recommended.")
     if not allowed[1:].any():
         raise UserError("--candidates and --exclude leave no item to recommend; take one of them away.")
     return (None if allowed[1:].all() else allowed), notes

@@ -65,9 +65,8 @@ class Experiment:
         self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
         self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features,
-                              unmet=np.flatnonzero(self.popularity[1:] == 0).astype(np.int32) + 1),
-            self.template, donate=True)
+            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features), self.template,
+            donate=True)
         shardings = self.layout.shardings({name: self.template.params[name] for name in ("items", "encoder")})
         self._fold = jax.jit(functools.partial(fold_features, bags=self.features), out_shardings=shardings)
 

@@ -84,7 +84,7 @@ def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Arra
     return table_VD.at[ids_N].add(x_ND, mode="drop", wrap_negative_indices=False)
 
 
-def fold_features(params: dict, bags: Bags | None, axis: str | None = None, unmet: np.ndarray | None = None) -> dict:
+def fold_features(params: dict, bags: Bags | None, axis: str | None = None) -> dict:
     """Returns the parameters of the same model without features: `items`, with what features add, and `encoder`.
 
     An item's embedding is its own row plus the mean of the embeddings of its features.
@@ -93,18 +93,13 @@ def fold_features(params: dict, bags: Bags | None, axis: str | None = None, unme
       params: as in a checkpoint; `items` may be this device's shard.
       bags: the features of the items; None: they have none, and `params` comes back.
       axis: mesh axis over which the table is split, or None.
-      unmet: in training, int32[U], items that it never meets; they are made no candidates. A loss would learn that they
-        never come next, and push them below all others whatever their features are.
     """
     if bags is None:
         return params
-    embedding_VD, bias_V = params["items"]["embedding"], params["items"]["bias"]
+    embedding_VD = params["items"]["embedding"]
     ids_P, features_P, share_P = _own_pairs(bags, embedding_VD.shape[0], axis)
     folded_VD = add_rows(embedding_VD, ids_P, params["features"][features_P] * share_P[:, None])
-    if unmet is not None:
-        ids_U = unmet - first_row(len(bias_V), axis)
-        bias_V = bias_V.at[ids_U].set(-1e9, mode="drop", wrap_negative_indices=False)
-    return {"items": {"embedding": folded_VD, "bias": bias_V}, "encoder": params["encoder"]}
+    return {"items": params["items"] | {"embedding": folded_VD}, "encoder": params["encoder"]}
 
 
 def _own_pairs(bags: Bags, rows: int, axis: str | None) -> tuple:

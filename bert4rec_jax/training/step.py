@@ -107,8 +107,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
 
 
 def train_step(config: Config, num_items: int, num_slots: int, state: TrainState, packed: Packed, root: jax.Array,
-               axes: Axes, bags: Bags | None = None, unmet: np.ndarray | None = None,
-               ) -> tuple[TrainState, dict[str, jax.Array]]:
+               axes: Axes, bags: Bags | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, written for one device's rows; sums go over the devices of `axes`.
 
     Args:
@@ -120,14 +119,13 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
       root: the run's root key.
       axes: see `devices.Axes`.
       bags: features of the items, or None.
-      unmet: see `fold_features`.
 
     Returns:
       The new state, and `loss` (mean over the batch's targets), `targets`, `grad_norm`.
     """
     rows = packed.tokens.shape[0]
     parts = config.train.accumulate
-    params, unfold = jax.vjp(lambda params: fold_features(params, bags, axes.catalogue, unmet), state.params)
+    params, unfold = jax.vjp(lambda params: fold_features(params, bags, axes.catalogue), state.params)
 
     def part_gradient(part, rows_of_part):
         first_row = axes.index() * rows + part * (rows // parts)

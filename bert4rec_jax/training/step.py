@@ -15,7 +15,7 @@ import optax
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Packed
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Axes, Layout, as_stored
 from bert4rec_jax.model import (
     Draws,
     encode,
@@ -141,7 +141,7 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
 
     # Sums of numerators and denominators: shards hold different numbers of targets.
     loss_sum, targets = axes.sum((loss_sum, targets))
-    gradient = {"items": axes.sum(gradient["items"], over_catalogue=False),
+    gradient = {"items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
                 "encoder": axes.sum(gradient["encoder"])}
     gradient = jax.tree.map(lambda g: g / targets, gradient)
     square = Axes(None, axes.catalogue).sum(_square_sum(gradient["items"])) + _square_sum(gradient["encoder"])

@@ -57,36 +57,28 @@ def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M
     most = max(HIDDEN_BYTES // (4 * D) // SLOTS, 1) * SLOTS
     if most >= M:
         return _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret)
-    d_h, table = [], ()
-    for part in (slice(i, i + most) for i in range(0, M, most)):
-        d_h_part, *table = _gradients(h_MD[part], embedding_VD, bias_V, lse_M[part], scale_M[part], interpret, *table)
-        d_h.append(d_h_part)
-    return jnp.concatenate(d_h), *table
+    parts = [_gradients(h_MD[i:i + most], embedding_VD, bias_V, lse_M[i:i + most], scale_M[i:i + most], interpret)
+             for i in range(0, M, most)]
+    d_h, d_embedding, d_bias = zip(*parts)
+    return jnp.concatenate(d_h), sum(d_embedding), sum(d_bias)
 
 
-def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret, *before):
-    """Returns `gradients` of some slots, to which those of the table and the bias from slots `before` are added.
-
-    In place, as a second table of gradients would be a quarter more of what a device holds for it.
-    """
+def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret):
     (M, D), V = h_MD.shape, embedding_VD.shape[0]
     slots, items = _tile(M, V)
     h_MD, statistics_2M = _padded(h_MD, slots), _padded(jnp.stack([lse_M, scale_M], axis=1), slots).T
-    of_table = [pl.BlockSpec((items, D), lambda v, m: (v, 0)), pl.BlockSpec((1, items), lambda v, m: (0, v))]
-    if before:
-        before = before[0], before[1][None]
     d_h, d_embedding, d_bias = pl.pallas_call(
         functools.partial(_gradient_kernel, V),
         grid=(pl.cdiv(V, items), len(h_MD) // slots),
-        in_specs=[pl.BlockSpec((slots, D), lambda v, m: (m, 0)), *of_table,
-                  pl.BlockSpec((2, slots), lambda v, m: (0, m)), *(of_table if before else ())],
-        out_specs=[pl.BlockSpec((len(h_MD), D), lambda v, m: (0, 0)), *of_table],
-        input_output_aliases={4: 1, 5: 2} if before else {},
+        in_specs=[pl.BlockSpec((slots, D), lambda v, m: (m, 0)), pl.BlockSpec((items, D), lambda v, m: (v, 0)),
+                  pl.BlockSpec((1, items), lambda v, m: (0, v)), pl.BlockSpec((2, slots), lambda v, m: (0, m))],
+        out_specs=[pl.BlockSpec((len(h_MD), D), lambda v, m: (0, 0)), pl.BlockSpec((items, D), lambda v, m: (v, 0)),
+                   pl.BlockSpec((1, items), lambda v, m: (0, v))],
         out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((len(h_MD), D), (V, D), (1, V))],
         compiler_params=_compiler(), interpret=interpret, name="softmax_gradient",
         cost_estimate=pl.CostEstimate(flops=6 * M * V * D, transcendentals=M * V, bytes_accessed=(
-            (12 if before else 8) * V * D + h_MD.size * h_MD.dtype.itemsize * pl.cdiv(V, items) + 4 * h_MD.size)),
-    )(h_MD, embedding_VD, bias_V[None], statistics_2M, *before)
+            8 * V * D + h_MD.size * h_MD.dtype.itemsize * pl.cdiv(V, items) + 4 * h_MD.size)),
+    )(h_MD, embedding_VD, bias_V[None], statistics_2M)
     return d_h[:M], d_embedding, d_bias[0]
 
 
@@ -135,8 +127,7 @@ def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
         lse_ref[...] = (max_M1[...] + jnp.log(sum_M1[...])).T
 
 
-def _gradient_kernel(V, h_ref, embedding_ref, bias_ref, statistics_ref, *refs):
-    *before, d_h_ref, d_embedding_ref, d_bias_ref = refs
+def _gradient_kernel(V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref):
     tile, part = pl.program_id(0), pl.program_id(1)
     h = h_ref[...]
     logits, embedding = _logits(V, tile, h, embedding_ref, bias_ref)
@@ -150,8 +141,8 @@ def _gradient_kernel(V, h_ref, embedding_ref, bias_ref, statistics_ref, *refs):
 
     @pl.when(part == 0)
     def _():
-        for sum_ref, before_ref in zip((d_embedding_ref, d_bias_ref), before or (None, None)):
-            sum_ref[...] = jnp.zeros_like(sum_ref) if before_ref is None else before_ref[...]
+        d_embedding_ref[...] = jnp.zeros_like(d_embedding_ref)
+        d_bias_ref[...] = jnp.zeros_like(d_bias_ref)
 
     d_bias_ref[...] += p.sum(axis=0, keepdims=True)
     p = p.astype(h.dtype)

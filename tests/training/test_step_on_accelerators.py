@@ -93,12 +93,10 @@ def test_each_gradient_is_summed_over_devices_once(platform):
 @pytest.mark.parametrize("platform, turned", [("tpu", [(TABLE, WIDTH)]), ("gpu", []), ("cpu", [])])
 def test_the_gradient_of_a_narrow_table_is_laid_out_as_a_tpu_stores_the_table(platform, turned):
     """Before it is summed, so that the sum sends no padding either."""
-    names = [equation.primitive.name for equation in equations(platform)]
-    laid_out = [equation for equation in equations(platform) if equation.primitive.name == "layout_constraint"]
-    assert [equation.invars[0].aval.shape for equation in laid_out] == turned
-    assert all(equation.params["layout"].major_to_minor == (1, 0) for equation in laid_out)
-    assert not turned or names.index("layout_constraint") < min(
-        place for place, name in enumerate(names) if name.startswith("psum"))
+    laid_out = [each for each in equations(platform) if each.primitive.name == "layout_constraint"]
+    assert [each.invars[0].aval.shape for each in laid_out] == turned
+    summed = {x for each in equations(platform) if each.primitive.name.startswith("psum") for x in each.invars}
+    assert all(each.params["layout"].major_to_minor == (1, 0) and each.outvars[0] in summed for each in laid_out)
 
 
 def test_state_is_handed_over():

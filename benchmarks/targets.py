@@ -29,14 +29,15 @@ PROGRAMS = {
     "MovieLens-1M size": (3416, 16, {"model.width": 64, "model.layers": 2, "model.max_length": 200},
                           ("v5e:2x4", "h100:8"), (6, None)),
     "2,048 long": (62_423, 8, {**LONG, "model.max_length": 2048}, ("v5e:2x4", "h100:8"), (1.5, 60)),
+    "4,096 long": (62_423, 4, {**LONG, "model.max_length": 4096}, ("v5e:2x4", "h100:8"), (None, None)),
+    "8,192 long": (62_423, 4, {**LONG, "model.max_length": 8192}, ("v5e:2x4", "h100:8"), (None, None)),
     "1M items": (1_000_000, 32, {**LARGE, "model.max_length": 200, "parallel.catalogue": 8}, ("v5e:2x4", "h100:8"),
                  (2, 60)),
     "10M items": (10_000_000, 32, {**LARGE, "model.max_length": 100, "parallel.catalogue": 8},
-                  ("v5p:2x2x2", "h100:8"), (None, 120)),
+                  ("v5p:2x2x2", "tpu7x:2x2x1", "h100:8"), (None, 120)),
     "100M items, sampled": (100_000_000, 32, {**LARGE, "model.max_length": 100, "parallel.catalogue": 64,
                                               "loss.name": "sampled_softmax"}, ("v5e:8x8", "h100:8x8"), (None, None)),
     "configs/ml_25m.py, 2,048 rows": (59_047, 256, {}, ("v5e:2x4", "h100:8"), (None, None)),
-    "8,192 long": (62_423, 2, {**LONG, "model.max_length": 8192}, ("v5e:2x4",), (None, None)),
 }
 COLUMNS = ["program", "target", "memory a device, GiB", "by formula", "operations, G", "memory traffic, GiB", "with on-chip, GiB",
            "memory : arithmetic", "with on-chip", "goal", "at most, M positions/s", "sent, MiB", "of the least", "compile, s", "CPU s", "goal, s"]
@@ -84,6 +85,28 @@ def row(r: dict) -> list[str]:
             f"{r['compile_seconds']:.0f}", f"{r['compile_cpu_seconds']:.0f}", f"{seconds}" if seconds else ""]
 
 
+def quadratic_from(figures: list[dict]) -> dict[str, int]:
+    """Returns, for each target, from how many columns on attention is more than all the rest of a training step.
+
+    For each position of a row attention takes operations in proportion to the row's length, everything else always the
+    same; the shortest and the longest of the programs that differ in nothing else tell how many. Their time is bound by
+    operations, so that from there on it grows with the square of the length.
+    """
+    found, long = {}, [r for r in figures if r["name"].endswith(" long")]
+    for target in dict.fromkeys(r["target"] for r in long):
+        points = []
+        for r in long:
+            _, rows, changes, *_ = PROGRAMS[r["name"]]
+            length = changes["model.max_length"]
+            if r["target"] == target:
+                points.append((length, r["operations"] / (rows * length)))
+        (short, few), (longest, many) = min(points), max(points)
+        if longest > short:
+            growth = (many - few) / (longest - short)
+            found[target] = round(few / growth - short)
+    return found
+
+
 def made_by() -> dict:
     """Returns the versions and the commit that figures are made by."""
     from importlib import metadata
@@ -124,7 +147,8 @@ def main(_) -> None:
     done.sort(key=lambda r: order.index((r["name"], r["target"])))
     rows = [row(r) for r in done]
     Path(FLAGS.out, "targets.json").write_text(json.dumps(
-        {"columns": COLUMNS, "rows": rows, "cores": len(os.sched_getaffinity(0)), "figures": done}, indent=1) + "\n")
+        {"columns": COLUMNS, "rows": rows, "quadratic_from": quadratic_from(done), "cores": len(os.sched_getaffinity(0)),
+         "figures": done}, indent=1) + "\n")
     for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows):
         print("| " + " | ".join(cells) + " |")
 

@@ -11,9 +11,9 @@ backend.
 
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.devices.errors import check_memory, explained, lost_process
-from bert4rec_jax.devices.layout import Axes, Layout
+from bert4rec_jax.devices.layout import Axes, Layout, as_stored
 from bert4rec_jax.devices.processes import agreed, join_cluster, leaving_together
 from bert4rec_jax.devices.signals import StopSignal
 
-__all__ = ["Axes", "Layout", "StopSignal", "agreed", "check_memory", "cpu", "explained", "join_cluster",
+__all__ = ["Axes", "Layout", "StopSignal", "agreed", "as_stored", "check_memory", "cpu", "explained", "join_cluster",
            "leaving_together", "lost_process"]

@@ -13,15 +13,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Layout as Order
+from jax.experimental.layout import with_layout_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices.cpu import compiler_options
-from bert4rec_jax.devices.platform import compiling_for
+from bert4rec_jax.devices.platform import compiling_for, platform
 from bert4rec_jax.errors import UserError
 
 DATA, CATALOGUE = "data", "catalogue"
+TPU_LANES = 128
 
 
 @dataclass(frozen=True)
@@ -168,3 +171,14 @@ class Layout:
 
 def _merge_two_dimensions(x):
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def as_stored(x: jax.Array) -> jax.Array:
+    """Returns x in the order in which a TPU stores parameters of its shape; on other machines x as it is.
+
+    Rows shorter than a register are stored by columns, which spares the padding. Where what is computed by rows meets
+    such parameters, they are copied and padded, and copied back, unless it is turned itself.
+    """
+    if platform() == "tpu" and x.ndim == 2 and x.shape[1] < TPU_LANES <= x.shape[0]:
+        return with_layout_constraint(x, Order(major_to_minor=(1, 0)))
+    return x

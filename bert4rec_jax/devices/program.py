@@ -18,8 +18,9 @@ SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, 
          "s16": 2, "u16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # What moves no bytes of its own.
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
-         "partition-id", "replica-id", "copy-done", "opt-barrier", "domain", "add-dependency", "async-update"}
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "call-start",
+         "after-all", "partition-id", "replica-id", "copy-done", "opt-barrier", "domain", "add-dependency",
+         "async-update"}
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::((?:[TSLE]\([^)]*\)|\([^)]*\))*))?[^}]*\})?")
 
 
@@ -78,7 +79,7 @@ class Program:
                                      r"(\{[^}]*\}|%?[\w.-]+)", line.rest):
                 for inner in re.findall(r"[\w.-]+", called):
                     yield from self._visit(inner, again, inside_fusions)
-            if line.kind == "call":
+            if line.kind in ("call", "call-start"):  # the latter by sparse cores of a TPU, as collectives
                 inner = re.search(r"to_apply=%?([\w.-]+)", line.rest)
                 yield from self._visit(inner[1], again, inside_fusions)
 

@@ -15,7 +15,7 @@ import optax
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Bags, Packed
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Axes, Layout, as_stored
 from bert4rec_jax.model import (
     Draws,
     encode,
@@ -145,7 +145,7 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
 
     # Sums of numerators and denominators: shards hold different numbers of targets.
     loss_sum, targets = axes.sum((loss_sum, targets))
-    gradient = {"items": axes.sum(gradient["items"], over_catalogue=False),
+    gradient = {"items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
                 "encoder": axes.sum(gradient["encoder"])}
     (gradient,) = unfold(jax.tree.map(lambda g: g / targets, gradient))
     over_shards = Axes(None, axes.catalogue)

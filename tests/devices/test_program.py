@@ -69,6 +69,27 @@ ENTRY %main (x: f32[16]) -> f32[4] {
     assert sent["all-reduce"] == 2 * 64 * 3 / 4 and sent["reduce-scatter"] == 64 * 3 / 4
 
 
+def test_a_collective_that_sparse_cores_do_meanwhile_counts_once():
+    """As libtpu writes it for tpu7x: a call with a start and an end, which moves what is called and no more."""
+    text = """
+%called (p0: f32[16], p1: token[]) -> f32[64] {
+  %p1 = token[] parameter(1)
+  %p0 = f32[16]{0} parameter(0)
+  ROOT %all = f32[64]{0} all-gather(%p0), replica_groups={{0,1,2,3}}, dimensions={0}
+}
+
+ENTRY %main (x: f32[16]) -> f32[64] {
+  %x = f32[16]{0} parameter(0)
+  %begun = s32[]{:S(2)} custom-call(), custom_call_target="PrepareAsyncCallStart"
+  %ready = token[] custom-call(%begun), custom_call_target="PrepareAsyncCallDone"
+  %start = ((f32[16]{0}, token[]), f32[64]{0}) call-start(%x, %ready), async_execution_thread="sparsecore", to_apply=%called
+  ROOT %done = f32[64]{0} call-done(%start)
+}
+"""
+    assert sent_bytes(parse(text), 4)["all-gather"] == 4 * 64 * 3 / 4
+    assert accessed_bytes(parse(text)) == 64 + 256
+
+
 def test_picked_rows_count_alone_and_what_stays_on_chip_can_be_left_out():
     program = parse(TEXT)
     near, ids, out, gathered, reduced = 4 * 8 * 4, 16, 4 * 8 * 4, 16 * 8 * 4, 64

@@ -44,6 +44,16 @@ def test_what_would_be_needed_is_read_from_what_the_compiler_says(said, gib):
     assert needed == (pytest.approx(gib * 2**30, rel=1e-3) if gib else None)
 
 
+def test_attention_is_most_of_a_step_from_some_length_on(tmp_path):
+    """Two lengths tell: 1,000 operations a position whatever the length, and two more for each column of its row."""
+    figures = [{"name": f"{length:,} long", "target": "v5e:2x4", "operations": rows * length * (1000 + 2 * length)}
+               for length, rows in ((2048, 8), (8192, 4))]
+    figures.append({"name": "1M items", "target": "v5e:2x4", "operations": 1})
+    script = (f"import json; from benchmarks.targets import quadratic_from as f; a = {figures}; "
+              "print(json.dumps([f(a), f(a[1:])]))")
+    assert json.loads(succeed([sys.executable, "-c", script], tmp_path).stdout) == [{"v5e:2x4": 500}, {}]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("text, compiler", [("v5e:2x2", "libtpu"), ("h100:2", "jax_cuda12_plugin")])
 def test_a_run_compiles_for_machines_that_are_not_here(tmp_path, text, compiler):

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step as it is traced for accelerators: what it must not hold, draw, multiply or send.
+
+Kernels stay closed: what is inside of one never leaves the chip.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from bert4rec_jax import config as config_lib
+from bert4rec_jax.data import Packed
+from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices.platform import compiling_for
+from bert4rec_jax.training import init_state, train_step
+
+# No two are equal, nor a sum, product or round of others.
+ROWS, LENGTH, SLOTS, ITEMS, WIDTH, FFN = 4, 136, 29, 1000, 24, 56
+TABLE = 1024  # rows: padding, items, [MASK], rounded up
+
+
+def values():
+    config = config_lib.recommended()
+    with config.unlocked():
+        config.update_from_flattened_dict({
+            "model.width": WIDTH, "model.ffn_width": FFN, "model.layers": 2, "model.heads": 2, "model.max_length": LENGTH,
+            "model.dropout": 0.1, "model.attention_dropout": 0.1, "masking.next_item": 0.5, "train.batch_rows": ROWS})
+    return config_lib.resolve(config)
+
+
+@functools.cache
+def equations(platform: str) -> list:
+    """Returns all equations of a step on one of eight devices; those of kernels are left out."""
+    config = values()
+    state = jax.eval_shape(functools.partial(init_state, config, ITEMS))
+    packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
+    step = functools.partial(train_step, config, ITEMS, SLOTS, axes=Axes("data"))
+    with compiling_for(platform):
+        traced = jax.make_jaxpr(step, axis_env=[("data", 8)])(state, packed, jax.eval_shape(lambda: jax.random.key(0)))
+    return list(inside(traced.jaxpr))
+
+
+def inside(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name != "pallas_call":
+            for value in equation.params.values():
+                for each in value if isinstance(value, (tuple, list)) else [value]:
+                    if hasattr(getattr(each, "jaxpr", each), "eqns"):
+                        yield from inside(getattr(each, "jaxpr", each))
+
+
+def shapes(platform: str) -> set:
+    return {tuple(x.aval.shape) for equation in equations(platform) for x in equation.outvars if hasattr(x.aval, "shape")}
+
+
+def pairs(platform: str) -> set:
+    """Returns pairs of things that some array holds a number for each of."""
+    # Slots of rows with masks, columns of rows that learn the next item, and both together meet the table.
+    kinds = {LENGTH: "column", SLOTS: "slot", TABLE: "item", ITEMS: "item", ROWS // 2 * (LENGTH + SLOTS): "slot",
+             ROWS // 2 * LENGTH: "slot", ROWS // 2 * SLOTS: "slot"}
+    return {tuple(sorted(pair)) for shape in shapes(platform)
+            for pair in itertools.combinations([kinds[size] for size in shape if size in kinds], 2)}
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_no_array_has_a_number_for_each_pair_of_columns_or_of_a_slot_and_an_item(platform):
+    """Neither weights of attention nor logits are written out, and no one-hot matrix picks slots, places or items."""
+    assert pairs("cpu") >= {("column", "column"), ("column", "slot"), ("item", "slot")}  # where they are wanted
+    assert not pairs(platform)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_dropout_draws_two_numbers_a_row_and_masking_one_a_column(platform):
+    sizes = [x.aval.size for equation in equations(platform) if equation.primitive.name == "random_bits"
+             for x in equation.outvars]
+    assert sizes and max(sizes) <= ROWS * LENGTH
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])
+def test_each_gradient_is_summed_over_devices_once(platform):
+    state = jax.eval_shape(functools.partial(init_state, values(), ITEMS))
+    sums = [x.aval for equation in equations(platform) if equation.primitive.name.startswith("psum")
+            for x in equation.outvars]
+    numbers = sum(x.size for x in jax.tree.leaves(state.params)) + 2  # the loss and how many targets it is of
+    assert sum(x.size for x in sums) == numbers
+    assert all(x.dtype == jnp.float32 for x in sums)
+
+
+@pytest.mark.parametrize("platform, turned", [("tpu", [(TABLE, WIDTH)]), ("gpu", []), ("cpu", [])])
+def test_the_gradient_of_a_narrow_table_is_laid_out_as_a_tpu_stores_the_table(platform, turned):
+    """Before it is summed, so that the sum sends no padding either."""
+    laid_out = [each for each in equations(platform) if each.primitive.name == "layout_constraint"]
+    assert [each.invars[0].aval.shape for each in laid_out] == turned
+    summed = {x for each in equations(platform) if each.primitive.name.startswith("psum") for x in each.invars}
+    assert all(each.params["layout"].major_to_minor == (1, 0) and each.outvars[0] in summed for each in laid_out)
+
+
+def test_state_is_handed_over():
+    """Every array of the state is given up for its successor, so that a device never holds two of them."""
+    config = values()
+    layout = Layout(config.parallel)
+    state = jax.eval_shape(functools.partial(init_state, config, ITEMS))
+    packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
+    step = layout.map(functools.partial(train_step, config, ITEMS, SLOTS), state, donate=True)
+    arguments = step.lower(state, packed, jax.eval_shape(lambda: jax.random.key(0))).args_info[0]
+    given = jax.tree.map(lambda x: x.donated, arguments)
+    assert all(jax.tree.leaves(given[0])) and not any(jax.tree.leaves(given[1:]))

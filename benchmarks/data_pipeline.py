@@ -12,7 +12,7 @@ csv file is the original's (by user, then by movie, so times are unsorted), nobo
 file (with --parts: a folder of such) is in no order at all, and has the columns of Yambda's flat files. Generation is
 not timed. Each preparation runs
 in a process of its own; the table holds its seconds, the seconds of processor time (which say more on a machine that
-is shared), its peak memory, and the most disk that it took beside its result. `open again` is a second start, up to
+is shared), its peak memory, and the most disk that it took, its result included. `open again` is a second start, up to
 the first batch; `first step` a training process, up to the end of its first step, compilation included.
 
 What pandas and Polars are asked for is the same order of events alone: sorted by user and time, to Parquet; no
@@ -278,7 +278,9 @@ def measure(script: str, arguments: list[str], disk: str, python: str = sys.exec
     most, running = [0], threading.Event()
 
     def watch():
-        while not running.wait(1):
+        ended = False
+        while not ended:
+            ended = running.wait(1)
             found = subprocess.run(["du", "-sk", disk], capture_output=True, text=True).stdout.split()
             most.append(int(found[0]) if found else 0)
 

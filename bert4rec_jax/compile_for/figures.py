@@ -204,6 +204,8 @@ def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str,
     try:
         sizes = assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
     except UserError as error:
+        if num_items or config.data.feature_columns:
+            raise
         raise UserError(f"{error} --compile_for needs no data where --items gives the size of the catalogue.") from None
     job, model = _job(config, sizes, layout), config.model
     least = job.least() if config.loss.name == "softmax" else None

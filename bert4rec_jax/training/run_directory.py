@@ -97,16 +97,18 @@ class RunDirectory:
     def _check_data(self, dataset: Dataset) -> None:
         environment = self.read("environment.json")
         for name, fingerprint in _fingerprints(dataset).items():
-            if environment and environment[name] != fingerprint and self._holds_something():
+            before = environment and environment.get(name)
+            if before != fingerprint and environment and self._holds_something():
                 raise UserError(
                     f"{self._workdir} belongs to other {name.removesuffix('_fingerprint')} (fingerprint "
-                    f"{environment[name]}, not {fingerprint}); choose another --workdir or restore the data.")
+                    f"{before}, not {fingerprint}); choose another --workdir or restore the data.")
 
     def _check_config(self, free: tuple[str, ...]) -> None:
         before = self.read("config.json")
         if before is None:
             return
-        old, new = _flatten(before), _flatten(self._config.to_dict())
+        # A field that is younger than the run had its default then.
+        old, new = _flatten(Config().to_dict()) | _flatten(before), _flatten(self._config.to_dict())
         differing = [k for k in sorted(old.keys() | new.keys())
                      if old.get(k) != new.get(k) and not k.startswith(free)]
         if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
@@ -148,7 +150,7 @@ class RunDirectory:
                             "--workdir.") from None
 
     def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:
-        """Writes ranks_test.npz, then results.json, whose presence means that the run is complete."""
+        """Writes ranks_test.npz, then results.json, whose presence means that the model is trained and ranked."""
         if not self.writes:
             return
         with replacing(self.path("ranks_test.npz"), "wb") as file:

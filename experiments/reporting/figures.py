@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,8 +19,7 @@ GROUPS = 5  # of users or items, about equally large
 MOST_LINES = 8  # more cannot be told apart
 MOST_TICKS = 6
 _GREYS = [{"color": shade, "linestyle": dots} for shade in ("0.3", "0.6") for dots in (":", "--", "-.")]  # of baselines
-matplotlib.use("Agg")
-plt.rcParams.update(
+matplotlib.rcParams.update(
     {
         "font.size": 8,
         "axes.grid": True,
@@ -119,7 +117,8 @@ def save(figures: dict[str, Drawn], folder: Path, prefix: str) -> list[Path]:
 
 def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure:
     """Draws validation against step and against training seconds: the mean over seeds, and their range."""
-    figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
+    figure = Figure(figsize=(7, 2.8))
+    axes = figure.subplots(1, 2, sharey=True)
     chosen = _top(rows, metric, MOST_LINES)
     for color, row in zip(_colors(len(chosen)), chosen):
         series = [_validations(run, metric) for run in row.runs]
@@ -147,7 +146,8 @@ def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str, spread: s
     """
     columns = min(3, len(swept))
     lines = -(-len(swept) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.5 * columns, 2.1 * lines), squeeze=False, sharey=True)
+    figure = Figure(figsize=(2.5 * columns, 2.1 * lines))
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axis in axes.flat[len(swept) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, swept):
@@ -179,7 +179,8 @@ def coordinates(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figur
     """Draws every setting as a line over its fields, coloured by test quality, the best on top."""
     quality = np.array([row.values(metric, "test").mean() for row in rows])
     names = [*swept, f"test {metric}"]
-    figure, axis = plt.subplots(figsize=(max(4.0, 1.1 * len(names)), 2.8))
+    figure = Figure(figsize=(max(4.0, 1.1 * len(names)), 2.8))
+    axis = figure.subplots()
     table = np.zeros((len(rows), len(names)))
     for column, name in enumerate(swept):
         ordered = sorted({row.runs[0].fields[name] for row in rows}, key=lambda v: (isinstance(v, str), v))
@@ -190,7 +191,7 @@ def coordinates(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figur
         table[:, column] = [ordered.index(row.runs[0].fields[name]) / max(len(ordered) - 1, 1) for row in rows]
     span = np.ptp(quality) or 1.0
     table[:, -1] = (quality - quality.min()) / span
-    colors = plt.get_cmap("viridis")(table[:, -1])
+    colors = matplotlib.colormaps["viridis"](table[:, -1])
     for i in np.argsort(quality):
         axis.plot(range(len(names)), table[i], color=colors[i], linewidth=1.2, alpha=0.8)
     for height in (0.0, 1.0):
@@ -215,7 +216,8 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
       label: of the axis.
       metric: accuracy metric.
     """
-    figure, axis = plt.subplots(figsize=(4.5, 2.8))
+    figure = Figure(figsize=(4.5, 2.8))
+    axis = figure.subplots()
     key = rows[0].runs[0].ranks[array]
     group = equal_groups(key, GROUPS)
     present = np.unique(group)
@@ -310,7 +312,7 @@ def _best_and_baselines(rows: Sequence[Row], metric: str, baseline: str) -> list
 
 
 def _colors(count: int):
-    return plt.get_cmap("tab10")(np.arange(max(count, 1)) % 10)
+    return matplotlib.colormaps["tab10"](np.arange(max(count, 1)) % 10)
 
 
 def _legend(figure: Figure, axis) -> None:

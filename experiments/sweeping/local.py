@@ -139,7 +139,7 @@ class Runner:
     def _stored_state(self, index: int) -> str:
         """Returns the state on disk as if nobody, ourselves included, were working on the trial."""
         folder = trials.directory(self._root, index)
-        if trials.read_json(folder / "results.json"):
+        if trials.finished(folder):
             return trials.FINISHED
         return trials.read_json(folder / "status.json").get("state", trials.WAITING)
 
@@ -175,7 +175,7 @@ class Runner:
             else:
                 claim.add_process(process.pid)
                 code, pruned = self._wait(process, index, folder, metric, claim)
-        if trials.read_json(folder / "results.json"):
+        if trials.finished(folder):
             state = trials.FINISHED
         elif pruned:
             state = trials.PRUNED

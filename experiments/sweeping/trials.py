@@ -123,10 +123,16 @@ def read_root(root: Path) -> dict:
     return record
 
 
+def finished(folder: Path) -> dict:
+    """Returns results.json of a finished trial; of another, nothing: one may end before its baselines are ranked."""
+    results = read_json(folder / "results.json")
+    return {} if "all" in results.get("baselines_left_out", ()) else results
+
+
 def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
     """Reads one trial's state from its files."""
     folder = directory(root, index)
-    trial, status, results = (read_json(folder / name) for name in ("trial.json", "status.json", "results.json"))
+    trial, status, results = read_json(folder / "trial.json"), read_json(folder / "status.json"), finished(folder)
     if results:
         state = FINISHED
     elif _claim_is_live(folder):

@@ -45,8 +45,9 @@ def refused(tmp_path, message, **options):
         (HEAD + '1,"a\nb",3,4\n' + "1,2,3\n", "line 4 has 3 fields"),
         (HEAD + '1,"a\nb",soon,4\n' + GOOD, "line 2: timestamp 'soon'"),
         (HEAD + GOOD + "1,2," + "x" * 10_000 + ",4\n", r"timestamp 'x{60}\.\.\. \(10,000 characters\)' is not"),
-        (GOOD, r"no column 'user': its first line is '0,0,0,3.5', which looks like an event.* go by number, as in "
+        (GOOD, r"no column 'user': its first line is '0,0,0,3.5', which looks like an event.* go by number, from 1 on, as in "
          "--config.data.user_column=1 --config.data.item_column=2 --config.data.time_column=3 --config.data.rating_column=4"),
+        ("7,0,3.5,99,x\n" * 40, r"_column=1 --config.data.item_column=2 --config.data.time_column=N --config.data.rating_column=N"),
         ("a::7\nb::8\n", r"first line is 'a::7', which .*item_column=2 --config.data.time_column='' "),
         ("person,film,1999\n1,2,3\n", "looks like an event"),
         ("person,item,1999\n1,2,3\n", "no column 'user'; its columns are: person, item, 1999"),

@@ -157,7 +157,7 @@ def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch,
     monkeypatch.setattr(DuckDB, "save", lambda self, sql, path, title: (saved.append(title), save(self, sql, path, title)))
     frame = (SHAPES | QUOTES)[shape](log())
     frame.to_parquet(tmp_path / "log.parquet", row_group_size=77)
-    config = DataConfig("table", str(tmp_path / "log.parquet"), item_core=3, cache_dir=str(tmp_path / "[1]*? 'it'"))
+    config = DataConfig("table", str(tmp_path / "log.parquet"), item_core=3, cache_dir=str(tmp_path / "uid=7" / "[1]*? 'it'"))
     dataset = prepared.same_from("duckdb", config)
     parts = [title for title in saved if title.startswith("sorting events")]
     # A range is as long as was asked for, but for its last user.

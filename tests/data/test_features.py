@@ -53,7 +53,7 @@ def test_columns_come_together_and_lists_give_the_bags_again(tmp_path):
 
 @pytest.mark.parametrize("column, named", [
     ("colour", "'colour', which the item table has not; its columns are: title, genres"), ("item", "its columns are"),
-    ("alone", "no word or value in it belongs to 2 items"), ("maker", "of type struct"), ("price", "belongs to 2"),
+    ("alone", "no word or value in it belongs to 2 items"), ("maker", "of type struct"), ("price", "type double and holds neither"),
 ])
 def test_what_is_no_feature_is_refused_in_a_line(column, named):
     with pytest.raises(UserError, match=named) as raised:

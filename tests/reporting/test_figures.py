@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from hand_made_runs import BASELINES, report
+from matplotlib import pyplot
 from scipy import stats
 
 from experiments.reporting import records
@@ -18,6 +19,11 @@ figures = pytest.importorskip("experiments.reporting.figures")
 def drawn(sweep):
     found, _ = rows(records.find([str(sweep)])[0])
     return found, figures.draw_all("ml-tiny", found, "ndcg@10", "popular", "se")
+
+
+def test_no_figure_stays_open(drawn):
+    # Those of pyplot do, all of a report's, until the process ends, and matplotlib warns of the twenty-first.
+    assert pyplot.get_fignums() == []
 
 
 def bars(axis) -> dict[str, list[tuple[float, float]]]:

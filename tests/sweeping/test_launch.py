@@ -301,6 +301,15 @@ def test_a_killed_sweep_resumes_and_ends_like_one_that_ran_through(place, how):
         assert lines[0] == lines[1]
 
 
+def test_a_trial_that_ended_before_its_baselines_is_not_finished(tmp_path):
+    folder = trials.directory(tmp_path, 0)
+    folder.mkdir()
+    for left_out, state in (({"all": "the run ended before them"}, trials.INTERRUPTED), ({"item_knn": "why"}, trials.FINISHED)):
+        trials.write_json(folder / "trial.json", {"index": 0, "overrides": {}})
+        trials.write_json(folder / "results.json", {"test": {}, "baselines_left_out": left_out})
+        assert trials.progress(tmp_path, 0, {}).state == state
+
+
 def test_a_claim_excludes_others_until_its_holder_is_gone(tmp_path):
     claim = trials.Claim.take(tmp_path / "000")
     assert claim is not None and trials.Claim.take(tmp_path / "000") is None

@@ -2,9 +2,11 @@
 import json
 
 import numpy as np
+import pytest
 from conftest import small_config
 
 from bert4rec_jax.data import load_dataset
+from bert4rec_jax.errors import UserError
 from bert4rec_jax.training import RunDirectory, run_directory
 
 
@@ -20,6 +22,25 @@ def test_every_start_is_kept(cache, tmp_path):
     both = claim(config, tmp_path, "evaluate")
     assert [start["mode"] for start in both] == ["train", "evaluate"] and both[0] == first[0]
     assert {"git_commit", "git_dirty", "versions", "devices", "command", "started"} <= both[1].keys()
+
+
+def test_features_may_be_switched_on_until_there_is_a_checkpoint(cache, tmp_path):
+    claim(small_config(cache), tmp_path, "train")
+    rich = small_config(cache, **{"data.features": "genres"})
+    assert len(claim(rich, tmp_path, "train")) == 2
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match="config.data.features was 'genres' and is now ''"):
+        claim(small_config(cache), tmp_path, "train")
+
+
+def test_a_run_that_is_older_than_a_field_goes_on(cache, tmp_path):
+    config = small_config(cache)
+    claim(config, tmp_path, "train")
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["data"]["features"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert len(claim(config, tmp_path, "train")) == 2
 
 
 def test_a_change_anywhere_in_the_package_makes_it_dirty(monkeypatch):

@@ -118,11 +118,12 @@ class DuckDB:
 
     def open_stage(self, name: str, path: str, numbered: bool = False) -> None:
         """Makes a saved stage a table; `numbered`: with pos, the place of each row in it."""
-        pos = ", file_row_number=true" if numbered else ""
+        # Folders on the way may be called uid=7.
+        options = ", hive_partitioning=false" + (", file_row_number=true" if numbered else "")
         columns = "* EXCLUDE (file_row_number), file_row_number AS pos" if numbered else "*"
         path = path.replace("'", "''")
         self._connection.execute(
-            f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} FROM read_parquet('{path}'{pos})"
+            f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} FROM read_parquet('{path}'{options})"
         )
 
     def save(self, sql: str, path: str, title: str) -> None:

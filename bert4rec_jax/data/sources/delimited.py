@@ -147,11 +147,16 @@ def _refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
     numbers = [name for name in file.names if re.fullmatch(r"-?\d+(\.\d*)?", name)]
     if not file.header or not numbers or not set(file.names).isdisjoint(wanted.values()):
         return
-    places = " ".join(f"--config.data.{role}_column={place if place <= len(file.names) else repr('')}"
-                      for place, role in enumerate(wanted, 1))
+
+    def number(place: int, role: str) -> str:
+        if role not in ("user", "item") and len(file.names) > len(wanted):
+            return "N"  # which of them is the time is anyone's guess
+        return str(place) if place <= len(file.names) else "''"
+
+    places = " ".join(f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1))
     raise UserError(
         f"{file.path} has no column {wanted['user']!r}: its first line is {short(file.separator.join(file.names))!r}, "
-        f"which looks like an event and no header. Without a header columns go by number, as in {places}."
+        f"which looks like an event and no header. Without a header columns go by number, from 1 on, as in {places}."
     )
 
 

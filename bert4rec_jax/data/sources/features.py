@@ -78,7 +78,7 @@ def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
             raise UserError(f"config.data.features names the column {column!r}, which the item table has not; its "
                             f"columns are: {others}.")
         lists = _split(table[column], column)
-        parts = pc.utf8_trim_whitespace(lists.flatten().cast(pa.string()))
+        parts = pc.utf8_trim_whitespace(_texts(lists.flatten(), column))
         some = pc.fill_null(pc.not_equal(parts, ""), False)
         items.append(table.index.to_numpy(np.int64)[pc.list_parent_indices(lists).filter(some)])
         names.append(pc.binary_join_element_wise(column, parts.filter(some), ": "))
@@ -106,19 +106,27 @@ def _split(values: pd.Series, column: str) -> pa.Array:
         array = array.dictionary_decode()
     if pa.types.is_list(array.type):
         return array
-    if pa.types.is_floating(array.type):
-        # Whole numbers that became floats because some were missing.
-        array = pc.if_else(pc.equal(pc.floor(array), array), array, None).cast(pa.int64())
     is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    try:
-        texts = array.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise UserError(f"config.data.features names the column {column!r} of the item table, which is of type "
-                        f"{array.type} and holds neither text nor whole numbers; leave it out.") from None
+    texts = _texts(array, column)
     joined = column != "title" and pc.any(pc.match_substring(texts, "|")).as_py()
     if is_text and not joined:
         return pc.split_pattern_regex(pc.utf8_lower(texts), _NO_WORD)
     return pc.split_pattern(texts, "|")
+
+
+def _texts(array: pa.Array, column: str) -> pa.Array:
+    """Returns text as it is, and whole numbers, dates and truth values as text."""
+    import pyarrow as pa
+
+    try:
+        # Whole numbers become floats where some are missing.
+        whole = array.cast(pa.int64()) if pa.types.is_floating(array.type) else array
+        if pa.types.is_decimal(whole.type):
+            whole = whole.cast(pa.int64())
+        return whole.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(f"config.data.features names the column {column!r} of the item table, which is of type "
+                        f"{array.type} and holds neither text nor whole numbers; leave it out.") from None
 
 
 def _numbered(items: np.ndarray, names: pa.Array) -> Bags:

@@ -38,14 +38,16 @@ class StopSignal:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._receive)
         self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._watching = threading.Thread(target=self._watch, name="signals", daemon=True)
+        self._watching.start()
         return self
 
     def __exit__(self, *_) -> None:
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        os.close(self._write)  # ends the thread
+        os.close(self._write)  # ends the thread, once it has answered what came last
+        self._watching.join()
 
     def _receive(self, *_) -> None:
         self._stopping = True

@@ -15,6 +15,7 @@ from bert4rec_jax.errors import STOPPING
 _AGREE_EVERY = 10  # steps between two agreements of several processes
 # A terminal and a launcher may both pass on the one Ctrl-C that a person pressed.
 _SAME_SECONDS = 1.0
+_END = b"\0"  # in place of a signal's number
 
 
 class StopSignal:
@@ -46,14 +47,18 @@ class StopSignal:
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        os.close(self._write)  # ends the thread, once it has answered what came last
+        # The thread ends once it has answered what came before. Closing the pipe would not end it where a process that
+        # was forked meanwhile holds it too.
+        os.write(self._write, _END)
         self._watching.join()
+        os.close(self._write)
+        os.close(self._read)
 
     def _receive(self, *_) -> None:
         self._stopping = True
 
     def _watch(self) -> None:
-        while received := os.read(self._read, 1):
+        while (received := os.read(self._read, 1)) != _END:
             number = received[0]
             if number not in STOPPING:
                 continue
@@ -64,7 +69,6 @@ class StopSignal:
             elif time.monotonic() - self._first > _SAME_SECONDS:
                 _say(f"{name} again: quitting at once; what the last checkpoint holds is safe.")
                 os._exit(128 + number)
-        os.close(self._read)
 
     def requested(self, step: int | None = None) -> bool:
         """Returns whether to stop. Processes agree, so that all stop at the same place: at some steps, or now."""

@@ -42,6 +42,16 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_come
     assert [signal.getsignal(n) for n in NUMBERS] == previous
 
 
+def test_a_signal_is_answered_before_the_context_ends_whoever_else_holds_its_pipe(monkeypatch):
+    said = []
+    monkeypatch.setattr(signals, "_say", lambda text: (time.sleep(0.3), said.append(text)))
+    with StopSignal() as stop:
+        held = os.dup(stop._write)  # as a process that was forked has it
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.close(held)
+    assert len(said) == 1 and said[0].startswith("SIGTERM: saving and stopping")
+
+
 def test_under_nohup_a_lost_connection_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -24,7 +24,9 @@ TITLES = [("Toy Story", 1995), ("Lion King, The", 1994), ("Aladdin", 1992), ("He
           ("Aliens", 1986), ("Star Wars", 1977), *((f"Film {n}", 1960 + n) for n in range(23))]
 TRAINED = ("quickstart", "ml_1m", "ml_25m", "mine")  # what the commands find below runs/
 FIELDS = {"train.steps": 20, "train.eval_every": 10, "train.checkpoint_every": 10, "train.accumulate": 1,
-          "model.heads": 1, "loss.negatives": 16, "data.user_core": 0, "data.item_core": 0, "data.min_rating": 0.0}
+          "model.heads": 1, "loss.negatives": 16, "data.user_core": 0, "data.item_core": 0, "data.min_rating": 0.0,
+          "data.where": "", "data.split": "leave_one_out", "data.period_target": "first", "data.test_seconds": 0,
+          "data.valid_seconds": 0, "data.gap_seconds": 0, "data.synthetic.num_items": 300}  # of which 100 are negatives
 SETS = [f"--set={name}={value}" for name, value in SMALL.items()
         if name.startswith(("data.", "model.ffn", "model.layers", "optimizer.warmup"))]
 COMMANDS = {command.text: command for command in shown() if not command.why_not}

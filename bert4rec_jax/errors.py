@@ -13,6 +13,7 @@ from bert4rec_jax.phases import say
 # What batch systems, terminals and people send to end a program.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 # What is wrong with a place that somebody named, or with the rights there.
 _PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
            errno.ENAMETOOLONG, errno.ELOOP}
@@ -26,10 +27,20 @@ class UserError(Exception):
 
 
 class SaveError(UserError):
-    """A save failed. Threads of the library that saves may still fail in its wake, each with a traceback of its own.
+    """What training writes cannot be written.
 
-    The process therefore ends at once after this has been said.
+    Saves that are under way may still fail, in threads and with tracebacks of their own. The process therefore ends at
+    once after this has been said.
     """
+
+    def __init__(self, what: str, reason: str):
+        """Says that `what` is the case for a `reason`, and what that means for the run."""
+        super().__init__(f"{what}: {reason}; earlier checkpoints are intact: put that right and start again to go on.")
+
+    @staticmethod
+    def reason(error: OSError) -> str:
+        """Returns why a file could not be written, in the words that all who write use."""
+        return "no space is left on the disk" if error.errno in _FULL else error.strerror or str(error)
 
 
 class Stopped(KeyboardInterrupt):
@@ -78,7 +89,7 @@ def exit_cleanly(command: Callable) -> Callable:
 
 def _of_the_file_system(error: OSError) -> str | None:
     """Returns what people can put right, or None."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         where = f" for {error.filename}" if error.filename else ""
         return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from "
                 "what was saved.")

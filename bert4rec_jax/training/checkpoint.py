@@ -140,9 +140,8 @@ class Checkpoints:
             chain = " ".join(str(e) for e in _causes(error))
             full = any(word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
             reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
-            raise SaveError(
-                f"saving checkpoints in {self._folder} failed by {step}: {reason} ({free:.0f} MiB are free); earlier "
-                "checkpoints are intact: put that right and start again to go on.") from error
+            raise SaveError(f"saving checkpoints in {self._folder} failed by {step}",
+                            f"{reason} ({free:.0f} MiB are free)") from error
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.

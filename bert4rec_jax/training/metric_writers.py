@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where numbers go while a run is under way: metrics.jsonl always, a progress bar, trackers that were asked for."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -11,7 +12,7 @@ import time
 from tqdm import tqdm
 
 from bert4rec_jax.config import TrainConfig
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.files import replacing
 from bert4rec_jax.phases import LINE_SECONDS
 from bert4rec_jax.training.run_directory import RunDirectory
@@ -48,7 +49,7 @@ class MetricWriter:
         self._file, self._trackers, self._bar = None, [], None
         if not self.speaks:
             return
-        path = run.path("metrics.jsonl")
+        self._folder, path = run.path(""), run.path("metrics.jsonl")
         _cut(path, step, validation_due)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = [_tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()]
@@ -60,20 +61,29 @@ class MetricWriter:
 
     def __exit__(self, *_) -> None:
         if self._file:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what could not be written has been said by `write`
+                self._file.close()
         for tracker in self._trackers:
             tracker.close()
         if self._bar is not None:
             self._bar.close()
 
     def write(self, step: int, split: str, seconds: float, values: dict) -> None:
-        """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values."""
+        """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values.
+
+        Raises:
+          SaveError: the disk is full or not writable.
+        """
         if not self.speaks:
             return
         # JSON knows no NaN.
         values = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values}) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise SaveError(f"metrics.jsonl in {self._folder} cannot be written", SaveError.reason(error)) from error
         values = {name: value for name, value in values.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})

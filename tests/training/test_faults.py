@@ -17,9 +17,11 @@ from conftest import small_config
 
 from bert4rec_jax import experiment
 from bert4rec_jax.devices import explained
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.experiment import Experiment, train_and_evaluate
 from bert4rec_jax.training import Checkpoints, TrainState
+from bert4rec_jax.training.metric_writers import MetricWriter
+from bert4rec_jax.training.run_directory import RunDirectory
 
 STEPS = SMALL["train.steps"]
 
@@ -158,6 +160,14 @@ def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed,
         done = succeed(train_command(disk / "run", wide), undisturbed)
         assert "continuing at step" in done.stderr and "damaged" not in done.stderr
         assert outcome(disk / "run") == outcome(straight)
+
+
+def test_a_full_disk_is_told_alike_when_the_metrics_meet_it_before_a_save_does(tmp_path):
+    config = small_config(tmp_path)
+    with RunDirectory(str(tmp_path / "run"), config) as run, MetricWriter(run, config.train, 1.0, 0) as writer:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())
+        with pytest.raises(SaveError, match="metrics.jsonl in .*: no space is left on the disk; earlier checkpoints are intact"):
+            writer.write(1, "train", 0.5, {"loss": 1.0})
 
 
 def test_a_second_process_in_a_workdir_is_refused(undisturbed, copy):

@@ -123,7 +123,7 @@ class ModelConfig:
     # by turning queries and keys (Su et al. 2021).
     positions: Literal["left", "right", "rotary"] = "left"
     # Item embeddings times sqrt(width) where they enter (Vaswani et al. 2017, section 3.4), and not where they are the
-    # output layer.
+    # output layer. Without effect where norm is post and positions rotary: the embeddings are normalised first of all.
     scale_embeddings: bool = False
     head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
     dropout: float = 0.1  # of embeddings and of each sub-layer's output
@@ -270,8 +270,7 @@ def recommended() -> ml_collections.ConfigDict:
     What depends on the size of the data is left to the config file: width, length, dropout, masks, steps and rows.
     """
     config = base()
-    config.model.update(ranks_from="both", norm="pre", positions="rotary", scale_embeddings=True, head="tied",
-                        attention_dropout=0.0)
+    config.model.update(ranks_from="both", positions="rotary", head="tied", attention_dropout=0.0)
     config.masking.update(next_item=0.75)
     config.train.windows = "random"
     config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)

@@ -63,9 +63,10 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
-            preservation_policy=self._policy, read_only=self._read_only, create=not self._read_only,
-            cleanup_tmp_directories=not self._read_only))
+        with _unwarned():  # that a folder opened to be read is read-only
+            return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
+                preservation_policy=self._policy, read_only=self._read_only, create=not self._read_only,
+                cleanup_tmp_directories=not self._read_only))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -260,6 +261,20 @@ def _parts(state: TrainState) -> tuple[Any, dict]:
     """Returns what recommending needs of a state, and the rest; they are stored apart."""
     rest = state._asdict()
     return rest.pop("params"), rest
+
+
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """Keeps warnings of Orbax from whoever uses this package as a library; commands never show them."""
+    def serious(record) -> bool:
+        return "orbax" not in record.pathname or record.levelname in ("ERROR", "CRITICAL")
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(serious)
+    try:
+        yield
+    finally:
+        logger.removeFilter(serious)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

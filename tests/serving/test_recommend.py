@@ -85,6 +85,11 @@ def run(request, cache, tmp_path_factory):
     return workdir / "moved", results
 
 
+def test_a_library_says_nothing_where_nothing_is_wrong(run, caplog):
+    bert4rec_jax.load(str(run[0]))
+    assert not caplog.records
+
+
 def test_seen_items_are_never_recommended_and_only_the_newest_count(run):
     recommender = bert4rec_jax.load(str(run[0]))
     history = np.random.default_rng(0).permutation(60)[:40] + 1

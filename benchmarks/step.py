@@ -53,11 +53,10 @@ _START = """
 import sys
 from bert4rec_jax.allocator import keep_freed_memory
 keep_freed_memory()
-from bert4rec_jax.config import base, resolve
-config = base()
+from bert4rec_jax.config import recommended, resolve
+config = recommended()
 config.data.update(source="synthetic", cache_dir=sys.argv[1])
 config.data.synthetic.update(users=6040, num_items=3416, mean_length=165)
-config.model.update(norm="pre", positions="right", head="tied", attention_dropout=0.0)
 from bert4rec_jax.experiment import Experiment
 experiment = Experiment(resolve(config))
 state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)

@@ -30,7 +30,7 @@ NEXT = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
 BF16, REMAT = {"model.dtype": "bfloat16"}, {"model.remat": True}
 FEATURES = {"data.features": "genres,title"}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
-RECIPE = {"model.norm": "pre", "model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
+RECIPE = {"model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
           "masking.next_item": 0.25,
           "masking.random_token": 0.1, "masking.keep_token": 0.1, "masking.last_item_only": 0.2,
           "optimizer.name": "adamw", "optimizer.weight_decay": 0.1}

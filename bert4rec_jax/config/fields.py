@@ -107,7 +107,7 @@ class ModelConfig:
     # by turning queries and keys (Su et al. 2021).
     positions: Literal["left", "right", "rotary"] = "left"
     # Item embeddings times sqrt(width) where they enter (Vaswani et al. 2017, section 3.4), and not where they are the
-    # output layer. Without effect where norm is post and positions rotary: the embeddings are normalised first of all.
+    # output layer. Not with norm = post and rotary positions, as the normalisation that comes first would undo it.
     scale_embeddings: bool = False
     head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
     dropout: float = 0.1  # of embeddings and of each sub-layer's output

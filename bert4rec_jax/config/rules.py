@@ -131,6 +131,8 @@ def _check(c: Config) -> None:
     require(model.width % model.heads == 0, "model.heads", f"a divisor of config.model.width = {model.width}")
     require(model.positions != "rotary" or model.width % (2 * model.heads) == 0, "model.heads",
             "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'")
+    require(not model.scale_embeddings or model.norm == "pre" or model.positions != "rotary", "model.scale_embeddings",
+            "false when config.model.norm is 'post' and positions are rotary, where embeddings are normalised at once")
     require(data.source not in ("table", "lines", "sequences") or data.path != "", "data.path",
             f"given when config.data.source is {data.source!r}")
     for name in ("valid_seconds", "gap_seconds"):

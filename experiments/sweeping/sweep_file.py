@@ -96,7 +96,7 @@ def arguments(overrides: Overrides) -> list[str]:
 
 
 def parse_assignments(assignments: list[str]) -> Overrides:
-    """Reads `field=value` strings; values that read as JSON scalars become numbers and booleans.
+    """Reads `field=value` strings; values that read as JSON scalars, or as Python's True and False, become such.
 
     Raises:
       UserError: no `=`.
@@ -107,7 +107,7 @@ def parse_assignments(assignments: list[str]) -> Overrides:
         if not name or not equals:
             raise UserError(f"--set {assignment!r} must look like data.path=FOLDER.")
         try:
-            value = json.loads(text)
+            value = json.loads(text.lower() if text in ("True", "False") else text)
         except (ValueError, RecursionError):
             value = text
         overrides[name] = value if isinstance(value, (bool, int, float, str)) else text

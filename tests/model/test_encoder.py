@@ -20,6 +20,7 @@ CHOICES = [
     {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
     {"masking.next_item": 1.0, "model.ranks_from": "last_item", "model.norm": "pre", "model.head": "tied"},
     {"model.positions": "rotary", "model.norm": "pre", "masking.next_item": 0.25, "model.scale_embeddings": True},
+    {"model.positions": "rotary", "model.norm": "post", "model.head": "tied", "masking.next_item": 0.25},
 ]
 
 

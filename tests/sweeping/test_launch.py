@@ -507,7 +507,9 @@ def test_training_flags_spell_values_as_main_reads_them():
         "--config.optimizer.learning_rate=0.001",
         "--config.seed=2",
     ]
-    assert sweep_file.parse_assignments(["data.path=a=b", "seed=3"]) == {"data.path": "a=b", "seed": 3}
+    typed = ["data.path=a=b", "seed=3", "model.remat=True", "eval.filter_seen=false"]
+    read = {"data.path": "a=b", "seed": 3, "model.remat": True, "eval.filter_seen": False}
+    assert sweep_file.parse_assignments(typed) == read
     with pytest.raises(UserError):
         sweep_file.parse_assignments(["seed"])
 

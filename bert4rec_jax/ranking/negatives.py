@@ -30,13 +30,17 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
       int32[n, count].
     """
     generator = np.random.Generator(np.random.Philox(key=[seed, 0x6E6567]))
-    cumulative = np.cumsum(np.asarray(weights[1:], np.float64) + 1e-9)
+    weights = np.asarray(weights[1:], np.float64)
+    cumulative = np.cumsum(weights + 1e-9)
     result = np.empty((len(users), count), np.int32)
     for row, user in enumerate(users):
         met = np.unique(dataset.items[dataset.offsets[user]:dataset.offsets[user + 1]])
-        if len(weights) - 1 - len(met) < count:
-            raise UserError(f"user number {user} has met {len(met)} of {len(weights) - 1} items, which leaves fewer "
+        if len(weights) - len(met) < count:
+            raise UserError(f"user number {user} has met {len(met)} of {len(weights)} items, which leaves fewer "
                             f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
+        if np.count_nonzero(weights) - np.count_nonzero(weights[met - 1]) < count:
+            result[row] = _in_one_draw(generator, weights, met, count)
+            continue
         chosen = np.empty(0, np.int32)
         while len(chosen) < count:
             draws = 1 + np.searchsorted(cumulative, generator.random(3 * count) * cumulative[-1], side="right")
@@ -45,3 +49,10 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
             chosen = draws[np.sort(first)]
         result[row] = chosen[:count]
     return result
+
+
+def _in_one_draw(generator: np.random.Generator, weights: np.ndarray, met: np.ndarray, count: int) -> np.ndarray:
+    """Draws likewise where items without weight are needed, for which drawing and rejecting would take for ever."""
+    left = np.setdiff1d(np.arange(1, len(weights) + 1), met)
+    # The items whose clocks ring first, at rates that are their weights, are a draw one after another without return.
+    return left[np.argsort(generator.exponential(size=len(left)) / (weights[left - 1] + 1e-9))[:count]]

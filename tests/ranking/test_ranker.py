@@ -210,6 +210,23 @@ def test_negatives_may_be_all_that_a_user_has_not_met_and_no_more(cache):
         sample_negatives(data, np.array([user]), np.ones(61), len(left) + 1, 0)
 
 
+def test_where_items_without_weight_are_needed_they_come_after_all_others(cache):
+    experiment = Experiment(small_config(cache))
+    data, user = experiment.dataset, 3
+    left = np.setdiff1d(np.arange(1, 61), data.items[data.offsets[user]:data.offsets[user + 1]])
+    weighted, count = left[::2], len(left) - 3
+    weights = np.zeros(61)
+    weights[weighted] = np.where(np.arange(len(weighted)) % 2, 1, 9)
+    drawn = sample_negatives(data, np.full(400, user), weights, count, 0)
+    for row in drawn:
+        assert len(set(row.tolist())) == count and np.isin(row, left).all()
+        assert set(row[:len(weighted)].tolist()) == set(weighted.tolist())
+    assert len(set(drawn[:, -1].tolist())) > 5  # of those without weight, any
+    heavy = weights[drawn[:, 0]] == 9
+    share = weights[weights == 9].sum() / weights.sum()
+    assert abs(heavy.mean() - share) < 5 * np.sqrt(share * (1 - share) / len(heavy))
+
+
 def test_negatives_come_in_proportion_to_their_weights(cache):
     experiment = Experiment(small_config(cache))
     data, user, weights = experiment.dataset, 3, np.where(np.arange(61) % 2, 1.0, 9.0)

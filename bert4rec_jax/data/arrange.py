@@ -119,19 +119,21 @@ def add_step(trail: list[dict], name: str, interactions: int, users: int, items:
 
 def ascending(ids: pa.Array) -> np.ndarray:
     """Returns the order of ids: numeric if all are whole numbers, text among equals."""
-    try:
-        if not are_whole_numbers(ids):
-            return pc.sort_indices(ids).to_numpy()
-        numbers = pc.cast(ids, pa.int64())
-    except pa.ArrowInvalid:
+    if not are_whole_numbers(ids):
         return pc.sort_indices(ids).to_numpy()
-    table = pa.table({"number": numbers, "text": ids})
+    table = pa.table({"number": pc.cast(ids, pa.int64()), "text": ids})
     return pc.sort_indices(table, [("number", "ascending"), ("text", "ascending")]).to_numpy()
 
 
 def are_whole_numbers(ids: pa.Array) -> bool:
-    """Whether all ids are digits alone, with or without a minus sign."""
-    return pc.all(pc.match_substring_regex(ids, r"^-?[0-9]+$")).as_py() is not False
+    """Whether all ids are digits alone, with or without a minus sign, and none is too large for an int64."""
+    if pc.all(pc.match_substring_regex(ids, r"^-?[0-9]+$")).as_py() is False:
+        return False
+    try:
+        pc.cast(ids, pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def whole_seconds(times: np.ndarray, unit: int) -> np.ndarray:

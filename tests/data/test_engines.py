@@ -84,6 +84,12 @@ def mixed_texts(frame):
     return frame.assign(user=["é" * (u % 3) + f" {u}" for u in frame["user"]], item=[f" B{i}" for i in frame["item"]])
 
 
+def huge_numbers(frame):
+    """Ids of up to 64 bits, of which some are no int64; they sort as text."""
+    large = lambda ids: ids.astype(np.uint64) * np.uint64(2**64 // int(ids.max() + 1))  # noqa: E731
+    return frame.assign(user=large(frame["user"]), item=large(frame["item"]))
+
+
 def late_text(frame):
     users = frame["user"].astype(object)
     users.iloc[-1] = "last"
@@ -107,6 +113,7 @@ SHAPES = {
     "plain": lambda frame: frame,
     "numbers_as_text": numbers_as_text,
     "mixed_texts": mixed_texts,
+    "huge_numbers": huge_numbers,
     "late_text": late_text,
     "gaps": gaps,
     "no_times": lambda frame: frame.assign(timestamp=pd.array([pd.NA] * len(frame), "Int64")),

@@ -16,11 +16,6 @@ def facts(has_times: bool, has_ratings: bool) -> str:
     return f"SELECT count(*), count(uid), count(iid), {stamp}, {rating} FROM log"
 
 
-def first_fault(condition: str) -> str:
-    """The first position at which a condition holds."""
-    return f"SELECT min(pos) FROM log WHERE {condition}"
-
-
 def gaps() -> str:
     """Rows of users that lack a time somewhere, with the positions of the nearest rows before and after that have one.
 

@@ -170,12 +170,13 @@ def test_candidates_and_exclusions_for_everybody_and_for_each_user(recommender, 
     ({"users": "missing.txt"}, "--users .*missing.txt cannot be read"),
     ({"candidates": "nobody.txt"}, "names no item that this run knows; its first is 'Nobody'"),
     ({"histories": "strange.csv"}, "has none of the 60 items"),
+    ({"histories": "s3://bucket/log.parquet"}, "--histories s3://bucket/log.parquet is a URL.*download it"),
 ])
 def test_what_cannot_be_done_is_said_in_a_line(recommender, tmp_path, options, message):
     (tmp_path / "nobody.txt").write_text("Nobody\n")
     (tmp_path / "strange.csv").write_text("user,item,timestamp\na,x,1\na,y,2\n")
     out = str(tmp_path / options.pop("out", "lists.csv"))
-    options = {name: str(tmp_path / value) for name, value in options.items()}
+    options = {name: value if "://" in value else str(tmp_path / value) for name, value in options.items()}
     with pytest.raises(UserError, match=message):
         write_lists(recommender, out, 3, **options)
 

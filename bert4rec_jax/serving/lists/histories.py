@@ -86,6 +86,8 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
       UserError: it cannot be read, or has none of the run's items.
     """
     source = find_source(_log_config(recommender.config.data, path))
+    if source.open is None:
+        raise UserError(f"--histories {path} is a URL, which only preparations read; download it and give the file.")
     log = read_log(source)
     arranged = arrange(log, _log_config(recommender.config.data, path))
     catalogue = pa.array(recommender.catalogue["item"].astype(str), pa.string())

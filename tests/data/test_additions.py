@@ -9,6 +9,7 @@ from prepared import folder_bytes
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import additions
+from bert4rec_jax.errors import UserError
 
 
 def day(number, rows=300, users=40):
@@ -81,6 +82,23 @@ def test_what_cannot_be_added_starts_over_and_says_why(tmp_path, monkeypatch, ca
     assert reason in line
     fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
     assert folder_bytes(grown.folder) == folder_bytes(fresh.folder)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+@pytest.mark.parametrize("dates_first", [False, True])
+def test_times_of_another_kind_are_refused_as_in_a_fresh_preparation(tmp_path, form, dates_first):
+    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"))
+    kinds = [lambda frame: frame, lambda frame: frame.assign(timestamp=pd.to_datetime(frame["timestamp"], unit="D"))]
+    for number in range(2):
+        write(tmp_path / "log", number, kinds[dates_first], form)
+    load_dataset(config)
+    write(tmp_path / "log", 2, kinds[not dates_first], form)
+    said = []
+    for cache in ("cache", "fresh"):
+        with pytest.raises(UserError) as caught:
+            load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / cache)}))
+        said.append(str(caught.value))
+    assert said[0] == said[1]
 
 
 def test_a_part_in_between_starts_over(tmp_path, monkeypatch):

@@ -75,17 +75,20 @@ def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) 
 
     Returns:
       False where the new parts do not allow it: times are missing or have fractions, or ids are of another kind.
+
+    Raises:
+      UserError: what a preparation of the whole log would refuse; times of two kinds are such.
     """
     try:
         old = open_dataset(folder)
     except UserError:
         return False
     paths = [path for path, *_ in source.identity["files"]]
-    new_paths = paths[len(old.manifest["identity"]["files"]):]
+    known = len(old.manifest["identity"]["files"])
     root = os.path.abspath(os.path.expanduser(config.path))
     added = log.read_log(
         dataclasses.replace(
-            source, open=lambda: tables.open_table(config, new_paths, root), item_table=lambda: None
+            source, open=lambda: tables.open_table(config, paths, root, known), item_table=lambda: None
         )
     )
     if added.times is None or added.times_missing is not None:

@@ -167,13 +167,13 @@ class TextLog:
     guessed wrong; calling it once more reads everything with what was learnt.
     """
 
-    def __init__(self, files: list[TextFile], roles: Roles, row_filter: RowFilter | None = None):
-        """Checks that the columns are there.
+    def __init__(self, files: list[TextFile], roles: Roles, row_filter: RowFilter | None = None, known: int = 0):
+        """Checks that the columns are there; the first `known` files say what kind of times all have, and are not read.
 
         Raises:
           UserError: a file is no text, or lacks a column.
         """
-        self.files, self.roles, self._filter = files, roles, row_filter
+        self.files, self.roles, self._filter = files[known:], roles, row_filter
         for file in files:
             text.check_text(file.path)
             _refuse_headless(file, roles.named())
@@ -183,7 +183,7 @@ class TextLog:
         # Tabs and bars: quotation marks mean something where a field begins and ends with one.
         self._unquoted = None
         self._may_be_quoted = not files[0].quotes and len(files[0].separator) == 1
-        self.bytes = sum(os.path.getsize(file.path) for file in files)
+        self.bytes = sum(os.path.getsize(file.path) for file in self.files)
 
     def blocks(self) -> Iterator[pa.Table]:
         """Yields tables with `user` and `item` (dictionary of strings), and where named `time` (int64, float64 or

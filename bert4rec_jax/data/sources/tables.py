@@ -85,13 +85,14 @@ def roles_of(config: DataConfig) -> Roles:
     return Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
 
 
-def open_table(config: DataConfig, paths: list[str], root: str = "") -> TextLog | ParquetLog:
+def open_table(config: DataConfig, paths: list[str], root: str = "", known: int = 0) -> TextLog | ParquetLog:
     """Opens delimited text or Parquet with the columns that `config` names.
 
     Args:
       config: says what the columns mean.
       paths: of the files, all of one layout.
       root: the folder below which folders named `name=value` are columns.
+      known: how many of the first files have a say in what the columns hold, but are not read.
 
     Raises:
       UserError: with the file and, for text, the line.
@@ -99,7 +100,7 @@ def open_table(config: DataConfig, paths: list[str], root: str = "") -> TextLog 
     roles = roles_of(config)
     row_filter = RowFilter(config.where) if config.where else None
     if paths[0].endswith(".parquet"):
-        return ParquetLog(paths, roles, row_filter, root)
+        return ParquetLog(paths, roles, row_filter, root, known)
     wanted = list(roles.named().values())
     positions = [name for name in wanted if name.isdigit()]
     if positions and len(positions) != len(wanted):
@@ -107,7 +108,7 @@ def open_table(config: DataConfig, paths: list[str], root: str = "") -> TextLog 
             "the columns of config.data must be all names, or all positions for a file without a header, "
             f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
         )
-    return TextLog([delimited.sniff(path, config.separator, wanted) for path in paths], roles, row_filter)
+    return TextLog([delimited.sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known)
 
 
 def count_rows(paths: list[str]) -> int:
@@ -276,9 +277,11 @@ def _time_kind(kind: pa.DataType) -> str:
 class ParquetLog:
     """An interaction log in one or more Parquet files, read in canonical blocks."""
 
-    def __init__(self, paths: list[str], roles: Roles, row_filter: RowFilter | None = None, root: str = ""):
-        """Checks that the columns are there; `root`: the folder below which `name=value` folders are columns."""
-        self.roles, self._paths, self._filter, self._root = roles, paths, row_filter, root
+    def __init__(
+        self, paths: list[str], roles: Roles, row_filter: RowFilter | None = None, root: str = "", known: int = 0
+    ):
+        """Checks that the columns are there; `root` and `known` as for `open_table`."""
+        self.roles, self._paths, self._filter, self._root = roles, paths[known:], row_filter, root
         kinds = set()
         for path in paths:
             schema = _open_parquet(path).schema_arrow
@@ -291,7 +294,7 @@ class ParquetLog:
                 f"column {roles.time!r} holds {' and '.join(sorted(kinds))} in different files of {root}; bring them "
                 "into one type."
             )
-        self.bytes = sum(map(os.path.getsize, paths))
+        self.bytes = sum(map(os.path.getsize, self._paths))
 
     def _partition(self, path: str) -> dict[str, str]:
         inside = os.path.relpath(path, self._root).split(os.sep)[:-1] if self._root else []

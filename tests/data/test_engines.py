@@ -18,6 +18,7 @@ from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import pipeline
 from bert4rec_jax.data.engines.duckdb_engine import DuckDB
+from bert4rec_jax.data.engines.work import EngineFailed
 from bert4rec_jax.errors import UserError
 
 
@@ -230,6 +231,53 @@ def test_rows_are_filtered_by_an_sql_condition(tmp_path, engine, form):
     assert dataset.manifest["interactions"] == ((frame["played"] >= 25) & (frame["timestamp"] < 50)).sum()
     with pytest.raises(UserError, match="config.data.where = 'plaid > 1' cannot be applied to"):
         load_dataset(DataConfig(source="table", path=path, where="plaid > 1", engine=engine, cache_dir=str(tmp_path)))
+
+
+@DUCKDB
+@pytest.mark.parametrize(
+    ("early", "late", "where", "kept"),
+    [
+        ("55", "55.5", "extra > 55", "late"),
+        ("55.5", "55", "extra >= 55", "both"),
+        ("", "55", "extra = 55", "late"),
+        ("", "text", "extra = 'text'", "late"),
+        ("55", "text", "extra = '55'", "early"),
+        ("55", "", "extra = 55", "early"),
+        ("true", "maybe", "CAST(extra AS VARCHAR) = 'maybe'", "late"),
+        ("2020-01-01", "2020-01-02 10:00:00", "extra >= '2020-01-01'", "both"),
+        ("1.5", "0x1F", "CAST(extra AS VARCHAR) = '0x1F'", "late"),
+    ],
+)
+def test_a_condition_means_the_same_in_all_blocks_of_a_text(tmp_path, monkeypatch, early, late, where, kept):
+    frame = log().assign(extra=lambda f: np.where(np.arange(len(f)) < len(f) // 2, early, late))
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    options = dict(source="table", path=str(tmp_path / "log.csv"), where=where)
+    values = {"early": [early], "late": [late], "both": [early, late]}[kept]
+    for size in (1 << 24, 3000):
+        monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", size)
+        dataset = same_from("duckdb", tmp_path, **options)
+        assert dataset.manifest["interactions"] == frame["extra"].isin(values).sum()
+
+
+@DUCKDB
+def test_a_failing_engine_is_told_although_a_text_is_read_twice(tmp_path, monkeypatch):
+    def fail(*_):
+        raise EngineFailed("out of order")
+
+    monkeypatch.setattr(DuckDB, "rows", fail)
+    log().to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(UserError, match="cannot be read: out of order"):
+        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.csv"), where="rating > 1", engine="duckdb",
+                                cache_dir=str(tmp_path / "c")))
+
+
+@DUCKDB
+def test_a_number_among_texts_is_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 3000)
+    frame = log().assign(extra=lambda f: np.where(np.arange(len(f)) < len(f) // 2, "55", "text"))
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(UserError, match="config.data.where = 'extra > 50' cannot be applied to"):
+        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.csv"), where="extra > 50", cache_dir=str(tmp_path / "c")))
 
 
 @pytest.mark.parametrize(("engine", "form"), engines("parquet", "csv"))

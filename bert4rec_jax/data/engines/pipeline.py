@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import collections
 import glob
 import itertools
 import os
@@ -21,7 +22,7 @@ from bert4rec_jax.data.engines.choice import choose, memory_limit
 from bert4rec_jax.data.engines.duckdb_engine import DuckDB
 from bert4rec_jax.data.engines.ingest import Shape, ingest
 from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Unfinished, Work
-from bert4rec_jax.data.sources.log import Source
+from bert4rec_jax.data.sources.log import Again, Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
@@ -112,9 +113,13 @@ class _Preparation:
 
     def _fault(self, error: Exception | None) -> UserError:
         """Reads the log block by block, which names the place that is at fault."""
-        if self.source.open is not None:
-            for _ in self.source.open().blocks():
-                pass
+        reader = self.source.open() if self.source.open is not None else None
+        while reader:
+            try:
+                collections.deque(reader.blocks(), 0)
+                break
+            except Again:
+                continue
         what = self.source.description
         if error is None:
             return UserError(f"{what} cannot be read: an id or a rating is missing; correct it.")

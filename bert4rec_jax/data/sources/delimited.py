@@ -29,12 +29,18 @@ _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
 _BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
 _QUOTED = "fields begin and end with quotation marks"
 _SHOWN = 60  # characters of a value that a message shows
+# Types that Arrow guesses, each of which holds all values of those before it.
+_WIDER = ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns")))
 LARGEST_TIME = 2.0**62  # beyond it no whole second holds a float
 
 
 def short(value: str, shown: int = _SHOWN) -> str:
     """Returns a value for a message: cut where it is very long."""
     return value if len(value) <= shown else f"{value[:shown]}... ({len(value):,} characters)"
+
+
+class _OtherKinds(Exception):
+    """Columns of a row filter hold something else in a block than was believed; the argument says what."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +169,8 @@ def _refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
 class TextLog:
     """An interaction log in one or more delimited files of the same layout, read in canonical blocks.
 
-    `blocks` raises `Again` when a later row shows that the type of the times or the meaning of quotation marks was
-    guessed wrong; calling it once more reads everything with what was learnt.
+    `blocks` raises `Again` when a later row shows that the type of the times or of a column of the row filter, or the
+    meaning of quotation marks, was guessed wrong; calling it once more reads everything with what was learnt.
     """
 
     def __init__(self, files: list[TextFile], roles: Roles, row_filter: RowFilter | None = None, known: int = 0):
@@ -199,6 +205,8 @@ class TextLog:
                 for table in _in_order(self._parse, file, text.line_blocks(file.path, file.quotes, file.header)):
                     some = some or table.num_rows > 0
                     yield table
+            except _OtherKinds as found:
+                self._learn(file, *found.args)
             except pa.ArrowInvalid as error:
                 self._reconsider(file, str(error).split("\n")[0])
         if not some and self._filter is None:
@@ -223,9 +231,19 @@ class TextLog:
             kinds[roles.time] = self._kinds[0]
         extra = self._filter.columns_in(file.names) if self._filter else []
         wanted = list(dict.fromkeys([*kinds, *extra]))
-        table = parse(file, data, self._filter_kinds | kinds, wanted)
+        believed = {name: self._filter_kinds.get(name) for name in extra if name not in kinds}
+        try:
+            table = parse(file, data, kinds | {name: kind for name, kind in believed.items() if kind}, wanted)
+        except pa.ArrowInvalid:
+            if not any(believed.values()):
+                raise
+            # Raises likewise unless it is a column of the filter that does not fit.
+            table = parse(file, data, kinds, wanted)
+            raise _OtherKinds({name: table.schema.field(name).type for name in believed}) from None
+        if table.num_rows and not all(believed.values()):
+            # A condition means the same in all blocks, so their types are agreed on before it is applied to any.
+            raise _OtherKinds({name: table.schema.field(name).type for name in believed})
         if self._filter:
-            self._filter_kinds = {name: table.schema.field(name).type for name in extra if name not in kinds}
             table = self._filter.apply(table, file.path)
         columns = {role: table[name] for role, name in roles.named().items()}
         table = pa.table(columns).unify_dictionaries().combine_chunks()
@@ -235,6 +253,16 @@ class TextLog:
         ):
             raise pa.ArrowInvalid(_QUOTED)
         return table
+
+    def _learn(self, file: TextFile, found: dict[str, pa.DataType]) -> None:
+        before = self._filter_kinds
+        wider = {name: _wider(before.get(name), kind) for name, kind in found.items()}
+        if before | wider == before:  # such as 0x1F, which Arrow takes for a whole number but not for a fraction
+            wider = {name: pa.string() for name, kind in found.items() if kind != before[name]}
+        if before | wider == before:
+            self._reconsider(file, "a column of config.data.where does not hold what it seems to hold")
+        self._filter_kinds = before | wider
+        raise Again from None
 
     def _reconsider(self, file: TextFile, reason: str) -> None:
         # A row with too many fields may have its separator between quotation marks.
@@ -249,6 +277,20 @@ class TextLog:
             (self.files, self._kinds), self._unquoted = self._unquoted, None
             raise Again
         raise_fault(file, self.roles, reason)
+
+
+def _wider(believed: pa.DataType | None, found: pa.DataType) -> pa.DataType:
+    """Returns a type for the values of blocks that look like the one and of blocks that look like the other."""
+    if believed in (None, pa.null()):
+        return found
+    if found in (believed, pa.null()):
+        return believed
+    if pa.binary() in (believed, found):  # text that is no UTF-8
+        return pa.binary()
+    for kinds in _WIDER:
+        if believed in kinds and found in kinds:
+            return kinds[max(kinds.index(believed), kinds.index(found))]
+    return pa.string()
 
 
 def _in_order(parse_block: Callable, file: TextFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
@@ -313,7 +355,10 @@ def parse(file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: l
     return pa.csv.read_csv(
         pa.BufferReader(data),
         read_options=pa.csv.ReadOptions(
-            use_threads=not columns, block_size=1 << 24, column_names=file.names, encoding=file.encoding
+            use_threads=not columns,
+            block_size=max(1 << 24, min(len(data), 2**31 - 1)),  # Arrow guesses types from its first block
+            column_names=file.names,
+            encoding=file.encoding,
         ),
         parse_options=pa.csv.ParseOptions(
             delimiter=separator, quote_char='"' if file.quotes else False, newlines_in_values=file.quotes

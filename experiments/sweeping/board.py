@@ -49,9 +49,9 @@ def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
     return table
 
 
-def describe(overrides: Overrides, shared: Overrides | None = None) -> str:
-    """Returns overrides as `model.width=64 seed=1`, those in `shared` left out."""
-    parts = [f"{name}={value}" for name, value in overrides.items() if name not in (shared or {})]
+def describe(overrides: Overrides | None, shared: Overrides | None = None) -> str:
+    """Returns overrides as `model.width=64 seed=1`, those in `shared` left out; `-` where there are none."""
+    parts = [f"{name}={value}" for name, value in (overrides or {}).items() if name not in (shared or {})]
     return " ".join(parts) or "-"
 
 
@@ -108,7 +108,7 @@ def summary(root: Path) -> str:
 
 def common_overrides(progress: list[trials.Progress]) -> Overrides:
     """Returns the overrides that all known trials have in common; nothing where there is one trial only."""
-    known = [p.overrides for p in progress if p.overrides]
+    known = [p.overrides for p in progress if p.overrides is not None]
     if len(known) < 2:
         return {}
     return {n: v for n, v in known[0].items() if all(n in other and other[n] == v for other in known)}

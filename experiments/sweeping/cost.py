@@ -18,7 +18,7 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
     values = config_lib.load(sweep.config).to_dict()
     progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
     items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
-    configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides}
+    configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides is not None}
     if sweep.search:  # what a search will propose is unknown; the config as it stands is the estimate
         typical = apply(values, {**sweep.common, **sweep.search.fixed})
         configs = {p.index: configs.get(p.index, typical) for p in progress}
@@ -37,7 +37,7 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
                 p.state,
                 f"{tokens / 1e6:.1f} M",
                 duration(pace * operations),
-                describe(p.overrides, shared) if p.overrides else "(proposed when it starts)",
+                "(proposed when it starts)" if p.overrides is None else describe(p.overrides, shared),
             )
         )
     widths = [max(len(row[i]) for row in cells) for i in range(5)]

@@ -146,7 +146,9 @@ class Runner:
     def _attempt(self, index: int, folder: Path, slot: Slot, claim: trials.Claim) -> str:
         overrides = trials.read_json(folder / "trial.json").get("overrides")
         if overrides is None:
-            overrides = self._sweep.overrides(index) or self._study.overrides(index)
+            overrides = self._sweep.overrides(index)
+            if overrides is None:  # a trial that changes nothing has {}
+                overrides = self._study.overrides(index)
             trials.write_json(folder / "trial.json", {"index": index, "overrides": overrides})
         (folder / "status.json").unlink(missing_ok=True)
         metric = sweep_file.apply(self._values, overrides).eval.metric

@@ -40,7 +40,7 @@ class Progress:
     Attributes:
       index: number of the trial.
       state: waiting, running, interrupted, finished, pruned or failed.
-      overrides: what it changes; empty where a search has not decided yet.
+      overrides: what it changes; None where a search has not decided yet.
       step: last step in metrics.jsonl.
       valid: last validation metrics.
       seconds: training wall seconds so far.
@@ -50,7 +50,7 @@ class Progress:
 
     index: int
     state: str
-    overrides: Overrides
+    overrides: Overrides | None
     step: int
     valid: dict[str, float]
     seconds: float
@@ -143,7 +143,7 @@ def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
     return Progress(
         index,
         state,
-        trial.get("overrides", overrides or {}),
+        trial.get("overrides", overrides),
         step,
         valid,
         seconds,

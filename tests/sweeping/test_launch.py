@@ -333,6 +333,20 @@ def test_dry_run_estimates_time_once_a_trial_has_finished(place):
     assert 10 < int(out.rpartition("trial(s): ")[2].split(" s of")[0]) < 1.5 * 19
 
 
+def test_a_trial_without_overrides_is_a_trial_like_any_other(place):
+    write_sweep(place, 'yield from one_at_a_time({}, {"seed": [1, 2]})')
+    code, out, err = launch(place, "--dry_run")
+    assert (code, err) == (0, "") and "3 left" in out
+    assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["-", "seed=1", "seed=2"]
+    code, out, err = launch(place)
+    assert (code, err) == (0, "") and states(place) == ["finished"] * 3
+    assert json.loads((place / "root/000/results.json").read_text())["flags"] == []
+    # What the others have in common is not what all have in common.
+    write_sweep(place, 'yield from [{}, {"seed": 1}, {"seed": 1, "model.layers": 1}]')
+    out = launch(place, "--dry_run", "--root", str(place / "other"))[1]
+    assert "all trials" not in out and out.count("seed=1") == 2
+
+
 def test_mistakes_are_one_line(place):
     write_sweep(place, 'yield {"model.widht": 3}')
     code, _, err = launch(place)

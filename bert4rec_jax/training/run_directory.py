@@ -112,7 +112,12 @@ class RunDirectory:
         differing = [k for k in sorted(old.keys() | new.keys())
                      if old.get(k) != new.get(k) and not k.startswith(free)]
         if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
-            return  # A longer or shorter run of the same curve.
+            # A longer run of the same curve, or a shorter one as far as it has not been run yet.
+            if new["train.steps"] < (newest := max(self._checkpoint_steps(), default=0)):
+                raise UserError(
+                    f"{self._workdir} has a checkpoint of step {newest}, and config.train.steps is now "
+                    f"{new['train.steps']}; give {newest} or more, or choose another --workdir.")
+            return
         if differing and self._holds_something():
             name = differing[0]
             raise UserError(
@@ -122,9 +127,11 @@ class RunDirectory:
 
     def _holds_something(self) -> bool:
         """Whether there is a checkpoint or a result that another configuration would spoil."""
+        return bool(self._checkpoint_steps()) or os.path.exists(self.path("results.json"))
+
+    def _checkpoint_steps(self) -> list[int]:
         folder = self.path("checkpoints")
-        saved = os.path.isdir(folder) and any(name.isdigit() for name in os.listdir(folder))
-        return saved or os.path.exists(self.path("results.json"))
+        return [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
 
     def _write_catalogue(self, dataset: Dataset, popularity: np.ndarray) -> None:
         """Keeps what recommending needs, so that a run directory can be moved to another machine."""

@@ -82,6 +82,8 @@ def _problems(run: Run) -> Iterator[str]:
                 yield f"its config.json says nothing of config.{name}, which is {now[name]!r} in the present program"
         if run.results["seed"] != config.seed:
             yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
+        if run.results["steps"] > config.train.steps:
+            yield f"results.json is of {run.results['steps']} steps, config.json of {config.train.steps}"
         if run.results["model"] != config.model_name:
             yield f"results.json calls it {run.results['model']!r}, the present program {config.model_name!r}"
         count = parameters(config.model, run.dataset["items"], run.dataset.get("features", 0))

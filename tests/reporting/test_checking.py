@@ -56,6 +56,7 @@ def test_a_changed_digit_is_named(table, sweep):
         ("results.json", ("test", "ndcg@10"), 0.5, "results.json says test ndcg@10 = 0.500000, but ranks_test.npz gives"),
         ("results.json", ("baselines", "markov", "test", "mrr"), 0.5, "results.json says markov mrr = 0.500000"),
         ("results.json", ("seed",), 7, "results.json is of seed 7, config.json of seed 0"),
+        ("config.json", ("train", "steps"), 99, "results.json is of 100 steps, config.json of 99"),
         ("results.json", ("model",), "BERT4Rec", "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'"),
         ("results.json", ("parameters",), 77, "results.json says 77 parameters, the model of config.json has"),
         ("config.json", ("model", "width"), 32, "parameters, the model of config.json has"),

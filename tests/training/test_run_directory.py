@@ -43,6 +43,18 @@ def test_a_run_that_is_older_than_a_field_goes_on(cache, tmp_path):
     assert len(claim(config, tmp_path, "train")) == 2
 
 
+def test_a_run_ends_no_earlier_than_its_newest_checkpoint(cache, tmp_path):
+    constant = {"optimizer.schedule": "constant"}
+    claim(small_config(cache, **constant, **{"train.steps": 300}), tmp_path, "train")
+    for step in ("100", "200"):
+        (tmp_path / "checkpoints" / step).mkdir(parents=True)
+    for steps in (200, 400):
+        assert claim(small_config(cache, **constant, **{"train.steps": steps}), tmp_path, "train")
+    with pytest.raises(UserError, match="has a checkpoint of step 200, and config.train.steps is now 199; give 200 or"):
+        claim(small_config(cache, **constant, **{"train.steps": 199}), tmp_path, "train")
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 400
+
+
 def test_a_change_anywhere_in_the_package_makes_it_dirty(monkeypatch):
     asked = []
     monkeypatch.setattr(run_directory, "_git", lambda *words: asked.append(words) or " M bert4rec_jax/model/encoder.py")

@@ -80,7 +80,7 @@ class Layout:
                 "set config.parallel.data and config.parallel.catalogue to match.")
         self.num_devices, self.processes, self.process = wanted, jax.process_count(), jax.process_index()
         self.platform = devices[0].platform
-        self._pmap = config.mode == "pmap"
+        self._pmap, self._catalogue = config.mode == "pmap", config.catalogue
         self._devices = devices[:wanted]
         # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
         names = (DATA,) if self._pmap else (DATA, CATALOGUE)
@@ -94,6 +94,12 @@ class Layout:
         """Raises a UserError unless `rows`, the value of the field `name`, can be dealt out evenly."""
         if rows % self.num_devices:
             raise UserError(f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use.")
+
+    def check_table(self, rows: int, name: str) -> None:
+        """Raises a UserError unless the item table's `rows` can be shared out by what is called `name`."""
+        if rows % self._catalogue:
+            raise UserError(f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
+                            "of two up to 64 always does.")
 
     def row_sharding(self) -> NamedSharding:
         """Returns the sharding of arrays whose first dimension runs over rows or cases."""

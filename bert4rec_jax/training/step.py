@@ -64,8 +64,13 @@ def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainSt
 
 
 def state_template(config: Config, num_items: int, layout: Layout, num_features: int = 0) -> TrainState:
-    """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into."""
+    """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into.
+
+    Raises:
+      UserError: the devices of the catalogue axis cannot share the item table.
+    """
     shapes = jax.eval_shape(functools.partial(init_state, config, num_items, num_features))
+    layout.check_table(len(shapes.params["items"]["bias"]), "config.parallel.catalogue")
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                         shapes, layout.shardings(shapes))
 

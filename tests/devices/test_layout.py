@@ -7,7 +7,7 @@ import sys
 import eight_devices
 import numpy as np
 import pytest
-from commands import succeed
+from commands import run, succeed, train_command
 
 
 def run_script(which: str, made_once) -> dict:
@@ -69,6 +69,13 @@ def test_tables_with_features_are_the_same(quick):
     one = quick["tables"]["one"]
     for layout, table in quick["tables"].items():
         np.testing.assert_allclose(table, one, rtol=0, atol=1e-6, err_msg=layout)
+
+
+def test_devices_that_cannot_share_the_table_are_one_line(tmp_path):
+    done = run(train_command(tmp_path / "run", {"parallel.catalogue": 3, "train.batch_rows": 12, "eval.batch_rows": 12}),
+               tmp_path, devices=3)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "config.parallel.catalogue = 3 must divide the 64 rows of the item table" in " ".join(done.stderr.split())
 
 
 @pytest.mark.slow

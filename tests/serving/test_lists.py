@@ -188,3 +188,13 @@ def test_the_command_on_eight_devices_and_a_split_catalogue_says_the_same(workdi
     done = commands.succeed(command, tmp_path, devices=8)
     assert "lists of 120 users" in done.stdout and "1 of 60 items occur in no training history" in done.stderr
     pd.testing.assert_frame_equal(pd.read_parquet(out), everybody, atol=1e-5)
+
+
+def test_devices_that_do_not_fit_are_one_line_about_the_flag(workdir, recommender, tmp_path, cache):
+    with pytest.raises(UserError, match="--catalogue = 4 must be at most 1, the devices that there are"):
+        write_lists(recommender, str(tmp_path / "lists.csv"), 3, catalogue=4)
+    command = [sys.executable, "-m", "bert4rec_jax.recommend", "--workdir", str(workdir), "--users", "all",
+               "--out", str(tmp_path / "lists.csv"), "--catalogue", "3"]
+    done = commands.run(command, tmp_path, devices=8)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "--catalogue = 3 must divide the 64 rows of the item table" in " ".join(done.stderr.split())

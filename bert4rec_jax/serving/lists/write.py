@@ -46,6 +46,11 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     """
     if os.path.splitext(out)[1] not in FORMATS:
         raise UserError(f"--out {out} must end in .parquet or .csv.")
+    # The layout would speak of fields of the configuration, which are not set here.
+    if catalogue > jax.device_count():
+        raise UserError(f"--catalogue = {catalogue} must be at most {jax.device_count()}, the devices that there are.")
+    layout = Layout(ParallelConfig(catalogue=catalogue))
+    layout.check_table(len(recommender.params["items"]["bias"]), "--catalogue")
     wanted = None if users == ALL else read_users(users)
     people = from_log(recommender, histories) if histories else from_run(recommender)
     if wanted is not None:
@@ -55,7 +60,6 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     allowed, allowed_notes = _allowed(recommender, only, never)
     for note in [*people.notes, *only_notes, *never_notes, *allowed_notes]:
         say(f"note: {note}")
-    layout = Layout(ParallelConfig(catalogue=catalogue))
     # Made before the file is opened: what is wrong with it is then said before parts are thrown away.
     scorer = ListScorer(recommender.config, recommender.num_items, recommender.params, layout, k, allowed,
                         only is not None and only.users is not None)

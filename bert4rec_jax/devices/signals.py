@@ -24,15 +24,20 @@ class StopSignal:
     Batch systems send these before they take a machine away; the loop saves and returns at the next step. Python runs
     handlers between two of its own instructions, and XLA may compile or compute for minutes in between: a thread,
     woken by the signal itself, answers at once, and a second signal ends the process whatever XLA does. A signal that
-    is ignored stays ignored: under nohup a run outlives its connection.
+    is ignored stays ignored: under nohup a run outlives its connection. Python lets only the main thread listen: a run
+    in another is asked by nobody, and signals stay with whoever has that thread.
     """
 
     def __init__(self):
         self._first: float | None = None  # when it was received
         self._stopping = False
         self._previous = {}
+        self._listening = False
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._listening = True
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         for number in STOPPING:
@@ -44,6 +49,8 @@ class StopSignal:
         return self
 
     def __exit__(self, *_) -> None:
+        if not self._listening:
+            return
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)

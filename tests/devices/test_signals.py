@@ -2,6 +2,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -77,3 +78,16 @@ def test_what_woke_the_process_before_wakes_it_again():
         signal.set_wakeup_fd(before)
         os.close(reading)
         os.close(writing)
+
+
+def test_outside_the_main_thread_nothing_is_listened_to():
+    before = [signal.getsignal(n) for n in NUMBERS]
+
+    def handlers_inside() -> list:
+        with StopSignal() as stop:
+            assert not stop.requested(1)
+            return [signal.getsignal(n) for n in NUMBERS]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handlers_inside).result() == before
+    assert [signal.getsignal(n) for n in NUMBERS] == before

@@ -65,7 +65,7 @@ def compare(
       margin: below which a difference does not matter, as a share of the base's value.
 
     Raises:
-      UserError: there is nothing to compare, or rows ranked different cases.
+      UserError: there is nothing to compare, rows ranked different cases, or nothing could be significant.
     """
     metrics = [m for m in metrics if PER_USER.fullmatch(m)]
     others = [row for row in found if row is not base]
@@ -75,8 +75,14 @@ def compare(
             "(ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr)."
         )
     _require_same_cases(found)
-    per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
     pairs = [(row, metric) for row in others for metric in metrics]
+    # The smallest p-value that a bootstrap can give, times the tests of Holm's first step.
+    if 0 < alpha <= len(pairs) / (resamples + 1):
+        raise UserError(
+            f"with --resamples={resamples} none of {len(pairs)} comparisons could be significant at {alpha:g}; "
+            f"give --resamples={len(pairs) / alpha + 1:.0f} or more."
+        )
+    per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
     differences = [
         statistics.compare(
             per_user[row.name, metric],

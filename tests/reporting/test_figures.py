@@ -71,7 +71,7 @@ def test_every_figure_has_a_title_and_curves_show_all_baselines(drawn):
 
 def test_report_writes_figures_and_a_page_with_captions(sweep, tmp_path):
     out = tmp_path / "out"
-    code, _, err = report(sweep, "--baseline", "popular", "--out", out, "--resamples", 200)
+    code, _, err = report(sweep, "--baseline", "popular", "--out", out, "--resamples", 500)
     assert code == 0, err
     for name in ("curves", "parameters", "history_length", "item_popularity"):
         assert (out / f"ml-tiny-{name}.pdf").read_bytes().startswith(b"%PDF")

@@ -85,7 +85,16 @@ def test_p_values_are_corrected_over_all_comparisons(sweep):
     assert found["BERT4Rec (Cloze), width=64", "mrr"].p_bootstrap == pytest.approx(10 / 501)
 
 
-def test_verdicts_need_both_tests_a_margin_and_several_seeds(sweep, tmp_path):
+def test_too_few_resamples_for_anything_to_be_significant_are_refused(sweep):
+    code, _, err = report(sweep, "--baseline", "width=32", "--resamples", 299)
+    assert code == 2 and "with --resamples=299 none of 15 comparisons could be significant at 0.05" in err
+    least = int(err.split("give --resamples=")[1].split()[0])
+    table = build(sweep, baseline="width=32", resamples=least)
+    assert least < 310 and "better" in {c.verdict for c in table.comparisons}
+    assert report(sweep, "--baseline", "width=32", "--resamples", 299, "--metrics", "mrr")[0] == 0
+
+
+def test_verdicts_need_both_tests_a_margin_and_several_seeds(sweep, tmp_path, monkeypatch):
     def verdict(table, row):
         return {c.row: c.verdict for c in table.comparisons if c.metric == "hr@10"}[f"BERT4Rec (Cloze), width={row}"]
 
@@ -94,7 +103,9 @@ def test_verdicts_need_both_tests_a_margin_and_several_seeds(sweep, tmp_path):
     assert verdict(table, 33) == "undecided"
     assert verdict(build(sweep, baseline="width=32", margin=0.8), 33) == "equal"
     assert verdict(build(sweep, baseline="width=32", margin=0.8), 64) == "better"  # a difference is not hidden
-    assert verdict(build(sweep, baseline="width=32", resamples=5), 64) == "undecided"  # 1/6 is no evidence
+    with monkeypatch.context() as patch:
+        patch.setattr(statistics, "hierarchical_bootstrap", lambda columns, groups, pairs, _: np.full(len(pairs), 1 / 6))
+        assert verdict(build(sweep, baseline="width=32"), 64) == "undecided"  # 1/6 is no evidence
     cells = {(row.name, i): cell.significant for row, line in zip(table.rows, table.cells) for i, cell in enumerate(line)}
     assert cells["BERT4Rec (Cloze), width=64", 1] and not cells["BERT4Rec (Cloze), width=33", 1]
 

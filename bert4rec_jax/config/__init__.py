@@ -11,6 +11,7 @@ files, `described` puts the fields into words.
 
 from bert4rec_jax.config.described import describe, help_text
 from bert4rec_jax.config.fields import (
+    INCIDENTAL,
     MOVIELENS,
     Config,
     DataConfig,
@@ -27,6 +28,6 @@ from bert4rec_jax.config.files import choose, load, shipped
 from bert4rec_jax.config.recipes import base, recommended
 from bert4rec_jax.config.rules import resolve
 
-__all__ = ["MOVIELENS", "Config", "DataConfig", "EvalConfig", "LossConfig", "MaskingConfig", "ModelConfig",
-           "OptimizerConfig", "ParallelConfig", "SyntheticConfig", "TrainConfig", "base", "choose", "describe",
-           "help_text", "load", "recommended", "resolve", "shipped"]
+__all__ = ["INCIDENTAL", "MOVIELENS", "Config", "DataConfig", "EvalConfig", "LossConfig", "MaskingConfig",
+           "ModelConfig", "OptimizerConfig", "ParallelConfig", "SyntheticConfig", "TrainConfig", "base", "choose",
+           "describe", "help_text", "load", "recommended", "resolve", "shipped"]

@@ -10,6 +10,11 @@ from typing import Literal
 
 FORMATS = ("table", "lines", "sequences", "synthetic")
 WRITERS = ("tensorboard", "wandb", "mlflow")
+# Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
+# computed: they may change between two starts of one run, and runs that differ only here are the same experiment.
+INCIDENTAL = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "data.engine", "data.memory",
+              "data.spill_dir", "train.checkpoint_every", "train.log_every", "train.writers", "model.remat",
+              "eval.batch_rows")
 MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 
 

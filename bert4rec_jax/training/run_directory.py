@@ -15,14 +15,11 @@ import jax
 import numpy as np
 
 from bert4rec_jax import __version__
-from bert4rec_jax.config import Config
+from bert4rec_jax.config import INCIDENTAL, Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
 
-# Fields that may change between two starts of one run: they do not change what is computed.
-_FREE = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "data.engine", "data.memory", "data.spill_dir",
-         "train.checkpoint_every", "train.writers", "model.remat", "eval.batch_rows")
 # What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
 _PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen", "eval.repeated_targets", "eval.negatives_seed")
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -75,7 +72,7 @@ class RunDirectory:
         Raises:
           UserError: it belongs to another configuration or other data; names what differs.
         """
-        self._check_config(_FREE)
+        self._check_config(INCIDENTAL)
         self._check_data(dataset)
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
@@ -91,7 +88,7 @@ class RunDirectory:
         """
         if self.read("results.json") is None:
             raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
-        self._check_config((*_FREE, *_PROTOCOL))
+        self._check_config((*INCIDENTAL, *_PROTOCOL))
         self._check_data(dataset)
 
     def _check_data(self, dataset: Dataset) -> None:

@@ -14,22 +14,6 @@ from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
 
 FILES = ("config.json", "environment.json", "metrics.jsonl", "results.json", "ranks_test.npz")
-# Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
-# computed; runs that differ only here are the same experiment.
-INCIDENTAL = (
-    "data.path",
-    "data.items_path",
-    "data.cache_dir",
-    "data.engine",
-    "data.memory",
-    "data.spill_dir",
-    "train.writers",
-    "train.log_every",
-    "train.checkpoint_every",
-    "parallel.",
-    "model.remat",
-    "eval.batch_rows",
-)
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 

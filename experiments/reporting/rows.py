@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bert4rec_jax.config import INCIDENTAL
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking.metrics import per_user
 from experiments.reporting import statistics
-from experiments.reporting.records import INCIDENTAL, Run
+from experiments.reporting.records import Run
 
 _NOT_A_SETTING = ("seed", *INCIDENTAL)
 

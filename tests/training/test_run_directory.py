@@ -33,6 +33,13 @@ def test_features_may_be_switched_on_until_there_is_a_checkpoint(cache, tmp_path
         claim(small_config(cache), tmp_path, "train")
 
 
+def test_a_run_goes_on_with_what_changes_nothing_that_is_computed(cache, tmp_path):
+    claim(small_config(cache), tmp_path, "train")
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    fields = {"train.log_every": 5, "train.checkpoint_every": 5, "eval.batch_rows": 16, "model.remat": True}
+    assert len(claim(small_config(cache, **fields), tmp_path, "train")) == 2
+
+
 def test_a_run_that_is_older_than_a_field_goes_on(cache, tmp_path):
     config = small_config(cache)
     claim(config, tmp_path, "train")

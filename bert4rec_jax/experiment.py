@@ -12,7 +12,16 @@ import jax
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Dataset, Packed, Split, TrainingBatches, load_dataset, split_dataset, training_counts
+from bert4rec_jax.data import (
+    Dataset,
+    Packed,
+    Split,
+    TrainingBatches,
+    feature_count,
+    load_dataset,
+    split_dataset,
+    training_counts,
+)
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import fold_features, masks_per_history
@@ -61,7 +70,7 @@ class Experiment:
         self.root = jax.random.key(c.seed)
         self._rankers: dict[str, Ranker] = {}
         self.features = self.dataset.features
-        self._num_features = 0 if self.features is None else len(self.features.names)
+        self._num_features = feature_count(self.features)
         self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
         self.step = self.layout.map(

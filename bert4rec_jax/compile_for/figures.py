@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Bags, Packed
+from bert4rec_jax.data import Bags, Packed, feature_count
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.devices.communication import Job
 from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes
@@ -51,7 +51,7 @@ class Sizes:
     @property
     def num_features(self) -> int:
         """How many features there are."""
-        return 0 if self.features is None else len(self.features.names)
+        return feature_count(self.features)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ra
 from bert4rec_jax.data.dataset import Dataset, in_blocks, open_dataset, positions
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.sources.features import Bags
+from bert4rec_jax.data.sources.features import Bags, feature_count
 from bert4rec_jax.data.splits import (
     Split,
     blocks_of_users,
@@ -22,6 +22,6 @@ from bert4rec_jax.data.splits import (
 )
 from bert4rec_jax.data.suggest import suggestions_text
 
-__all__ = ["Bags", "Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "blocks_of_users", "in_blocks",
-           "load_dataset", "open_dataset", "positions", "prefetch", "ranking_batches", "recent_counts", "split_dataset",
-           "suggestions_text", "training_blocks", "training_counts"]
+__all__ = ["Bags", "Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "blocks_of_users",
+           "feature_count", "in_blocks", "load_dataset", "open_dataset", "positions", "prefetch", "ranking_batches",
+           "recent_counts", "split_dataset", "suggestions_text", "training_blocks", "training_counts"]

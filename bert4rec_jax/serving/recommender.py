@@ -14,7 +14,7 @@ import pandas as pd
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, ParallelConfig
-from bert4rec_jax.data import Bags
+from bert4rec_jax.data import Bags, feature_count
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import fold_features
@@ -79,7 +79,7 @@ class Recommender:
         self.num_items = len(self.catalogue)
         self._layout = Layout(self.config.parallel)
         bags = Bags.from_lists(self.catalogue["features"]) if "features" in self.catalogue.columns else None
-        template = state_template(self.config, self.num_items, self._layout, len(bags.names) if bags else 0).params
+        template = state_template(self.config, self.num_items, self._layout, feature_count(bags)).params
         with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:

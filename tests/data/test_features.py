@@ -6,7 +6,7 @@ import pytest
 from conftest import small_config
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import Bags, load_dataset
+from bert4rec_jax.data import Bags, feature_count, load_dataset
 from bert4rec_jax.data.sources import features
 from bert4rec_jax.errors import UserError
 
@@ -73,3 +73,4 @@ def test_features_change_nothing_of_the_data_but_themselves(cache):
     assert plain.features is None and plain.folder == rich.folder and plain.fingerprint == rich.fingerprint
     assert "genres: 4" in rich.features.names and rich.statistics()["features"] == len(rich.features.names)
     assert "features" not in plain.statistics()
+    assert feature_count(plain.features) == 0 and feature_count(rich.features) == len(rich.features.names)

@@ -55,6 +55,11 @@ class Bags:
         return _numbered(pairs.index.to_numpy(np.int64), pa.array(pairs, pa.string()))
 
 
+def feature_count(bags: Bags | None) -> int:
+    """Returns how many features there are; 0 where none were asked for."""
+    return 0 if bags is None else len(bags.names)
+
+
 def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
     """Returns the features of items that stand in columns of their table, as far as `MIN_ITEMS` items share them.
 

@@ -107,6 +107,9 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
 
     try:
         dataset = load_dataset(recommender.config.data)
+        # Ranks are of users by their number, which in other data is somebody else.
+        if dataset.fingerprint != (trained := recommender.results["dataset"]["fingerprint"]):
+            raise UserError(f"those found have the fingerprint {dataset.fingerprint}, not {trained}; restore the data.")
     except UserError as error:
         sheet.section("Users", f"The data of the run are not here, so no user is shown: {error}")
         return

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+import shutil
 import subprocess
 import sys
 
@@ -60,3 +62,15 @@ def test_the_command_writes_a_page_that_stands_alone(small_run, tmp_path):
     assert page.count("<img") == 4 and "http" not in page.replace("http-equiv", "")
     for title in ("Item map", "Nearest items", "Best cases", "Worst cases", "leave-one-out"):
         assert title in page
+
+
+def test_users_of_other_data_are_not_shown(small_run, tmp_path):
+    run = shutil.copytree(small_run, tmp_path / "run")
+    results = json.loads((run / "results.json").read_text())
+    results["dataset"]["fingerprint"] = "0123456789abcdef"  # as if the log had been changed since
+    (run / "results.json").write_text(json.dumps(results))
+    done = subprocess.run([sys.executable, "-m", "bert4rec_jax.portrait", "--workdir", str(run)], text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (run / "portrait" / "portrait.html").read_text()
+    assert "The data of the run are not here" in page and "not 0123456789abcdef" in page and "Best cases" not in page

@@ -83,6 +83,8 @@ class Recommender:
         with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
+                if trained := _ranked_with(workdir):
+                    raise UserError(f"{workdir} holds no model: it only ranked with that of {trained}; name that run.")
                 raise UserError(f"{workdir} holds no checkpoint yet; train first.")
             best = progress["best_step"]
             self.step, params = checkpoints.restore_params(
@@ -204,6 +206,20 @@ class Recommender:
             for name, value in output.items():
                 result.setdefault(name, np.zeros((len(histories), *value.shape[1:]), value.dtype))[cases] = value
         return result
+
+
+def _ranked_with(workdir: str) -> str:
+    """Returns the run that the newest start in `workdir` ranked with (--trained); empty where it was not given one."""
+    try:
+        with open(os.path.join(workdir, "environment.json"), encoding="utf-8") as file:
+            words = json.load(file)["starts"][-1]["command"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return ""
+    for word, following in zip(words, [*words[1:], ""]):
+        name, _, value = word.partition("=")
+        if name == "--trained":
+            return value or following
+    return ""
 
 
 def _score_step(config: Config, num_items: int, k: int, params: Any, batch: tuple[Histories, tuple], _key,

@@ -216,3 +216,15 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
         failed = command(*arguments)
         assert failed.returncode == 2
         assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
+
+
+@pytest.mark.parametrize("given", [["--trained", "runs/other"], ["--trained=runs/other"]])
+def test_a_run_that_only_ranked_names_the_one_that_has_the_model(small_run, tmp_path, given):
+    run = shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
+        bert4rec_jax.load(str(run))
+    environment = json.loads((run / "environment.json").read_text())
+    environment["starts"][-1]["command"] = ["main.py", "--mode", "evaluate", *given, "--workdir", str(run)]
+    (run / "environment.json").write_text(json.dumps(environment))
+    with pytest.raises(UserError, match="holds no model: it only ranked with that of runs/other; name that run"):
+        bert4rec_jax.load(str(run))

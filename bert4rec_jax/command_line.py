@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import ml_collections
@@ -75,6 +75,16 @@ def recommend_command() -> None:
 def export_command() -> None:
     """Is `bert4rec-export`, the same as `python -m bert4rec_jax.export`."""
     runpy.run_module("bert4rec_jax.export", run_name="__main__", alter_sys=True)
+
+
+def flag(command: Sequence[str], name: str) -> str:
+    """Returns the value of --name in a command, empty where it is not given."""
+    for word, following in zip(command, [*command[1:], ""]):
+        if word == f"--{name}":
+            return following
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return ""
 
 
 class ConfigParser(config_flags.config_flags.ConfigFileFlagParser):

@@ -6,10 +6,9 @@ command line `--config.model.width=128` overrides one. `resolve` turns the resul
 is wrong.
 
 `fields` has what can be set, `recipes` what config files start from, `rules` what values may be; `files` reads config
-files, `described` puts the fields into words.
+files, `help` puts the fields into words.
 """
 
-from bert4rec_jax.config.described import describe, help_text
 from bert4rec_jax.config.fields import (
     INCIDENTAL,
     MOVIELENS,
@@ -25,6 +24,7 @@ from bert4rec_jax.config.fields import (
     TrainConfig,
 )
 from bert4rec_jax.config.files import choose, load, shipped
+from bert4rec_jax.config.help import describe, help_text
 from bert4rec_jax.config.recipes import base, recommended
 from bert4rec_jax.config.rules import resolve
 

@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 
 from bert4rec_jax import config as config_lib
+from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import Bags, feature_count
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import read_json
 from bert4rec_jax.model import fold_features
 from bert4rec_jax.ranking import Histories, PackedHistories, item_scores, own_histories, top_items, without_removed
 from bert4rec_jax.serving.titles import TitleIndex
@@ -211,15 +213,9 @@ class Recommender:
 def _ranked_with(workdir: str) -> str:
     """Returns the run that the newest start in `workdir` ranked with (--trained); empty where it was not given one."""
     try:
-        with open(os.path.join(workdir, "environment.json"), encoding="utf-8") as file:
-            words = json.load(file)["starts"][-1]["command"]
+        return flag(read_json(os.path.join(workdir, "environment.json"))["starts"][-1]["command"], "trained")
     except (OSError, ValueError, KeyError, IndexError):
         return ""
-    for word, following in zip(words, [*words[1:], ""]):
-        name, _, value = word.partition("=")
-        if name == "--trained":
-            return value or following
-    return ""
 
 
 def _score_step(config: Config, num_items: int, k: int, params: Any, batch: tuple[Histories, tuple], _key,

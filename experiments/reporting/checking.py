@@ -10,11 +10,12 @@ from pathlib import Path
 
 import jax
 
+from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import INCIDENTAL, ModelConfig, load, resolve, shipped
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
-from experiments.reporting.records import Run, by_dataset, find, flag, flatten
+from experiments.reporting.records import Run, by_dataset, find, flatten
 from experiments.reporting.tables import Table, build, load_options
 from experiments.reporting.writing import comma_separated, latex, markdown
 from experiments.reporting.writing.markdown import TAG

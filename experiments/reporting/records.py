@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
 
@@ -119,16 +120,6 @@ class Run:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}/{name} cannot be read: {error}; is it a run directory?") from None
-
-
-def flag(command: Sequence[str], name: str) -> str:
-    """Returns the value of --name in a command, empty where it is not given."""
-    for word, following in zip(command, [*command[1:], ""]):
-        if word == f"--{name}":
-            return following
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-    return ""
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:

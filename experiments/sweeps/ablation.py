@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each choice of the recipe is worth on MovieLens-100K: the recipe with one thing changed at a time, three seeds.
+"""What each choice of the recipe is worth on MovieLens-100K: the recipe, changed in one place at a time, three seeds.
 
   python -m experiments.launch --sweep experiments/sweeps/ablation.py --root sweeps/ablation --workers 2
   python -m experiments.report sweeps/ablation --baseline "BERT4Rec + next item" --out sweeps/ablation/report

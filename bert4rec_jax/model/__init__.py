@@ -6,7 +6,7 @@ or split over devices, `losses` compares hidden states with the table. `attentio
 have several formulations that compute the same; `kernels` are those of accelerators.
 """
 
-from bert4rec_jax.model.encoder import Draws, Inputs, encode, encoder_inputs, init_params
+from bert4rec_jax.model.encoder import Draws, Inputs, at_slots, encode, encoder_inputs, init_params
 from bert4rec_jax.model.item_table import (
     all_rows,
     candidate_bias,
@@ -20,6 +20,6 @@ from bert4rec_jax.model.item_table import (
 from bert4rec_jax.model.losses import loss_sum
 from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_history, next_items
 
-__all__ = ["Draws", "Inputs", "all_rows", "candidate_bias", "encode", "encoder_inputs", "first_row",
+__all__ = ["Draws", "Inputs", "all_rows", "at_slots", "candidate_bias", "encode", "encoder_inputs", "first_row",
            "fold_features", "init_params", "learns_next_item", "lookup", "loss_sum", "mask_items", "mask_token",
            "masks_per_history", "next_items", "rows_bias", "table_rows"]

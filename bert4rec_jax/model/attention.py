@@ -18,14 +18,14 @@ ROTARY_BASE = 1000.0
 KERNELS = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 
 
-def attend(config: ModelConfig, causal: bool, query_BQD: jax.Array, key_value_BLD2: jax.Array,
+def attend(config: ModelConfig, causal: bool | tuple[bool, ...], query_BQD: jax.Array, key_value_BLD2: jax.Array,
            queries: tuple[jax.Array, jax.Array, jax.Array], keys: tuple[jax.Array, jax.Array, jax.Array],
            draws: Draws | None) -> jax.Array:
     """Returns what queries read from the values of their own segment: float[B, Q, D], heads side by side.
 
     Args:
       config: the model's configuration.
-      causal: whether a query sees only columns up to its own.
+      causal: whether a query sees only columns up to its own; one for each row where rows differ.
       query_BQD: queries, heads side by side.
       key_value_BLD2: float[B, L, 2 D], keys and then values.
       queries: int32 segments [B, Q], positions [B, Q] and columns [B or 1, Q] of the queries.
@@ -37,10 +37,18 @@ def attend(config: ModelConfig, causal: bool, query_BQD: jax.Array, key_value_BL
     if chosen == "auto":
         chosen = KERNELS.get(platform(), "dense")
     path = _dense if chosen == "dense" else _fused
-    return path(config, chosen, causal, query_BQD, key_value_BLD2, queries, keys, draws)
+    return path(config, chosen, _last_seen(causal, queries[2], key_value_BLD2.shape[1]), query_BQD, key_value_BLD2,
+                queries, keys, draws)
 
 
-def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
+def _last_seen(causal, columns, length):
+    """Returns the last column that each query may see, int32[B or 1, Q], or None where all see all of them."""
+    if isinstance(causal, bool):
+        return columns if causal else None
+    return jnp.where(np.array(causal)[:, None], columns, length)
+
+
+def _dense(config, _, last_seen, query_BQD, key_value_BLD2, queries, keys, draws):
     (B, L, _), D = key_value_BLD2.shape, query_BQD.shape[-1]
     heads = (config.heads, D // config.heads)
     q_BHQE = query_BQD.reshape(B, -1, *heads).transpose(0, 2, 1, 3)
@@ -48,8 +56,8 @@ def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
     if config.positions == "rotary":
         q_BHQE, k_BHLE = (rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys)))
     allowed_BQL = queries[0][:, :, None] == keys[0][:, None, :]
-    if causal:
-        allowed_BQL &= queries[2][:, :, None] >= keys[2]
+    if last_seen is not None:
+        allowed_BQL &= last_seen[:, :, None] >= keys[2]
     scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
     scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
     scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
@@ -61,16 +69,16 @@ def _dense(config, _, causal, query_BQD, key_value_BLD2, queries, keys, draws):
     return y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D)
 
 
-def _fused(config, kernel, causal, query_BQD, key_value_BLD2, queries, keys, draws):
+def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, draws):
     B, D = len(query_BQD), query_BQD.shape[-1]
     E = D // config.heads
     rate = config.attention_dropout if draws is not None else 0.0
     seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
     places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
-              for segments, _, columns in (queries, keys)]
+              for segments, columns in ((queries[0], queries[2] if last_seen is None else last_seen), keys[::2])]
     # On another machine the kernel is interpreted: slow, and what tests do.
     interpret = kernel != KERNELS.get(platform())
-    how = (places[0], places[1], seeds_B2, config.heads, causal, rate)
+    how = (places[0], places[1], seeds_B2, config.heads, last_seen is not None, rate)
 
     def turned(x_BLD, positions):
         if config.positions != "rotary":

@@ -2,7 +2,7 @@
 """The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
 
 Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
-changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone. Only the slots that are asked for
+changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone, a matter of each row. Only the slots that are asked for
 leave the last layer, so its queries, its feed-forward network and everything after it are computed for those alone.
 
 The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
@@ -23,6 +23,7 @@ from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model.attention import attend
 from bert4rec_jax.model.dropout import Draws, dropout
 from bert4rec_jax.model.item_table import table_rows
+from bert4rec_jax.model.kernels import KEPT
 
 
 class Inputs(NamedTuple):
@@ -73,7 +74,7 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array, num_feature
 
 
 def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
-           draws: Draws | None, causal: bool) -> jax.Array:
+           draws: Draws | None, causal: bool | tuple[bool, ...]) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
 
     Args:
@@ -82,7 +83,7 @@ def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: 
       x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
       inputs: see `Inputs`.
       draws: what dropout draws from in training, None in evaluation.
-      causal: whether an item attends only to itself and to what came before it.
+      causal: whether an item attends only to itself and to what came before it; one for each row where rows differ.
 
     Returns:
       float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
@@ -94,7 +95,7 @@ class Encoder(nn.Module):
     """Embedding sum, blocks and prediction head; see `encode`."""
 
     config: ModelConfig
-    causal: bool
+    causal: bool | tuple[bool, ...]
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, draws: Draws | None):
@@ -110,10 +111,16 @@ class Encoder(nn.Module):
         if c.norm == "post":
             x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
         x_BLD = dropout(x_BLD, c.dropout, next(draw))
+        # The last layer is another one where only slots are wanted of it.
+        alike = c.layers - (inputs.slots is not None)
+        looped = alike if alike > 2 and platform() == "tpu" and not self.is_initializing() else 0
+        if looped:
+            x_BLD = self._loop(x_BLD, inputs, [next(draw) for _ in range(looped)])
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
-        for layer in range(c.layers - 1):
-            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, inputs, None, next(draw))
-        h_BKD = block(c, self.causal, name=f"block_{c.layers - 1}")(x_BLD, inputs, inputs.slots, next(draw))
+        for layer in range(looped, c.layers):
+            slots_BK = inputs.slots if layer == c.layers - 1 else None
+            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, inputs, slots_BK, next(draw))
+        h_BKD = x_BLD
         if c.norm == "pre":
             h_BKD = _layer_norm(c, "final_norm")(h_BKD)
         if c.head == "transform":
@@ -121,12 +128,32 @@ class Encoder(nn.Module):
             h_BKD = _layer_norm(c, "head_norm")(h_BKD)
         return h_BKD
 
+    def _loop(self, x_BLD, inputs: Inputs, draws: list[Draws | None]):
+        """Runs as many blocks, from the first on, as there are `draws`.
+
+        Written out, blocks take a TPU's compiler time and code for every one; in a loop one is compiled for all. The
+        backward pass keeps their products and what attention read, and computes what lies between again: kept as well,
+        it would have to be written to memory for every turn.
+        """
+        c = self.config
+        layers = [self.variables["params"][f"block_{layer}"] for layer in range(len(draws))]
+
+        def layer(x_BLD, turn):
+            params, draws = turn
+            return Block(c, self.causal, parent=None).apply({"params": params}, x_BLD, inputs, None, draws), None
+
+        policies = jax.checkpoint_policies
+        kept = policies.nothing_saveable if c.remat else policies.save_from_both_policies(
+            policies.dots_saveable, policies.save_only_these_names(KEPT))
+        turns = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(layers, draws))
+        return jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x_BLD, turns)[0]
+
 
 class Block(nn.Module):
     """Attention and feed-forward sub-layers with residuals, normalised before (`pre`) or after (`post`)."""
 
     config: ModelConfig
-    causal: bool
+    causal: bool | tuple[bool, ...]
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
@@ -136,7 +163,7 @@ class Block(nn.Module):
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
         attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(draw))
-        x = x_BLD if slots_BK is None else _pick(x_BLD, slots_BK)
+        x = x_BLD if slots_BK is None else at_slots(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(draw))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
@@ -150,7 +177,7 @@ class Attention(nn.Module):
     """Multi-head attention inside each segment."""
 
     config: ModelConfig
-    causal: bool
+    causal: bool | tuple[bool, ...]
 
     @nn.compact
     def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
@@ -161,7 +188,7 @@ class Attention(nn.Module):
         keys = (inputs.segments, inputs.positions, columns_1L)
         query_BQD, queries = x_BLD, keys
         if slots_BK is not None:
-            query_BQD = _pick(x_BLD, slots_BK)
+            query_BQD = at_slots(x_BLD, slots_BK)
             queries = (*(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]), slots_BK)
         query_BQD, key_value_BLD2 = _dense(c, D, "query")(query_BQD), _dense(c, 2 * D, "key_value")(x_BLD)
         return _dense(c, D, "out")(attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws))
@@ -172,16 +199,16 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
-def _rows(table_PD, ids):
-    """Returns table_PD[ids]."""
-    return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
-
-
-def _pick(x_BLD, slots_BK):
+def at_slots(x_BLD, slots_BK):
     """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
     if platform() == "cpu":
         return cpu.pick(x_BLD, slots_BK)
     return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
+
+
+def _rows(table_PD, ids):
+    """Returns table_PD[ids]."""
+    return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
 
 
 def _draw_stream(draws: Draws | None):

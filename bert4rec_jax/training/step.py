@@ -16,8 +16,10 @@ import optax
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Bags, Packed
 from bert4rec_jax.devices import Axes, Layout, as_stored
+from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model import (
     Draws,
+    at_slots,
     encode,
     encoder_inputs,
     fold_features,
@@ -92,20 +94,36 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
     """
     row_numbers = first_row + np.arange(packed.tokens.shape[0])
     learns_next = learns_next_item(config.masking.next_item, len(row_numbers))
-    hidden = []
+    parts, tasks = [], []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)
         if len(chosen) == 0:
             continue
-        rows = jax.tree.map(lambda x: x[chosen], packed)
+        rows, numbers = jax.tree.map(lambda x: x[chosen], packed), row_numbers[chosen]
         task = next_items(rows) if next_item else mask_items(
-            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), row_numbers[chosen])
-        inputs = encoder_inputs(config.model, rows, task.tokens, task.slots)
+            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers)
+        tasks.append(task)
+        parts.append((rows, numbers, task.tokens))
+
+    def hidden(part, slots, causal):
+        rows, numbers, tokens = part
+        inputs = encoder_inputs(config.model, rows, tokens, slots)
         x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axes.catalogue)
-        draws = Draws(stream_key(root, "dropout", step), row_numbers[chosen])
-        h_BKD = encode(config.model, params["encoder"], x_BLD, inputs, draws, causal=next_item)
-        hidden.append((h_BKD.reshape(-1, h_BKD.shape[-1]), task.labels.reshape(-1), task.weights.reshape(-1)))
-    h_MD, labels_M, weights_M = (jnp.concatenate(arrays) for arrays in zip(*hidden))
+        draws = Draws(stream_key(root, "dropout", step), numbers)
+        return encode(config.model, params["encoder"], x_BLD, inputs, draws, causal)
+
+    if len(parts) == 2 and platform() != "cpu":
+        # One pass, which reads the weights once and multiplies once for the gradient of each. A CPU, which waits for
+        # arithmetic and not for memory, gains more from a last layer that is asked at the slots of masks alone.
+        masked = len(tasks[0].tokens)
+        h_BLD = hidden(jax.tree.map(lambda *x: jnp.concatenate(x), *parts), None, tuple(np.sort(learns_next).tolist()))
+        h_parts = [at_slots(h_BLD[:masked], tasks[0].slots), h_BLD[masked:]]
+    else:
+        causal = [False, True] if len(parts) == 2 else [bool(learns_next[0])]
+        h_parts = [hidden(*each) for each in zip(parts, [task.slots for task in tasks], causal)]
+    h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in h_parts])
+    labels_M, weights_M = (jnp.concatenate([x.reshape(-1) for x in xs])
+                           for xs in zip(*[(task.labels, task.weights) for task in tasks]))
     total = loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
                      stream_key(root, "negatives", step), axes.catalogue)
     return total, weights_M.sum()

@@ -137,6 +137,15 @@ def test_products_count_as_often_as_they_are_taken():
     assert operations(jaxpr) == (7 + 1 + 1 + 7) * 2 * 4 * 8 * 8
 
 
+def test_products_that_nobody_reads_count_nothing():
+    def f(x):
+        return x + 1, x @ x
+
+    jaxpr = jax.make_jaxpr(f)(jnp.ones((4, 4))).jaxpr
+    assert operations(jaxpr) == 2 * 4**3
+    assert operations(jaxpr.replace(outvars=jaxpr.outvars[:1])) == 0
+
+
 def test_bytes_of_a_program_of_this_machine():
     compiled = jax.jit(lambda x: jnp.tanh(x) * 2).lower(np.ones((64, 64), np.float32)).compile()
     assert accessed_bytes(parse(compiled.as_text())) == 2 * 64 * 64 * 4

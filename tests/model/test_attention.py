@@ -21,6 +21,7 @@ CASES = {
     "slots": {"causal": False, "slots": 13, "positions": "rotary"},
     "causal slots, dropout": {"causal": True, "slots": 13, "attention_dropout": 0.3},
     "dropout": {"causal": False, "attention_dropout": 0.3},
+    "rows of both kinds": {"causal": (False, True), "positions": "rotary", "attention_dropout": 0.3},
 }
 
 
@@ -46,7 +47,7 @@ def arrays(dtype, slots: int | None):
     return q, kv, queries, keys, weights
 
 
-def value_and_gradient(way: str, dtype, *, causal: bool, slots: int | None = None, **changes):
+def value_and_gradient(way: str, dtype, *, causal: bool | tuple[bool, ...], slots: int | None = None, **changes):
     config = dataclasses.replace(ModelConfig(width=D, heads=3, attention_dropout=0.0), attention=way, **changes)
     q, kv, queries, keys, weights = arrays(dtype, slots)
     draws = Draws(jax.random.key(5), jnp.array([4, 9]))
@@ -68,6 +69,15 @@ def test_kernels_equal_the_dense_path_in_value_and_gradient(kernel, case):
             assert b.dtype == dtype
             a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
             np.testing.assert_allclose(b, a, atol=tolerance * np.abs(a).max(), err_msg=f"{case} {dtype.__name__}")
+
+
+def test_rows_of_both_kinds_are_each_as_among_their_own():
+    mixed, bidirectional, causal = (value_and_gradient("dense", jnp.float32, causal=causal, positions="rotary")
+                                    for causal in ((False, True), False, True))
+    for both, first, second in zip(mixed, bidirectional, causal):
+        np.testing.assert_allclose(both[0], first[0], atol=1e-6)
+        np.testing.assert_allclose(both[1], second[1], atol=1e-6)
+        assert np.abs(first - second).max() > 0.1
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -11,6 +11,7 @@ from plain_numpy import naive_encoder
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import TrainingBatches, load_dataset, split_dataset
 from bert4rec_jax.devices import Axes, cpu
+from bert4rec_jax.devices.platform import compiling_for
 from bert4rec_jax.model import encoder as model
 from bert4rec_jax.model import lookup, mask_items
 from bert4rec_jax.training.step import batch_loss, stream_key
@@ -24,9 +25,15 @@ CHOICES = [
 ]
 
 
+# What a step is for accelerators, but for their kernels, which run nowhere else.
+WITHOUT_KERNELS = {"model.attention": "dense", "loss.chunk_items": 16}
+
+
+@pytest.mark.parametrize("machine", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("choice", CHOICES)
-def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice):
-    config = small_config(cache, **choice, **{"model.init_scale": 0.3})
+def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice, machine):
+    config = small_config(cache, **choice, **{"model.init_scale": 0.3}, **(
+        {} if machine == "cpu" else WITHOUT_KERNELS | {"model.layers": 4}))
     dataset = load_dataset(config.data)
     split = split_dataset(dataset, config.data)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(2)
@@ -34,7 +41,8 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     n = dataset.num_items
     params = model.init_params(config.model, n, jax.random.key(1))
     params["items"]["bias"] = jax.random.normal(jax.random.key(2), params["items"]["bias"].shape)
-    total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
+    with compiling_for(machine):
+        total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
 
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
     causal = np.arange(8) % 4 == 3 if config.masking.next_item == 0.25 else np.full(8, config.masking.next_item == 1)
@@ -185,3 +193,23 @@ def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), full[1], remat[1])
     np.testing.assert_allclose(full[0], half[0], rtol=0.02)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half[1]))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_layers_in_a_loop_are_those_written_out(cache, choice, remat):
+    """Dropout's draws and gradients too; only a TPU has the loop."""
+    config = small_config(cache, **choice, **WITHOUT_KERNELS, **{
+        "model.layers": 4, "model.dropout": 0.2, "model.attention_dropout": 0.2, "model.remat": remat})
+    dataset = load_dataset(config.data)
+    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
+    params = model.init_params(config.model, 60, jax.random.key(0))
+
+    def gradient(machine):
+        loss = lambda p: batch_loss(config, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
+        with compiling_for(machine):
+            return jax.jit(jax.value_and_grad(loss))(params)
+
+    written_out, looped = gradient("gpu"), gradient("tpu")
+    np.testing.assert_allclose(looped[0], written_out[0], rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), looped[1], written_out[1])

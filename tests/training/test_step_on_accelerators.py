@@ -4,6 +4,7 @@
 Kernels stay closed: what is inside of one never leaves the chip.
 """
 
+import collections
 import functools
 import itertools
 
@@ -22,19 +23,19 @@ ROWS, LENGTH, SLOTS, ITEMS, WIDTH, FFN = 4, 136, 29, 1000, 24, 56
 TABLE = 1024  # rows: padding, items, [MASK], rounded up
 
 
-def values():
+def values(layers: int = 2):
     config = config_lib.recommended()
     with config.unlocked():
         config.update_from_flattened_dict({
-            "model.width": WIDTH, "model.ffn_width": FFN, "model.layers": 2, "model.heads": 2, "model.max_length": LENGTH,
+            "model.width": WIDTH, "model.ffn_width": FFN, "model.layers": layers, "model.heads": 2, "model.max_length": LENGTH,
             "model.dropout": 0.1, "model.attention_dropout": 0.1, "masking.next_item": 0.5, "train.batch_rows": ROWS})
     return config_lib.resolve(config)
 
 
 @functools.cache
-def equations(platform: str) -> list:
+def equations(platform: str, layers: int = 2) -> list:
     """Returns all equations of a step on one of eight devices; those of kernels are left out."""
-    config = values()
+    config = values(layers)
     state = jax.eval_shape(functools.partial(init_state, config, ITEMS))
     packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
     step = functools.partial(train_step, config, ITEMS, SLOTS, axes=Axes("data"))
@@ -71,6 +72,22 @@ def test_no_array_has_a_number_for_each_pair_of_columns_or_of_a_slot_and_an_item
     """Neither weights of attention nor logits are written out, and no one-hot matrix picks slots, places or items."""
     assert pairs("cpu") >= {("column", "column"), ("column", "slot"), ("item", "slot")}  # where they are wanted
     assert not pairs(platform)
+
+
+def kernels(platform: str, layers: int) -> collections.Counter:
+    calls = [each.params for each in equations(platform, layers) if each.primitive.name == "pallas_call"]
+    return collections.Counter(call.get("name") or str(call["name_and_src_info"]).split()[0] for call in calls)
+
+
+def test_rows_of_both_tasks_go_through_the_layers_together():
+    """A pass for each would have each layer's weights read twice, and two products for the gradient of each."""
+    assert kernels("gpu", 3)["attention"] == kernels("gpu", 3)["attention_gradient_q"] == 3
+    assert kernels("tpu", 2)["attention"] == kernels("tpu", 2)["attention_gradient"] == 2
+
+
+def test_a_tpu_compiles_one_layer_for_all():
+    assert kernels("tpu", 3) == kernels("tpu", 8)
+    assert kernels("tpu", 8)["attention_gradient"] == 1
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert4rec_jax.model.dropout import kept_in_kernel
+from bert4rec_jax.model.kernels import KEPT
 
 MASKED = -1e9
 LANES = 128
@@ -37,11 +39,11 @@ def attend(q_BQD: jax.Array, kv_BLD2: jax.Array, queries_B2Q: jax.Array, keys_B2
     Args:
       q_BQD: scaled queries, heads side by side.
       kv_BLD2: float[B, L, 2 D], keys and then values.
-      queries_B2Q: int32, segment and column of every query.
-      keys_B2L: the same of every key; columns count from 0.
+      queries_B2Q: int32, segment of every query and the last column it may see.
+      keys_B2L: segment and column of every key; columns count from 0.
       seeds_B2: uint32, of each row's dropout.
       heads: H, a divisor of D.
-      causal: whether keys at later columns are hidden.
+      causal: whether keys at columns behind the last are hidden; else they are not asked for.
       rate: of dropout on the weights; 0 for none.
       frequencies: [E / 2], by which keys are turned and, if `every_column`, queries. By columns: inside a segment,
         where alone it matters, they are as far apart as positions. None for no rotary positions.
@@ -98,6 +100,7 @@ def _forward(q, kv, queries, keys, seeds, turns, how):
         scratch_shapes=plan.scratch(q.dtype), compiler_params=plan.compiler("parallel"), cost_estimate=plan.cost(2, 4),
         interpret=how.interpret, name="attention",
     )(*plan.arguments(q, kv, queries, keys, seeds, turns))
+    y, lse = (checkpoint_name(x, KEPT) for x in (y, lse))
     return y, (q, kv, queries, keys, seeds, turns, y, lse)
 
 
@@ -186,7 +189,7 @@ class _Block:
         row, self.group, self.number = (pl.program_id(axis) for axis in range(3))
         self.seeds = seeds[row, 0], seeds[row, 1]
         columns = queries[0].T
-        self.segment_Q1, self.column_Q1 = columns[:, 0:1], columns[:, 1:2]
+        self.segment_Q1, self.last_seen_Q1 = columns[:, 0:1], columns[:, 1:2]
         self.inside = None
         if plan.Q % plan.block:  # the last block reads beyond the queries
             rows = jax.lax.broadcasted_iota(jnp.int32, (plan.block, 1), 0)
@@ -256,7 +259,7 @@ class _Block:
         scores = jax.lax.dot_general(q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
         allowed = self.segment_Q1 == self.keys[0, 0:1, rows]
         if self.plan.how.causal:
-            allowed &= self.column_Q1 >= self.keys[0, 1:2, rows]
+            allowed &= self.last_seen_Q1 >= self.keys[0, 1:2, rows]
         return jnp.where(allowed, scores, MASKED)
 
     def kept(self, head: int, first):

@@ -102,8 +102,9 @@ def parse(text: str) -> Program:
         opening = line.find("(", end)
         close = _closing(line, opening)
         operands = tuple(re.findall(r"%([\w.-]+)", line[opening:close]))
-        current[match[2]] = Instruction(match[2], line[after:end], line[end:opening].strip(), operands, line[close:],
-                                        bool(match[1]))
+        kind = line[end:opening].strip()
+        rest = line[opening if kind == "parameter" else close:]
+        current[match[2]] = Instruction(match[2], line[after:end], kind, operands, rest, bool(match[1]))
     return Program(computations, entry)
 
 
@@ -175,8 +176,8 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size) 
     inner = program.computations.get(re.search(r"calls=%?([\w.-]+)", line.rest)[1], {})
     parameters, users = {}, {}
     for each in inner.values():
-        if each.kind == "parameter":
-            parameters[each.name] = len(parameters)
+        if each.kind == "parameter":  # they stand in any order
+            parameters[each.name] = int(re.match(r"\((\d+)\)", each.rest)[1])
         for place, name in enumerate(each.operands):
             users.setdefault(name, []).append((each, place))
     in_place = {"dynamic-update-slice": 1, "scatter": -1}

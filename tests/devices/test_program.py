@@ -122,6 +122,24 @@ ENTRY %main (x: f32[1000]) -> f32[5] {
     assert accessed_bytes(parse(text)) == (40 + 40) + (4000 + 3200) + (20 + 20)
 
 
+def test_parameters_of_a_fused_part_stand_in_any_order():
+    text = """
+%part (p0: f32[1000], p1: f32[10]) -> f32[10] {
+  %p1 = f32[10]{0} parameter(1)
+  %p0 = f32[1000]{0} parameter(0)
+  %s = f32[10]{0} slice(%p0), slice={[5:15]}
+  ROOT %sum = f32[10]{0} add(%s, %p1)
+}
+
+ENTRY %main (x: f32[1000], y: f32[10]) -> f32[10] {
+  %x = f32[1000]{0} parameter(0)
+  %y = f32[10]{0} parameter(1)
+  ROOT %out = f32[10]{0} fusion(%x, %y), kind=kLoop, calls=%part
+}
+"""
+    assert accessed_bytes(parse(text)) == 40 + 40 + 40
+
+
 def test_shapes_are_padded_to_tiles():
     assert shape_bytes("bf16[3,200]{1,0:T(8,128)(2,1)}") == 8 * 256 * 2
     assert shape_bytes("f32[64,3]{0,1:T(8,128)}") == 8 * 128 * 4

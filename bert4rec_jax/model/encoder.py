@@ -2,8 +2,9 @@
 """The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
 
 Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
-changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone, a matter of each row. Only the slots that are asked for
-leave the last layer, so its queries, its feed-forward network and everything after it are computed for those alone.
+changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone, a matter of each row. Only the slots
+that are asked for leave the last layer, so its queries, its feed-forward network and everything after it are computed
+for those alone.
 
 The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
 devices, so it is a plain array (`item_table.py`) that the step looks up and the loss multiplies with.

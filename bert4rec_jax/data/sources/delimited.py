@@ -1,169 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text: a fast multi-threaded reader, and a slow one that finds the line it failed on."""
+"""Logs of delimited text, read fast: blocks of rows in several threads, in order."""
 
 from __future__ import annotations
 
 import collections
-import csv
 import dataclasses
-import datetime
 import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
 from bert4rec_jax.data.sources import text
+from bert4rec_jax.data.sources.faults import LARGEST_TIME, is_seconds, raise_fault
 from bert4rec_jax.data.sources.log import Again, Roles, RowFilter
+from bert4rec_jax.data.sources.text_file import TextFile, is_quoted, refuse_headless, require_columns
 from bert4rec_jax.errors import UserError
 
-_SEPARATORS = ("\t", "::", ",", ";", "|", " ")
-_BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 _STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow does not know
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
 _BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
 _QUOTED = "fields begin and end with quotation marks"
-_SHOWN = 60  # characters of a value that a message shows
 # Types that Arrow guesses, each of which holds all values of those before it.
 _WIDER = ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns")))
-LARGEST_TIME = 2.0**62  # beyond it no whole second holds a float
-
-
-def short(value: str, shown: int = _SHOWN) -> str:
-    """Returns a value for a message: cut where it is very long."""
-    return value if len(value) <= shown else f"{value[:shown]}... ({len(value):,} characters)"
 
 
 class _OtherKinds(Exception):
     """Columns of a row filter hold something else in a block than was believed; the argument says what."""
-
-
-@dataclass(frozen=True)
-class TextFile:
-    """A delimited file and how it is laid out.
-
-    Attributes:
-      path: of the file.
-      separator: one or more characters.
-      names: of the columns, in order.
-      header: whether the first line is a header.
-      quotes: whether fields may be quoted (and then contain the separator or a line break).
-      encoding: of the text.
-    """
-
-    path: str
-    separator: str
-    names: tuple[str, ...]
-    header: bool = True
-    quotes: bool = True
-    encoding: str = "utf-8"
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (number of its first line, fields) of each row that is not blank; slow: for small files and
-        diagnosis."""
-        try:
-            with text.lines_of(self.path, self.encoding) as file:
-                header = self.header
-                for number, row in self._numbered(file):
-                    if not row or (not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())):
-                        continue
-                    if not header:
-                        yield number, row
-                    header = False
-        except UnicodeDecodeError:
-            raise UserError(
-                f"{self.path} is not {self.encoding.upper()} text; convert it, for example with iconv."
-            ) from None
-        except csv.Error as error:
-            raise UserError(f"{self.path} cannot be read as delimited text ({error}); is it the right file?") from None
-
-    def _numbered(self, file) -> Iterator[tuple[int, list[str]]]:
-        if self.quotes and len(self.separator) == 1:
-            before, reader = 0, csv.reader(file, delimiter=self.separator)
-            for row in reader:
-                yield before + 1, row
-                before = reader.line_num
-        else:
-            for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\r\n").split(self.separator)
-
-
-def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
-    """Finds separator and column names from the first line.
-
-    Args:
-      path: of the file.
-      separator: to be used; empty: the one that yields the wanted columns, the extension's first.
-      wanted: column names that the file should have; if all are numbers, they are positions counted from 1
-        and the file has no header.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    line = text.first_line(path)
-    by_extension = _BY_EXTENSION.get(os.path.splitext(text.plain_name(path))[1])
-    candidates = [separator] if separator else [by_extension] * bool(by_extension) + list(_SEPARATORS)
-    header = not all(name.isdigit() for name in wanted)
-
-    def names_of(candidate: str) -> list[str]:
-        quoted = len(candidate) == 1 and '"' in line
-        fields = next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
-        return [name.strip() for name in fields] if header else [str(i + 1) for i in range(len(fields))]
-
-    options = [(candidate, names_of(candidate)) for candidate in candidates]
-    # max() keeps the first of equals, so the order of candidates decides ties.
-    found = max(options, key=lambda option: (sum(name in option[1] for name in wanted), len(option[1]) > 1))
-    quotes = found[0] in (",", ";") or (len(found[0]) == 1 and any(map(_is_quoted, line.split(found[0]))))
-    return TextFile(path, found[0], tuple(found[1]), header, quotes)
-
-
-def _is_quoted(value: str) -> bool:
-    return len(value) > 1 and value[0] == value[-1] == '"'
-
-
-def require_columns(path: str, names, wanted: dict[str, str]) -> None:
-    """Refuses a file without a wanted column.
-
-    Args:
-      path: of the file, for the message.
-      names: columns that there are.
-      wanted: {role: column}; `role` is the part of the config field's name before `_column`.
-    """
-    for role, name in wanted.items():
-        if list(names).count(name) > 1:
-            raise UserError(
-                f"{path} has {list(names).count(name)} columns with the name {name!r}; rename all but the one that "
-                f"config.data.{role}_column means."
-            )
-        if name not in names:
-            remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
-            raise UserError(
-                f"{path} has no column {name!r}; its columns are: {short(', '.join(map(str, names)), 400)}. "
-                f"Set config.data.{role}_column{remedy}."
-            )
-
-
-def _refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
-    """Refuses a file that should have a header when its first line has numbers in it and none of the wanted names."""
-    numbers = [name for name in file.names if re.fullmatch(r"-?\d+(\.\d*)?", name)]
-    if not file.header or not numbers or not set(file.names).isdisjoint(wanted.values()):
-        return
-
-    def number(place: int, role: str) -> str:
-        if role not in ("user", "item") and len(file.names) > len(wanted):
-            return "N"  # which of them is the time is anyone's guess
-        return str(place) if place <= len(file.names) else "''"
-
-    places = " ".join(f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1))
-    raise UserError(
-        f"{file.path} has no column {wanted['user']!r}: its first line is {short(file.separator.join(file.names))!r}, "
-        f"which looks like an event and no header. Without a header columns go by number, from 1 on, as in {places}."
-    )
 
 
 class TextLog:
@@ -182,7 +49,7 @@ class TextLog:
         self.files, self.roles, self._filter = files[known:], roles, row_filter
         for file in files:
             text.check_text(file.path)
-            _refuse_headless(file, roles.named())
+            refuse_headless(file, roles.named())
             require_columns(file.path, file.names, roles.named())
         self._kinds = _time_kinds(files[0], roles) if roles.time else [None]
         self._filter_kinds: dict[str, pa.DataType] = {}
@@ -249,7 +116,7 @@ class TextLog:
         table = pa.table(columns).unify_dictionaries().combine_chunks()
         _refuse_gaps(table)
         if self._may_be_quoted and any(
-            _is_quoted(value) for role in ("user", "item") for value in _dictionary(table[role]).to_pylist()
+            is_quoted(value) for role in ("user", "item") for value in _dictionary(table[role]).to_pylist()
         ):
             raise pa.ArrowInvalid(_QUOTED)
         return table
@@ -393,71 +260,3 @@ def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:
             return [pa.int64(), pa.float64()]
         return [pa.timestamp("us", "UTC")] if _ZONE.search(value) else [pa.timestamp("us")]
     return [pa.int64()]
-
-
-def is_seconds(value: str) -> bool:
-    """Whether a text is a number that a whole second can hold."""
-    try:
-        return abs(float(value)) < LARGEST_TIME
-    except ValueError:
-        return False
-
-
-def is_date(value: str) -> bool:
-    """Whether a text is an ISO date, with or without a time."""
-    try:
-        datetime.datetime.fromisoformat(value)
-    except ValueError:
-        return False
-    return True
-
-
-def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
-    """Raises the UserError of the first faulty line.
-
-    Args:
-      file: the file that the fast reader refused.
-      roles: columns to be checked; None: only the number of fields is.
-      reason: the fast reader's, used when no line looks wrong.
-    """
-    faults = _Faults(file, roles) if roles else None
-    for number, row in file.rows():
-        if len(row) != len(file.names):
-            raise UserError(
-                f"{file.path} line {number} has {len(row)} fields where {len(file.names)} are expected "
-                f"({short(', '.join(file.names), 200)}); correct or remove that line."
-            )
-        fault = faults.of(row) if faults else None
-        if fault:
-            raise UserError(f"{file.path} line {number}: {fault}; correct or remove that line.")
-    raise UserError(f"{file.path} cannot be read: {reason}. Check config.data.separator and the columns.")
-
-
-@dataclass
-class _Faults:
-    """Checks the fields of one row after another."""
-
-    file: TextFile
-    roles: Roles
-    is_time: Callable[[str], bool] | None = None
-    positions: dict[str, int] = field(init=False)
-
-    def __post_init__(self):
-        self.positions = {role: self.file.names.index(name) for role, name in self.roles.named().items()}
-
-    def of(self, row: list[str]) -> str | None:
-        values = {role: row[position].strip() for role, position in self.positions.items()}
-        for role in ("user", "item"):
-            if not values[role]:
-                return f"the {role} is empty"
-        time = values.get("time", "")
-        if time:
-            # The first time decides whether the column holds numbers or dates.
-            self.is_time = self.is_time or (is_date if is_date(time) and not is_seconds(time) else is_seconds)
-            if not self.is_time(time):
-                dates = self.is_time is is_date
-                kind = "an ISO date like the lines before" if dates else "a number of seconds or an ISO date"
-                return f"timestamp {short(time)!r} is not {kind}"
-        if "rating" in values and not is_seconds(values["rating"]):
-            return f"rating {short(values['rating'])!r} is not a number"
-        return None

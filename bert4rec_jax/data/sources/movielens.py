@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from bert4rec_jax.data.sources import delimited, text
-from bert4rec_jax.data.sources.delimited import TextFile, TextLog
+from bert4rec_jax.data.sources import text
+from bert4rec_jax.data.sources.delimited import TextLog
 from bert4rec_jax.data.sources.log import Roles
+from bert4rec_jax.data.sources.text_file import TextFile, sniff
 from bert4rec_jax.errors import UserError
 
 # The order of the 0/1 columns of u.item.
@@ -75,7 +76,7 @@ def open_ratings(name: str, ratings: str) -> TextLog:
     """
     layout = LAYOUTS[name]
     if layout.header:
-        file = delimited.sniff(ratings, layout.separator, list(_COLUMNS))
+        file = sniff(ratings, layout.separator, list(_COLUMNS))
         file = TextFile(ratings, layout.separator, file.names, quotes=False)
     else:
         file = TextFile(ratings, layout.separator, _COLUMNS, header=False, quotes=False)

@@ -16,9 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data.sources import delimited, text
-from bert4rec_jax.data.sources.delimited import TextFile, TextLog
+from bert4rec_jax.data.sources import text
+from bert4rec_jax.data.sources.delimited import TextLog, read_all
+from bert4rec_jax.data.sources.faults import LARGEST_TIME
 from bert4rec_jax.data.sources.log import Roles, RowFilter, Scan
+from bert4rec_jax.data.sources.text_file import TextFile, require_columns, sniff
 from bert4rec_jax.errors import UserError
 
 _ENDINGS = ("", ".gz", ".bz2", ".zst")
@@ -108,7 +110,7 @@ def open_table(config: DataConfig, paths: list[str], root: str = "", known: int 
             "the columns of config.data must be all names, or all positions for a file without a header, "
             f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
         )
-    return TextLog([delimited.sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known)
+    return TextLog([sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known)
 
 
 def count_rows(paths: list[str]) -> int:
@@ -208,10 +210,10 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
         table = _open_parquet(path).read()
     else:
         texts = (key, config.title_column, config.year_column, config.genres_column)
-        file = delimited.sniff(path, "", [name for name in texts[:2] if name and name.isdigit() == key.isdigit()])
-        table = delimited.read_all(file, {name: pa.string() for name in texts if name in file.names})
+        file = sniff(path, "", [name for name in texts[:2] if name and name.isdigit() == key.isdigit()])
+        table = read_all(file, {name: pa.string() for name in texts if name in file.names})
     if key not in table.column_names:
-        delimited.require_columns(path, table.column_names, {"key" if key != config.item_column else "item": key})
+        require_columns(path, table.column_names, {"key" if key != config.item_column else "item": key})
     columns = {"item": _texts(table[key], f"{path}: column {key!r}")}
     defaults = DataConfig()
     for role in ("title", "year", "genres"):
@@ -219,7 +221,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
         if name and name not in table.column_names:
             # A default name may be absent; a name that somebody typed may not.
             if name != getattr(defaults, f"{role}_column"):
-                delimited.require_columns(path, table.column_names, {role: name})
+                require_columns(path, table.column_names, {role: name})
             name = ""
         if name:
             where = f"{path}: column {name!r}"
@@ -285,7 +287,7 @@ class ParquetLog:
         kinds = set()
         for path in paths:
             schema = _open_parquet(path).schema_arrow
-            delimited.require_columns(path, schema.names + list(self._partition(path)), roles.named())
+            require_columns(path, schema.names + list(self._partition(path)), roles.named())
             if roles.time in schema.names:
                 kinds.add(_time_kind(schema.field(roles.time).type))
         self._time_type = pa.float64() if kinds == {"whole numbers", "fractions"} else None
@@ -365,7 +367,7 @@ class ParquetLog:
                 if pc.any(empty).as_py():
                     refuse(pc.take(empty, column.indices), f"the {role} is empty")
             if pa.types.is_floating(column.type):
-                sane = pc.less(pc.abs(column), delimited.LARGEST_TIME)
+                sane = pc.less(pc.abs(column), LARGEST_TIME)
                 if pc.all(sane).as_py() is False:
                     wrong = pc.fill_null(pc.invert(sane), False)
                     value = column[pc.index(wrong, True).as_py()].as_py()

@@ -143,16 +143,22 @@ def accessed_bytes(program: Program, slow_only: bool = True) -> int:
     """Returns the bytes that a device reads and writes, of its own memory alone or (not `slow_only`) on chip as well.
 
     Each operation reads its operands and writes its result once, rows that are picked or replaced count alone, and a
-    kernel moves what its own estimate says.
+    kernel moves what its own estimate says. What a fusion hands on as it was given counts nothing.
     """
     size = functools.partial(shape_bytes, slow_only=slow_only)
-    total = 0
+    total, chains = 0, set()
     for line, computation, times in program.runs():
-        total += times * _moved(line, computation, program, size)
+        total += times * _moved(line, computation, program, size, chains)
     return total
 
 
-def _moved(line: Instruction, computation: dict, program: Program, size) -> int:
+def _chain(line: Instruction) -> str | None:
+    """Returns what joins the parts of a TPU's collective, which is named in every fusion that goes on meanwhile."""
+    found = re.search(r'chain_id="(\d+)"', line.rest)
+    return f"{line.kind.removesuffix('-start')} {found[1]}" if found else None
+
+
+def _moved(line: Instruction, computation: dict, program: Program, size, chains: set) -> int:
     if line.kind in _FREE or line.kind.endswith("-done"):
         return 0
     shapes = [computation[name].shape for name in line.operands if name in computation]
@@ -168,11 +174,11 @@ def _moved(line: Instruction, computation: dict, program: Program, size) -> int:
     if line.kind.endswith("-start"):  # its result repeats the operand
         return sum(map(size, shapes)) + max(size(line.shape) - sum(map(size, shapes)), 0)
     if line.kind == "fusion":
-        return _fusion_moved(line, shapes, program, size)
+        return _fusion_moved(line, shapes, program, size, chains)
     return size(line.shape) + sum(map(size, shapes))
 
 
-def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size) -> int:
+def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, chains: set) -> int:
     inner = program.computations.get(re.search(r"calls=%?([\w.-]+)", line.rest)[1], {})
     parameters, users = {}, {}
     for each in inner.values():
@@ -180,18 +186,28 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size) 
             parameters[each.name] = int(re.match(r"\((\d+)\)", each.rest)[1])
         for place, name in enumerate(each.operands):
             users.setdefault(name, []).append((each, place))
+    # Only handed on: results that are parameters, and those of a collective that another fusion has begun.
+    under_way = {each.name for each in inner.values() if _chain(each) in chains}
+    chains.update(filter(None, map(_chain, inner.values())))
     in_place = {"dynamic-update-slice": 1, "scatter": -1}
     replaced = [each for each in inner.values() if each.kind in in_place]
     total = 0
     for name, number in parameters.items():
         read = _users_behind_bitcasts(name, users)
-        if read and all(place == 0 and user.kind in ("gather", "dynamic-slice", "slice", *in_place)
-                        for user, place in read):
-            total += min(size(shapes[number]), sum(size(_same_space(user.shape, shapes[number])) for user, _ in read
+        working = [(user, place) for user, place in read if user.kind != "tuple" and user.name not in under_way]
+        if read and not working:
+            continue
+        if working and all(place == 0 and user.kind in ("gather", "dynamic-slice", "slice", *in_place)
+                           for user, place in working):
+            total += min(size(shapes[number]), sum(size(_same_space(user.shape, shapes[number])) for user, _ in working
                                                    if user.kind not in in_place))
         elif number < len(shapes):
             total += size(shapes[number])
     written = size(line.shape)
+    root = next((each for each in inner.values() if each.root), None)
+    if root and root.kind == "tuple":
+        written -= sum(size(part[0]) for part, name in zip(_ARRAY.finditer(line.shape), root.operands)
+                       if name in parameters or name in under_way)
     for each in replaced:
         update = inner.get(each.operands[in_place[each.kind]])
         if update is not None and size(each.shape) <= written:
@@ -224,11 +240,10 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
         kind = line.kind.removesuffix("-start")
         if kind not in KINDS:
             continue
-        # A TPU's collective that is overlapped with other work is named in every fusion that goes on meanwhile.
-        chain = re.search(r'chain_id="(\d+)"', line.rest)
-        if chain and (kind, chain[1]) in chains:
+        chain = _chain(line)
+        if chain and chain in chains:
             continue
-        chains.add((kind, chain[1]) if chain else None)
+        chains.add(chain)
         # How a TPU's compiler writes a reduce-scatter: a fusion that sums and keeps a part.
         if kind == "all-reduce" and any(each.root and each.kind == "dynamic-slice" and line.name in each.operands
                                         for each in computation.values()):

@@ -140,6 +140,31 @@ ENTRY %main (x: f32[1000], y: f32[10]) -> f32[10] {
     assert accessed_bytes(parse(text)) == 40 + 40 + 40
 
 
+def test_what_a_fusion_hands_on_as_it_was_given_counts_nothing():
+    """A TPU's collective that goes on in two fusions is read and written once, by the first."""
+    fusion = """
+%first (p0: f32[100], p1: f32[10]) -> (f32[10], f32[100], f32[800]) {
+  %p0 = f32[100]{0} parameter(0)
+  %p1 = f32[10]{0} parameter(1)
+  %all = f32[800]{0} all-gather(%p0), frontend_attributes={chain_id="0"}
+  %work = f32[10]{0} negate(%p1)
+  ROOT %t = (f32[10]{0}, f32[100]{0}, f32[800]{0}) tuple(%work, %p0, %all)
+}
+"""
+    text = fusion + fusion.replace("%first", "%second") + """
+ENTRY %main (x: f32[100], y: f32[10]) -> f32[10] {
+  %x = f32[100]{0} parameter(0)
+  %y = f32[10]{0} parameter(1)
+  %one = (f32[10]{0}, f32[100]{0}, f32[800]{0}) fusion(%x, %y), kind=kLoop, calls=%first
+  %a = f32[10]{0} get-tuple-element(%one), index=0
+  %b = f32[100]{0} get-tuple-element(%one), index=1
+  %two = (f32[10]{0}, f32[100]{0}, f32[800]{0}) fusion(%b, %a), kind=kLoop, calls=%second
+  ROOT %out = f32[10]{0} get-tuple-element(%two), index=0
+}
+"""
+    assert accessed_bytes(parse(text)) == 2 * (40 + 40) + (400 + 3200)
+
+
 def test_shapes_are_padded_to_tiles():
     assert shape_bytes("bf16[3,200]{1,0:T(8,128)(2,1)}") == 8 * 256 * 2
     assert shape_bytes("f32[64,3]{0,1:T(8,128)}") == 8 * 128 * 4

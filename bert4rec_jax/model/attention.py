@@ -80,23 +80,25 @@ def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, 
     interpret = kernel != KERNELS.get(platform())
     how = (places[0], places[1], seeds_B2, config.heads, last_seen is not None, rate)
 
-    def turned(x_BLD, positions):
+    # By columns: inside a segment, where alone it matters, they are as far apart as positions, and those of keys are
+    # the same in all rows.
+    def turned(x_BLD, columns):
         if config.positions != "rotary":
             return x_BLD
-        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), positions[:, :, None]).reshape(x_BLD.shape)
+        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), columns[:, :, None]).reshape(x_BLD.shape)
 
     # Importing Pallas takes half a second, which a run on CPU need not wait for.
     if kernel == "pallas_tpu":
         from bert4rec_jax.model.kernels import attention_tpu
 
-        # That kernel turns keys by their columns, and queries too unless they are at columns of their own.
+        # That kernel turns keys itself, and queries too unless they are at columns of their own.
         every_column = queries is keys
         q_BQD = (query_BQD if every_column else turned(query_BQD, queries[2])) * E ** -0.5
         frequencies = _frequencies(E) if config.positions == "rotary" else None
         return attention_tpu.attend(q_BQD, key_value_BLD2, *how, frequencies, every_column, interpret)
     from bert4rec_jax.model.kernels import attention_gpu
 
-    q_BQD, k_BLD = turned(query_BQD, queries[1]), turned(key_value_BLD2[..., :D], keys[1])
+    q_BQD, k_BLD = turned(query_BQD, queries[2]), turned(key_value_BLD2[..., :D], keys[2])
     return attention_gpu.attend(q_BQD * E ** -0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
 
 

@@ -34,6 +34,8 @@ RECIPE = {"model.positions": "rotary", "model.head": "tied", "loss.chunk_items":
           "masking.next_item": 0.25,
           "masking.random_token": 0.1, "masking.keep_token": 0.1, "masking.last_item_only": 0.2,
           "optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
+# The step of a TPU but for its kernels: rows of both tasks together, layers in a loop.
+TPU = {"model.layers": 3, "model.attention": "dense", "loss.chunk_items": 50, "masking.next_item": 0.5}
 QUICK = {
     **LAYOUTS,
     "8 jit, accumulated 4": ACCUMULATE_4,
@@ -63,6 +65,9 @@ REST = {
     "next: 2x4": LAYOUTS["2x4"] | NEXT,
     "bf16: one": LAYOUTS["one"] | BF16,
     "bf16: 4x2": LAYOUTS["4x2"] | BF16,
+    "tpu: one": LAYOUTS["one"] | TPU | DROPOUT,
+    "tpu: 8 pmap": LAYOUTS["8 pmap"] | TPU | DROPOUT,
+    "tpu: 2x4, accumulated 2": LAYOUTS["2x4"] | ACCUMULATE_2 | TPU | DROPOUT,
     "dropout: one": LAYOUTS["one"] | DROPOUT,
     "dropout: 8 pmap": LAYOUTS["8 pmap"] | DROPOUT,
     "dropout: 8 jit": DROPOUT,
@@ -82,9 +87,11 @@ def config_of(changes: dict) -> config_lib.Config:
     return config_lib.resolve(values)
 
 
-def train(changes: dict) -> tuple[dict, dict]:
+def train(name: str, changes: dict) -> tuple[dict, dict]:
     """Returns what is compared, and the parameters as NumPy arrays."""
     experiment = Experiment(config_of(changes))
+    if name.startswith("tpu:"):
+        experiment.layout.platform = "tpu"
     state, losses, norms, targets, moments = experiment.initial_state(), [], [], [], []
     for step in range(STEPS):
         batch = experiment.batch(step)
@@ -133,7 +140,7 @@ def main(path: str, which: str) -> None:
     cases = {"quick": QUICK, "rest": REST}[which]
     trained, ranks, tables = {}, {}, {}
     for name, changes in cases.items():
-        trained[name], params = train(changes)
+        trained[name], params = train(name, changes)
         if which == "quick" and name == "one":
             ranks = {layout: rank(params, changes) for layout, changes in LAYOUTS.items()}
         if name == "features: one":

@@ -24,9 +24,9 @@ from bert4rec_jax.data import arrange, engines, writer
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.engines import additions
 from bert4rec_jax.data.sources import features
+from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
-from bert4rec_jax.data.sources.text_file import short
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
 from bert4rec_jax.phases import say
 

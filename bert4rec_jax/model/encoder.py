@@ -24,7 +24,6 @@ from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model.attention import attend
 from bert4rec_jax.model.dropout import Draws, dropout
 from bert4rec_jax.model.item_table import table_rows
-from bert4rec_jax.model.kernels import KEPT
 
 
 class Inputs(NamedTuple):
@@ -136,6 +135,8 @@ class Encoder(nn.Module):
         backward pass keeps their products and what attention read, and computes what lies between again: kept as well,
         it would have to be written to memory for every turn.
         """
+        from bert4rec_jax.model.kernels.attention_tpu import KEPT
+
         c = self.config
         layers = [self.variables["params"][f"block_{layer}"] for layer in range(len(draws))]
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from bert4rec_jax.data.sources import text
-from bert4rec_jax.data.sources.delimited import TextLog
+from bert4rec_jax.data.sources.delimited import TextFile, TextLog, sniff
 from bert4rec_jax.data.sources.log import Roles
-from bert4rec_jax.data.sources.text_file import TextFile, sniff
 from bert4rec_jax.errors import UserError
 
 # The order of the 0/1 columns of u.item.

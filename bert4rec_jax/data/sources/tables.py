@@ -17,10 +17,8 @@ import pyarrow.parquet as pq
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data.sources import text
-from bert4rec_jax.data.sources.delimited import TextLog, read_all
-from bert4rec_jax.data.sources.faults import LARGEST_TIME
+from bert4rec_jax.data.sources.delimited import LARGEST_TIME, TextFile, TextLog, read_all, require_columns, sniff
 from bert4rec_jax.data.sources.log import Roles, RowFilter, Scan
-from bert4rec_jax.data.sources.text_file import TextFile, require_columns, sniff
 from bert4rec_jax.errors import UserError
 
 _ENDINGS = ("", ".gz", ".bz2", ".zst")

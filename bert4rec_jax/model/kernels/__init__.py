@@ -4,6 +4,3 @@
 `attention_tpu` and `attention_gpu`: attention inside segments. `softmax_tpu` and `softmax_gpu`: the exact softmax over
 the catalogue. Those of one name compute the same; `attention` and `softmax`, one room up, choose.
 """
-
-# Name of what the backward pass of attention wants of the forward pass, for those who compute the rest again.
-KEPT = "attention"

@@ -20,7 +20,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from bert4rec_jax.model.dropout import kept_in_kernel
-from bert4rec_jax.model.kernels import KEPT
 
 MASKED = -1e9
 LANES = 128
@@ -29,6 +28,8 @@ LANES = 128
 CHUNK = 512
 SCORES_BYTES = 2**18
 VMEM_BYTES = 100 * 2**20
+# Name of what the backward pass wants of the forward pass, for those who compute the rest again.
+KEPT = "attention"
 
 
 def attend(q_BQD: jax.Array, kv_BLD2: jax.Array, queries_B2Q: jax.Array, keys_B2L: jax.Array, seeds_B2: jax.Array,

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from bert4rec_jax.data.sources import text
-from bert4rec_jax.data.sources.faults import LARGEST_TIME, is_seconds, raise_fault
+from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME, is_seconds, raise_fault
+from bert4rec_jax.data.sources.delimited.layout import TextFile, is_quoted, refuse_headless, require_columns
 from bert4rec_jax.data.sources.log import Again, Roles, RowFilter
-from bert4rec_jax.data.sources.text_file import TextFile, is_quoted, refuse_headless, require_columns
 from bert4rec_jax.errors import UserError
 
 _STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow does not know

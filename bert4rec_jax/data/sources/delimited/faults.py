@@ -7,8 +7,8 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bert4rec_jax.data.sources.delimited.layout import TextFile, short
 from bert4rec_jax.data.sources.log import Roles
-from bert4rec_jax.data.sources.text_file import TextFile, short
 from bert4rec_jax.errors import UserError
 
 LARGEST_TIME = 2.0**62  # beyond it no whole second holds a float

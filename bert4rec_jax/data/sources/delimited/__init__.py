@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Delimited text: `layout` says how a file is laid out and reads it slowly and exactly, `reader` reads blocks of rows
+fast, and `faults` finds the line that it failed on.
+"""
+
+from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME
+from bert4rec_jax.data.sources.delimited.layout import TextFile, require_columns, short, sniff
+from bert4rec_jax.data.sources.delimited.reader import TextLog, read_all
+
+__all__ = ["LARGEST_TIME", "TextFile", "TextLog", "read_all", "require_columns", "short", "sniff"]

@@ -4,7 +4,7 @@
   python -m experiments.launch --sweep experiments/sweeps/ablation.py --root sweeps/ablation --workers 2
   python -m experiments.report sweeps/ablation --baseline "BERT4Rec + next item" --out sweeps/ablation/report
 
-The same on other data, here on a copy of this file: CONFIG = "configs/beauty.py", and `data.path` in every trial.
+The same on other data, here on a copy of this file: CONFIG = "configs/steam_100k.py", and `data.path` in every trial.
 """
 
 from experiments.sweep import with_seeds

@@ -94,7 +94,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
     """
     row_numbers = first_row + np.arange(packed.tokens.shape[0])
     learns_next = learns_next_item(config.masking.next_item, len(row_numbers))
-    parts, tasks = [], []
+    parts, tasks, causal = [], [], []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)
         if len(chosen) == 0:
@@ -102,8 +102,9 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         rows, numbers = jax.tree.map(lambda x: x[chosen], packed), row_numbers[chosen]
         task = next_items(rows) if next_item else mask_items(
             config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers)
-        tasks.append(task)
         parts.append((rows, numbers, task.tokens))
+        tasks.append(task)
+        causal.append(next_item)
 
     def hidden(part, slots, causal):
         rows, numbers, tokens = part
@@ -115,12 +116,11 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
     if len(parts) == 2 and platform() != "cpu":
         # One pass, which reads the weights once and multiplies once for the gradient of each. A CPU, which waits for
         # arithmetic and not for memory, gains more from a last layer that is asked at the slots of masks alone.
-        masked = len(tasks[0].tokens)
-        h_BLD = hidden(jax.tree.map(lambda *x: jnp.concatenate(x), *parts), None, tuple(np.sort(learns_next).tolist()))
+        masked, together = len(tasks[0].tokens), jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+        h_BLD = hidden(together, None, tuple(np.sort(learns_next).tolist()))
         h_parts = [at_slots(h_BLD[:masked], tasks[0].slots), h_BLD[masked:]]
     else:
-        causal = [False, True] if len(parts) == 2 else [bool(learns_next[0])]
-        h_parts = [hidden(*each) for each in zip(parts, [task.slots for task in tasks], causal)]
+        h_parts = [hidden(part, task.slots, of_all) for part, task, of_all in zip(parts, tasks, causal)]
     h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in h_parts])
     labels_M, weights_M = (jnp.concatenate([x.reshape(-1) for x in xs])
                            for xs in zip(*[(task.labels, task.weights) for task in tasks]))

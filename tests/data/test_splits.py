@@ -36,6 +36,7 @@ def test_temporal(tmp_path, monkeypatch, which, place):
     rows = [(u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)]
     rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 99, 59)]  # only new, only old, one new event
     rows += [(43, 5, 48), (43, 6, 50)]  # begins in the validation period: only the second event has one before it
+    rows += [(44, 1, 10), (44, 2, 58), (44, 98, 59)]  # an item that only the last target is
     data = dataset_of(tmp_path, rows)
     config = DataConfig(split="temporal", test_share=0.1, valid_share=0.2, period_target=which)
     # What is kept of the other choice is not taken for this one.

@@ -34,7 +34,7 @@ class Instruction:
       shape: of the result, as written.
       kind: opcode.
       operands: names.
-      rest: what follows the operands.
+      rest: what follows the operands; of a parameter also its number, in parentheses.
       root: whether it is the result of its computation.
     """
 

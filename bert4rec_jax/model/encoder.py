@@ -201,7 +201,7 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
-def at_slots(x_BLD, slots_BK):
+def at_slots(x_BLD: jax.Array, slots_BK: jax.Array) -> jax.Array:
     """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
     if platform() == "cpu":
         return cpu.pick(x_BLD, slots_BK)

@@ -120,7 +120,7 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         h_BLD = hidden(together, None, tuple(np.sort(learns_next).tolist()))
         h_parts = [at_slots(h_BLD[:masked], tasks[0].slots), h_BLD[masked:]]
     else:
-        h_parts = [hidden(part, task.slots, of_all) for part, task, of_all in zip(parts, tasks, causal)]
+        h_parts = [hidden(part, task.slots, is_causal) for part, task, is_causal in zip(parts, tasks, causal)]
     h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in h_parts])
     labels_M, weights_M = (jnp.concatenate([x.reshape(-1) for x in xs])
                            for xs in zip(*[(task.labels, task.weights) for task in tasks]))

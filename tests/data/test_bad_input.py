@@ -92,6 +92,9 @@ def test_truncated_parquet(tmp_path):
     [
         ("lines", "1 2\n1 3\n1\n", "line 3 has 1 fields where 2 are expected"),
         ("sequences", "1 2 3\n2\n", "line 2 has a user but no items"),
+        ("sequences", "1 2 3\n, ,\n", "line 2 has neither a user nor items"),
+        ("sequences", "\x1f\n \n", "has no rows; it should hold interactions"),
+        ("lines", "\x1f\n \n", "cannot be read: CSV parse error"),
     ],
 )
 def test_faulty_lines(tmp_path, source, text, message):

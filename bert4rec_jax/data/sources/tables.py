@@ -162,15 +162,18 @@ class SequencesLog:
         Raises:
           UserError: with the number of the first faulty line.
         """
+        met = False
         for path in self._paths:
             users, counts, tokens = [], [], []
             for number, (line,) in TextFile(path, "\n", ("line",), header=False, quotes=False).rows():
                 fields = line.replace(",", " ").split()
-                if len(fields) == 1:
+                if len(fields) < 2:
+                    what = "a user but no items" if fields else "neither a user nor items"
                     raise UserError(
-                        f"{path} line {number} has a user but no items; each line is `user item item ...`. "
+                        f"{path} line {number} has {what}; each line is `user item item ...`. "
                         "Correct or remove that line."
                     )
+                met = True
                 users.append(fields[0])
                 counts.append(len(fields) - 1)
                 tokens.extend(fields[1:])
@@ -179,6 +182,8 @@ class SequencesLog:
                     users, counts, tokens = [], [], []
             if users:
                 yield _pairs(users, counts, tokens)
+        if not met:
+            raise UserError(f"{self._paths[0]} has no rows; it should hold interactions.")
 
 
 def _pairs(users: list[str], counts: list[int], tokens: list[str]) -> pa.Table:

@@ -57,7 +57,7 @@ class Experiment:
         self.layout = layout or Layout(c.parallel)
         _check_rows(c, self.layout)
         self.dataset: Dataset = load_dataset(c.data)
-        self.split: Split = split_dataset(self.dataset, c.data)
+        self.split: Split = split_dataset(self.dataset, c.data, c.eval.valid_users)
         self.num_items = self.dataset.num_items
         if (self.split.train_stop - self.dataset.offsets[:-1]).max() < 2:
             raise UserError(f"no user has two training events ({self.split.description}), and one alone teaches "
@@ -95,10 +95,6 @@ class Experiment:
     def cases(self, part: str) -> Cases:
         """Returns the cases of `valid` or `test`."""
         users, targets = getattr(self.split, f"{part}_users"), getattr(self.split, f"{part}_targets")
-        if part == "valid" and 0 < self.config.eval.valid_users < len(users):
-            chosen = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(users))
-            chosen = np.sort(chosen[:self.config.eval.valid_users])
-            users, targets = users[chosen], targets[chosen]
         return Cases(users, self.dataset.offsets[users], targets)
 
     def ranker(self, part: str) -> Ranker:

@@ -65,7 +65,7 @@ def example(workdir: str, config: Config) -> str:
 
     recommender = Recommender(workdir)
     dataset = load_dataset(config.data)
-    split = split_dataset(dataset, config.data)
+    split = split_dataset(dataset, config.data, config.eval.valid_users)
     lengths = split.test_targets - dataset.offsets[split.test_users]
     # The user with the median history: neither the first nor the best, just a usual one.
     chosen = np.argsort(lengths, kind="stable")[len(lengths) // 2]

@@ -204,7 +204,9 @@ class EvalConfig:
     repeated_targets: Literal["last", "compete"] = "last"
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
-    valid_users: int = 0  # all validation metrics are over the first N users of a fixed shuffle; 0: over all users
+    # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
+    # theirs, as in most published comparisons. 0: all users.
+    valid_users: int = 0
 
 
 @dataclass(frozen=True)

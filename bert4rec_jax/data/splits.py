@@ -39,14 +39,20 @@ class Split:
     description: str
 
 
-def split_dataset(dataset: Dataset, config: DataConfig) -> Split:
+def split_dataset(dataset: Dataset, config: DataConfig, valid_users: int = 0) -> Split:
     """Splits by `config.split`.
+
+    Args:
+      dataset: the data.
+      config: how to split them.
+      valid_users: how many users have a validation target, the first of a fixed shuffle; 0 for all. Under leave-one-out
+        the others train on the event that would have been theirs.
 
     Raises:
       UserError: a temporal split of data without timestamps, or a split that leaves nothing to train on,
         validate or test with.
     """
-    split = _temporal(dataset, config) if config.split == "temporal" else _leave_one_out(dataset)
+    split = (_temporal if config.split == "temporal" else _leave_one_out)(dataset, config, valid_users)
     for part, size in (
         ("training events", int(np.sum(split.train_stop - dataset.offsets[:-1]))),
         ("validation targets", len(split.valid_users)),
@@ -61,27 +67,42 @@ def split_dataset(dataset: Dataset, config: DataConfig) -> Split:
     return split
 
 
-def _leave_one_out(dataset: Dataset) -> Split:
+def _leave_one_out(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
     users = np.flatnonzero(stops - starts >= 3).astype(np.int32)
+    valid = _chosen(users, valid_users)
     train_stop = stops.astype(np.int64)
-    train_stop[users] -= 2
+    train_stop[users] -= 1
+    train_stop[valid] -= 1
     short = dataset.num_users - len(users)
+    second_last = "the second-last the validation target and part of the test history"
+    if len(valid) < len(users):
+        second_last = (
+            f"the second-last the validation target of {len(valid)} users drawn at random, trained on for the others, "
+            "and part of every test history"
+        )
     return Split(
         train_stop=train_stop,
-        valid_users=users,
-        valid_targets=stops[users] - 2,
+        valid_users=valid,
+        valid_targets=stops[valid] - 2,
         test_users=users,
         test_targets=stops[users] - 1,
         description=(
-            "leave-one-out: the last event of each user is the test target, the second-last the validation "
-            f"target and part of the test history, the rest is trained on; {short} users with fewer than 3 "
-            "events are trained on only"
+            f"leave-one-out: the last event of each user is the test target, {second_last}, the rest is trained on; "
+            f"{short} users with fewer than 3 events are trained on only"
         ),
     )
 
 
-def _temporal(dataset: Dataset, config: DataConfig) -> Split:
+def _chosen(users: np.ndarray, count: int) -> np.ndarray:
+    """Returns the first `count` users of a fixed shuffle, ascending; all where it is 0 or they are no more."""
+    if not 0 < count < len(users):
+        return users
+    shuffled = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(users))
+    return users[np.sort(shuffled[:count])]
+
+
+def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     if dataset.timestamps is None:
         raise UserError(
             f"config.data.split = 'temporal' needs timestamps, and {dataset.manifest['name']} has none; use "
@@ -96,6 +117,7 @@ def _temporal(dataset: Dataset, config: DataConfig) -> Split:
     unseen = int(positions[0, -1])
     valid_targets, test_targets = (valid_end - 1, stops - 1) if last else (train_stop, valid_stop)
     valid = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
+    valid = _chosen(valid, valid_users)
     test = np.flatnonzero((valid_stop < stops) & (test_targets > starts)).astype(np.int32)
     gap = ""
     if gap_cut != test_cut:

@@ -28,6 +28,31 @@ def test_leave_one_out(tmp_path):
     assert "2 users with fewer than 3 events" in split.description
 
 
+def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_would_have_been_theirs(tmp_path):
+    rows = [(u, i, u + 50 * i) for u in range(40) for i in range(6)] + [(40, 0, 1), (40, 1, 2)]
+    data = dataset_of(tmp_path, rows)
+    few, more, every = (split_dataset(data, DataConfig(), count) for count in (5, 20, 0))
+    assert len(few.valid_users) == 5 and len(more.valid_users) == 20 and len(every.valid_users) == 40
+    assert set(few.valid_users) < set(more.valid_users)  # the first of one shuffle
+    assert few.valid_users.tolist() != every.valid_users[:5].tolist() == list(range(5))
+    stops = data.offsets[1:]
+    for split in (few, more, every):
+        validates = np.isin(np.arange(41), split.valid_users)
+        assert split.train_stop.tolist() == (stops - np.where(validates, 2, np.arange(41) < 40)).tolist()
+        assert split.valid_targets.tolist() == (stops[split.valid_users] - 2).tolist()
+        assert split.test_users.tolist() == list(range(40)) and split.test_targets.tolist() == (stops[:40] - 1).tolist()
+    assert "the second-last the validation target of 5 users drawn at random, trained on for the others" in (
+        few.description)
+    assert "drawn" not in every.description and split_dataset(data, DataConfig(), 40).description == every.description
+    by_time = DataConfig(split="temporal", test_share=0.2, valid_share=0.2)
+    some, all_users = split_dataset(data, by_time, 5), split_dataset(data, by_time)
+    assert len(some.valid_users) == 5 and set(some.valid_users) < set(all_users.valid_users)
+    targets = dict(zip(all_users.valid_users.tolist(), all_users.valid_targets.tolist()))
+    assert [targets[user] for user in some.valid_users] == some.valid_targets.tolist()
+    assert np.array_equal(some.train_stop, all_users.train_stop)
+    assert np.array_equal(some.test_targets, all_users.test_targets)
+
+
 @pytest.mark.parametrize("which, place", [("first", 0), ("last", -1)])
 def test_temporal(tmp_path, monkeypatch, which, place):
     monkeypatch.setattr(splits, "_INTERVALS", 4)  # the times' order statistics take several passes

@@ -48,6 +48,7 @@ def make_run(
     ranks = {"rank": rank} | {f"{name}_rank": base + worse for name, worse in BASELINES.items()}
     config = Config().to_dict() | {"seed": seed}
     config["data"] = config["data"] | {"source": "table", "path": "/secret/place/ml"}
+    config["train"] = config["train"] | {"steps": 100}
     for name, value in fields.items():
         group, leaf = name.split("__")
         config[group] = config[group] | {leaf: value}

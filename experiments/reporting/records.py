@@ -82,6 +82,15 @@ class Run:
             raise UserError(f"{self.path}/metrics.jsonl cannot be read: {error}") from None
         return list({(line["split"], line["step"]): line for line in lines}.values())
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was ranked before its last step, though its patience had not ended."""
+        if self.results["steps"] >= self.fields["train.steps"]:
+            return False
+        patience = self.fields["train.patience"]
+        waited = sum(line["split"] == "valid" and line["step"] > self.results["best_step"] for line in self.curve)
+        return patience == 0 or waited < patience
+
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:
         """The arrays of ranks_test.npz."""

@@ -170,6 +170,14 @@ def _notes(runs: Sequence[Run], commons: dict, comparisons: Sequence[Comparison]
         f"Means over seeds, {options.split} set; ±s: {kind} over seeds, ±u: standard error over users of one run. "
         "The best value of a column is bold, the second underlined."
     )
+    if early := [run for run in runs if run.interrupted]:
+        notes.append(
+            "Ranked in the middle of training: "
+            + ", ".join(
+                f"{run.path.name} after {run.results['steps']:,} of {run.fields['train.steps']:,} steps" for run in early
+            )
+            + "."
+        )
     for model, common in commons.items():
         notes.append(f"{model} rows name what differs from: {', '.join(describe(common, list(common)))}.")
     if comparisons:

@@ -28,6 +28,18 @@ def users_by_seed(root: Path, indices, metric: str) -> np.ndarray:
     return np.stack([per_user(metric, np.load(root / f"{i:03d}/ranks_test.npz")["rank"]) for i in indices], axis=1)
 
 
+def test_runs_that_were_ranked_in_the_middle_of_training_are_named(tmp_path):
+    make_run(tmp_path / "whole")
+    make_run(tmp_path / "cut", seed=1, train__steps=3000, results={"steps": 1000})
+    make_run(tmp_path / "patient", seed=2, train__steps=3000, train__patience=2, results={"steps": 1000})
+    # Two validations after the best one: it ended by itself.
+    make_run(tmp_path / "ended", seed=3, train__steps=3000, train__patience=2, results={"best_step": 25})
+    note = "Ranked in the middle of training: "
+    cut = [n for n in build(tmp_path).notes if note in n]
+    assert cut == [note + "cut after 1,000 of 3,000 steps, patient after 1,000 of 3,000 steps."]
+    assert not any(note in n for n in build(tmp_path / "whole", tmp_path / "ended").notes)
+
+
 def test_table_holds_means_both_errors_places_and_comparisons(sweep, tmp_path):
     flags = ("--format", "csv", "--nofigures", "--metrics", "ndcg@10,mrr")
     code, _, err = report(sweep, "--baseline", "width=32", "--out", tmp_path / "out", *flags)

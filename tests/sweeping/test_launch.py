@@ -336,7 +336,7 @@ def test_dry_run_estimates_time_once_a_trial_has_finished(place):
 def test_a_trial_without_overrides_is_a_trial_like_any_other(place):
     write_sweep(place, 'yield from one_at_a_time({}, {"seed": [1, 2]})')
     code, out, err = launch(place, "--dry_run")
-    assert (code, err) == (0, "") and "3 left" in out
+    assert (code, err) == (0, "") and "3 left" in " ".join(out.split())
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["-", "seed=1", "seed=2"]
     code, out, err = launch(place)
     assert (code, err) == (0, "") and states(place) == ["finished"] * 3

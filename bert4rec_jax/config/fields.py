@@ -205,7 +205,7 @@ class EvalConfig:
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
     # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
-    # theirs, as in most published comparisons. 0: all users.
+    # theirs, as in Petrov and Macdonald (2022). 0: all users.
     valid_users: int = 0
 
 

@@ -108,12 +108,13 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
 
 
 def describe(changes: dict, among: Sequence[str]) -> list[str]:
-    """Returns fields as `width=64`, with the group's name only where `among` has two fields of that name."""
-    leaves = Counter(name.rpartition(".")[2] for name in among)
-    return [
-        f"{name if leaves[name.rpartition('.')[2]] > 1 else name.rpartition('.')[2]}={value}"
-        for name, value in changes.items()
-    ]
+    """Returns fields as `width=64`, with the group's name only where `among` has two fields of that name.
+
+    What is itself the name of something is called after its group: `loss=gbce`.
+    """
+    short = {name: name.removesuffix(".name").rpartition(".")[2] for name in among}
+    counts = Counter(short.values())
+    return [f"{short[name] if counts[short[name]] == 1 else name}={value}" for name, value in changes.items()]
 
 
 def find_row(found: Sequence[Row], name: str) -> Row:

@@ -17,6 +17,7 @@ from scipy import stats
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking.metrics import per_user
 from experiments.reporting import comparisons, records, statistics, tables, writing
+from experiments.reporting.rows import describe
 
 
 def build(*folders: Path, **options) -> tables.Table:
@@ -74,6 +75,17 @@ def test_table_holds_means_both_errors_places_and_comparisons(sweep, tmp_path):
         assert float(line["margin"]) == pytest.approx(0.05 * narrow.mean(), rel=1e-4)
         assert line["verdict"] == ("better" if name.endswith("64") else line["verdict"])
         assert float(line["p_t"]) >= expected.p_value() * (1 - 1e-4)
+
+
+def test_rows_are_called_by_what_differs(tmp_path):
+    settings = [{}, {"loss__name": "gbce"}, {"loss__name": "gbce", "loss__gbce_t": 0.5}]
+    for i, fields in enumerate(settings):
+        make_run(tmp_path / str(i), **fields)
+    names = [f"BERT4Rec (Cloze), {change}" for change in (
+        "loss=softmax, gbce_t=0.75", "loss=gbce, gbce_t=0.75", "loss=gbce, gbce_t=0.5")]
+    assert [row.name for row in build(tmp_path).rows if not row.baseline] == names
+    # Two fields of one name: which is meant is said.
+    assert describe({"train.batch_rows": 8}, ["train.batch_rows", "eval.batch_rows"]) == ["train.batch_rows=8"]
 
 
 def test_p_values_are_corrected_over_all_comparisons(sweep):

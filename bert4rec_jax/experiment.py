@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import (

@@ -219,7 +219,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
         if stop.requested():
             return None
         if trained:
-            RunDirectory(trained, config).check_trained(experiment.dataset)
+            RunDirectory(trained, config).check_trained(experiment.dataset, experiment.popularity)
         run.claim(experiment.dataset, experiment.popularity, "evaluate")
         folder = os.path.join(trained or workdir, "checkpoints")
         with (Checkpoints(folder, read_only=bool(trained)) as checkpoints,

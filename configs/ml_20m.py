@@ -2,6 +2,8 @@
 """MovieLens-20M, all ratings: 138,493 users, 26,744 items, 20,000,263 interactions. Not run here; a GPU is advised.
 
   python -m bert4rec_jax.main --config configs/ml_20m.py --workdir runs/ml_20m
+
+Of so many users 4,096 validate, and all others train on their second-last event as well.
 """
 
 from bert4rec_jax import config as config_lib

@@ -5,6 +5,8 @@
 120 positions, a fifth of the items masked, Adam 1e-4, dropout 0.3. Not run to the end here; a GPU is advised.
 
   python -m bert4rec_jax.main --config configs/ml_25m.py --workdir runs/ml_25m
+
+Of so many users 4,096 validate, and all others train on their second-last event as well.
 """
 
 from bert4rec_jax import config as config_lib

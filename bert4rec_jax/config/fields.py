@@ -71,8 +71,8 @@ class DataConfig:
     item_core: int = 0  # items with fewer interactions are dropped, repeatedly together with user_core
     repeats: Literal["keep", "drop"] = "keep"  # drop: only the first time that a user met an item counts
     first_users: int = 0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
-    # leave_one_out: each user's last event is the test target, the one before it the validation target. temporal: the
-    # newest periods of the whole log are.
+    # leave_one_out: each user's last event is the test target, the one before it the validation target (or that of
+    # `eval.valid_users` alone). temporal: the newest periods of the whole log are.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
     test_share: float = 0.1  # `temporal`: the newest share of all interactions that tests
     valid_share: float = 0.1  # `temporal`: the share before the test period that validates

@@ -117,7 +117,9 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     unseen = int(positions[0, -1])
     valid_targets, test_targets = (valid_end - 1, stops - 1) if last else (train_stop, valid_stop)
     valid = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
-    valid = _chosen(valid, valid_users)
+    chosen = _chosen(valid, valid_users)
+    drawn = "" if len(chosen) == len(valid) else f" of {len(valid)}, drawn at random,"
+    valid = chosen
     test = np.flatnonzero((valid_stop < stops) & (test_targets > starts)).astype(np.int32)
     gap = ""
     if gap_cut != test_cut:
@@ -135,8 +137,8 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
             f"temporal: events before {_date(valid_cut)} are trained on, from then the validation and from "
             f"{_date(test_cut)} the test period{gap}; the target of a user in a period is the {config.period_target} "
             "event in it, the history all events before; users without history have no target "
-            f"({len(valid)} validation and {len(test)} test users of {dataset.num_users}; {unseen} test targets are "
-            "items that no training event has)"
+            f"({len(valid)} validation{drawn} and {len(test)} test users of {dataset.num_users}; {unseen} test targets "
+            "are items that no training event has)"
         ),
     )
 

@@ -73,15 +73,19 @@ class RunDirectory:
           UserError: it belongs to another configuration or other data; names what differs.
         """
         self._check_config(INCIDENTAL)
-        self._check_data(dataset)
+        self._check_data(dataset, popularity)
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
             starts = (self.read("environment.json") or {"starts": []})["starts"]
             write_json(self.path("environment.json"), _fingerprints(dataset) | {"starts": [*starts, _start(mode)]})
             self._write_catalogue(dataset, popularity)
 
-    def check_trained(self, dataset: Dataset) -> None:
+    def check_trained(self, dataset: Dataset, popularity: np.ndarray) -> None:
         """Checks that this is a finished run on the same data whose configuration differs in the protocol at most.
+
+        Args:
+          dataset: the data.
+          popularity: int64[num_items + 1], training interactions of each item id.
 
         Raises:
           UserError: it is not one; names what differs.
@@ -89,9 +93,9 @@ class RunDirectory:
         if self.read("results.json") is None:
             raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
         self._check_config((*INCIDENTAL, *_PROTOCOL))
-        self._check_data(dataset)
+        self._check_data(dataset, popularity)
 
-    def _check_data(self, dataset: Dataset) -> None:
+    def _check_data(self, dataset: Dataset, popularity: np.ndarray) -> None:
         environment = self.read("environment.json")
         for name, fingerprint in _fingerprints(dataset).items():
             before = environment and environment.get(name)
@@ -99,6 +103,23 @@ class RunDirectory:
                 raise UserError(
                     f"{self._workdir} belongs to other {name.removesuffix('_fingerprint')} (fingerprint "
                     f"{before}, not {fingerprint}); choose another --workdir or restore the data.")
+        # Another version of the program may split the same data otherwise.
+        counts = self._trained_on() if self._holds_something() else None
+        if counts is not None and not np.array_equal(counts, popularity[1:]):
+            raise UserError(
+                f"{self._workdir} was trained on {counts.sum():,} events, and the present program would train on "
+                f"{popularity[1:].sum():,} of these data; choose another --workdir and train again.")
+
+    def _trained_on(self) -> np.ndarray | None:
+        """Returns int64[num_items], the training interactions that the run has noted, None where it has not."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(self.path("catalogue.parquet"), columns=["training_interactions"])
+        except (OSError, pa.ArrowInvalid):  # whoever needs it says so
+            return None
+        return table["training_interactions"].to_numpy()
 
     def _check_config(self, free: tuple[str, ...]) -> None:
         before = self.read("config.json")

@@ -83,13 +83,18 @@ class Run:
         return list({(line["split"], line["step"]): line for line in lines}.values())
 
     @property
+    def validations(self) -> list[int]:
+        """The steps after which it was validated, ascending."""
+        return sorted(line["step"] for line in self.curve if line["split"] == "valid")
+
+    @property
     def interrupted(self) -> bool:
-        """Whether it was ranked before its last step, though its patience had not ended."""
-        if self.results["steps"] >= self.fields["train.steps"]:
+        """Whether it was ranked before its last step was validated, though its patience had not ended."""
+        valid = self.validations
+        if not valid or valid[-1] >= self.fields["train.steps"]:  # without a validation, another run was ranked
             return False
         patience = self.fields["train.patience"]
-        waited = sum(line["split"] == "valid" and line["step"] > self.results["best_step"] for line in self.curve)
-        return patience == 0 or waited < patience
+        return patience == 0 or sum(step > self.results["best_step"] for step in valid) < patience
 
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:

@@ -171,8 +171,8 @@ def _notes(runs: Sequence[Run], commons: dict, comparisons: Sequence[Comparison]
         "The best value of a column is bold, the second underlined."
     )
     if early := [run for run in runs if run.interrupted]:
-        steps = [(run.path.name, run.results["steps"], run.fields["train.steps"]) for run in early]
-        named = ", ".join(f"{name} after {done:,} of {planned:,} steps" for name, done, planned in steps)
+        steps = [("/".join(run.path.parts[-2:]), run.validations[-1], run.fields["train.steps"]) for run in early]
+        named = ", ".join(f"{path}, validated up to step {done:,} of {planned:,}" for path, done, planned in steps)
         notes.append(f"Ranked in the middle of training: {named}.")
     for model, common in commons.items():
         notes.append(f"{model} rows name what differs from: {', '.join(describe(common, list(common)))}.")

@@ -47,6 +47,8 @@ def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_wo
     by_time = DataConfig(split="temporal", test_share=0.2, valid_share=0.2)
     some, all_users = split_dataset(data, by_time, 5), split_dataset(data, by_time)
     assert len(some.valid_users) == 5 and set(some.valid_users) < set(all_users.valid_users)
+    assert f"(5 validation of {len(all_users.valid_users)}, drawn at random, and " in some.description
+    assert f"({len(all_users.valid_users)} validation and " in all_users.description
     targets = dict(zip(all_users.valid_users.tolist(), all_users.valid_targets.tolist()))
     assert [targets[user] for user in some.valid_users] == some.valid_targets.tolist()
     assert np.array_equal(some.train_stop, all_users.train_stop)

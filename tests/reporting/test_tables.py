@@ -30,15 +30,21 @@ def users_by_seed(root: Path, indices, metric: str) -> np.ndarray:
 
 
 def test_runs_that_were_ranked_in_the_middle_of_training_are_named(tmp_path):
+    # All have validations of the steps 25, 50 and 100.
     make_run(tmp_path / "whole")
     make_run(tmp_path / "cut", seed=1, train__steps=3000, results={"steps": 1000})
     make_run(tmp_path / "patient", seed=2, train__steps=3000, train__patience=2, results={"steps": 1000})
+    make_run(tmp_path / "unvalidated", seed=3, train__steps=3000, results={"steps": 3000})
     # Two validations after the best one: it ended by itself.
-    make_run(tmp_path / "ended", seed=3, train__steps=3000, train__patience=2, results={"best_step": 25})
-    note = "Ranked in the middle of training: "
+    make_run(tmp_path / "ended", seed=4, train__steps=3000, train__patience=2, results={"best_step": 25})
+    # Ranked with the model of another run: there is no curve.
+    ranked = make_run(tmp_path / "ranked", seed=5, train__steps=3000)
+    (ranked / "metrics.jsonl").write_text('{"step": 100, "split": "test"}\n')
+    note, name = "Ranked in the middle of training: ", tmp_path.name
     cut = [n for n in build(tmp_path).notes if note in n]
-    assert cut == [note + "cut after 1,000 of 3,000 steps, patient after 1,000 of 3,000 steps."]
-    assert not any(note in n for n in build(tmp_path / "whole", tmp_path / "ended").notes)
+    until = "validated up to step 100 of 3,000"
+    assert cut == [f"{note}{name}/cut, {until}, {name}/patient, {until}, {name}/unvalidated, {until}."]
+    assert not any(note in n for n in build(*(tmp_path / x for x in ("whole", "ended", "ranked"))).notes)
 
 
 def test_table_holds_means_both_errors_places_and_comparisons(sweep, tmp_path):

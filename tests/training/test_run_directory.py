@@ -10,9 +10,9 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.training import RunDirectory, run_directory
 
 
-def claim(config, workdir, mode):
+def claim(config, workdir, mode, counts=None):
     with RunDirectory(str(workdir), config) as run:
-        run.claim(load_dataset(config.data), np.zeros(61, np.int64), mode)
+        run.claim(load_dataset(config.data), np.zeros(61, np.int64) if counts is None else counts, mode)
     return json.loads((workdir / "environment.json").read_text())["starts"]
 
 
@@ -22,6 +22,22 @@ def test_every_start_is_kept(cache, tmp_path):
     both = claim(config, tmp_path, "evaluate")
     assert [start["mode"] for start in both] == ["train", "evaluate"] and both[0] == first[0]
     assert {"git_commit", "git_dirty", "versions", "devices", "command", "started"} <= both[1].keys()
+
+
+def test_a_run_that_was_trained_on_other_events_of_the_same_data_is_refused(cache, tmp_path):
+    config, counts = small_config(cache), np.arange(61)
+    claim(config, tmp_path, "train")
+    claim(config, tmp_path, "train", counts)  # nothing is trained yet
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    assert len(claim(config, tmp_path, "train", counts)) == 3
+    for mode in ("train", "evaluate"):
+        with pytest.raises(UserError, match="was trained on 1,830 events, and the present program would train on 1,831 of"):
+            claim(config, tmp_path, mode, counts + (np.arange(61) == 7))
+    run = RunDirectory(str(tmp_path), config)
+    (tmp_path / "results.json").write_text("{}")
+    run.check_trained(load_dataset(config.data), counts)
+    with pytest.raises(UserError, match="was trained on 1,830 events"):
+        run.check_trained(load_dataset(config.data), counts[::-1] + counts[0])
 
 
 def test_features_may_be_switched_on_until_there_is_a_checkpoint(cache, tmp_path):

@@ -70,7 +70,7 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
         "data.synthetic.mean_length": 10, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
         "model.head": "tied", "model.positions": "right", "masking.next_item": 0.5, "optimizer.learning_rate": 4e-3,
         "train.steps": 600, "train.batch_rows": 32, "train.eval_every": 600, "train.checkpoint_every": 600,
-        "train.log_every": 600, "optimizer.schedule": "cosine", "eval.batch_rows": 128, "eval.valid_users": 500})
+        "train.log_every": 600, "optimizer.schedule": "cosine", "eval.batch_rows": 128})
     results = train_and_evaluate(config, str(tmp_path))
     experiment = Experiment(config)
     cases = experiment.cases("test")

@@ -6,6 +6,7 @@
 
 `beauty` (40,226 users, 54,542 items), `steam` (281,428 users, 13,044 items), `ml-1m` (6,040 users, 3,416 items) and
 `ml-20m`. Not run here on these files; ml_1m.py was run on the same interactions in the same order as `ml-1m`.
+In `steam` and `ml-20m` 4,096 users validate, and all others train on their second-last event as well.
 """
 
 from bert4rec_jax import config as config_lib

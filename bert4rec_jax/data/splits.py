@@ -52,7 +52,10 @@ def split_dataset(dataset: Dataset, config: DataConfig, valid_users: int = 0) ->
       UserError: a temporal split of data without timestamps, or a split that leaves nothing to train on,
         validate or test with.
     """
-    split = (_temporal if config.split == "temporal" else _leave_one_out)(dataset, config, valid_users)
+    if config.split == "temporal":
+        split = _temporal(dataset, config, valid_users)
+    else:
+        split = _leave_one_out(dataset, valid_users)
     for part, size in (
         ("training events", int(np.sum(split.train_stop - dataset.offsets[:-1]))),
         ("validation targets", len(split.valid_users)),
@@ -67,7 +70,7 @@ def split_dataset(dataset: Dataset, config: DataConfig, valid_users: int = 0) ->
     return split
 
 
-def _leave_one_out(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
+def _leave_one_out(dataset: Dataset, valid_users: int) -> Split:
     starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
     users = np.flatnonzero(stops - starts >= 3).astype(np.int32)
     valid = _chosen(users, valid_users)
@@ -116,10 +119,9 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     train_stop, valid_end, valid_stop = positions[:, :-1]
     unseen = int(positions[0, -1])
     valid_targets, test_targets = (valid_end - 1, stops - 1) if last else (train_stop, valid_stop)
-    valid = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
-    chosen = _chosen(valid, valid_users)
-    drawn = "" if len(chosen) == len(valid) else f" of {len(valid)}, drawn at random,"
-    valid = chosen
+    could_validate = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
+    valid = _chosen(could_validate, valid_users)
+    drawn = "" if len(valid) == len(could_validate) else f" of {len(could_validate)}, drawn at random,"
     test = np.flatnonzero((valid_stop < stops) & (test_targets > starts)).astype(np.int32)
     gap = ""
     if gap_cut != test_cut:

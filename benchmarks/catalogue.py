@@ -19,7 +19,11 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for catalogue.md.")
 flags.DEFINE_list("items", ["1000", "10000", "100000", "1000000"], "Sizes of the catalogue.")
-flags.DEFINE_list("losses", ["softmax", "naive", "sampled_softmax", "gbce"], "Of softmax, naive, sampled_softmax, gbce.")
+flags.DEFINE_list(
+    "losses",
+    ["softmax", "naive", "sampled_softmax", "gbce"],
+    "Of softmax, naive, sampled_softmax, gbce.",
+)
 
 SLOTS = 32 * 40
 _MEASURE = """
@@ -52,8 +56,12 @@ def measure(loss: str, items: int) -> str:
     wanted = 3 * 4 * SLOTS * items  # logits, their exponentials and their gradient
     if loss == "naive" and wanted > memory:
         return f"not run: needs {wanted / 2**30:.0f} GiB"
-    done = subprocess.run([sys.executable, "-c", _MEASURE, loss, str(items), str(Path(__file__).parent)], text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, loss, str(items), str(Path(__file__).parent)],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         return f"failed: {(done.stderr.strip().splitlines() or ['killed'])[-1][:80]}"
     answer = json.loads(done.stdout)
@@ -64,7 +72,9 @@ def main(_) -> None:
     """Measures and prints the table."""
     lines = ["| items | " + " | ".join(FLAGS.losses) + " |", "|--:|" + "--:|" * len(FLAGS.losses)]
     for items in map(int, FLAGS.items):
-        lines.append(f"| {items:,} | " + " | ".join(measure(loss, items) for loss in FLAGS.losses) + " |")
+        lines.append(
+            f"| {items:,} | " + " | ".join(measure(loss, items) for loss in FLAGS.losses) + " |"
+        )
         print(lines[-1], flush=True)
     os.makedirs(FLAGS.out, exist_ok=True)
     Path(FLAGS.out, "catalogue.md").write_text("\n".join(lines) + "\n")

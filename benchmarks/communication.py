@@ -44,9 +44,28 @@ def _experiment(changes: dict):
     return Experiment(config_lib.resolve(values))
 
 
-COLUMNS = ["layout", "all-reduce", "all-gather", "reduce-scatter", "other", "total", "least", "ratio"]
-PLAN_COLUMNS = ["catalogue", "devices", "data x catalogue", "state GiB", "all logits GiB", "table gradient sent MiB",
-                "encoder gradient sent MiB", "activations sent MiB", "s at 50 GB/s", "table TFLOP"]
+COLUMNS = [
+    "layout",
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "other",
+    "total",
+    "least",
+    "ratio",
+]
+PLAN_COLUMNS = [
+    "catalogue",
+    "devices",
+    "data x catalogue",
+    "state GiB",
+    "all logits GiB",
+    "table gradient sent MiB",
+    "encoder gradient sent MiB",
+    "activations sent MiB",
+    "s at 50 GB/s",
+    "table TFLOP",
+]
 
 
 def measure(name: str) -> list[str]:
@@ -57,37 +76,66 @@ def measure(name: str) -> list[str]:
 
     experiment = _experiment(LAYOUTS[name])
     c = experiment.config
-    step = experiment.step.lower(experiment.template, experiment.batch(0), experiment.root).compile()
+    step = experiment.step.lower(
+        experiment.template, experiment.batch(0), experiment.root
+    ).compile()
     sent = sent_bytes(parse(step.as_text()), 8)
     params = experiment.template.params
-    job = Job(params["items"]["bias"].size, c.model.width, sum(x.size for x in jax.tree.leaves(params["encoder"])),
-              c.train.batch_rows // 8, c.model.max_length, experiment.num_slots, 8 // c.parallel.catalogue,
-              c.parallel.catalogue)
+    job = Job(
+        params["items"]["bias"].size,
+        c.model.width,
+        sum(x.size for x in jax.tree.leaves(params["encoder"])),
+        c.train.batch_rows // 8,
+        c.model.max_length,
+        experiment.num_slots,
+        8 // c.parallel.catalogue,
+        c.parallel.catalogue,
+    )
     total = sum(sent.values())
     others = sent["all-to-all"] + sent["collective-permute"]
     cells = [sent["all-reduce"], sent["all-gather"], sent["reduce-scatter"], others, total]
     sampled = c.loss.name != "softmax"
-    against = ["-", "-"] if sampled else [f"{job.least() / 2**20:.3f}", f"{total / job.least():.2f}"]
+    against = (
+        ["-", "-"] if sampled else [f"{job.least() / 2**20:.3f}", f"{total / job.least():.2f}"]
+    )
     return [name, *(f"{cell / 2**20:.3f}" for cell in cells), *against]
 
 
 def plan() -> list[list[str]]:
     """Returns the rows of docs/scaling.md's plan."""
-    catalogues = {"ML-25M": (59_047, 128, 6, 2048, 120, 32), "10M items": (10_000_000, 128, 2, 512, 100, 32),
-                  "100M items": (100_000_000, 128, 2, 512, 100, 32)}
-    grids = {"ML-25M": [(8, 1), (64, 1), (256, 1)],
-             "10M items": [(8, 1), (1, 8), (64, 1), (8, 8), (256, 1), (32, 8)],
-             "100M items": [(1, 8), (8, 8), (1, 64), (32, 8), (4, 64)]}
+    catalogues = {
+        "ML-25M": (59_047, 128, 6, 2048, 120, 32),
+        "10M items": (10_000_000, 128, 2, 512, 100, 32),
+        "100M items": (100_000_000, 128, 2, 512, 100, 32),
+    }
+    grids = {
+        "ML-25M": [(8, 1), (64, 1), (256, 1)],
+        "10M items": [(8, 1), (1, 8), (64, 1), (8, 8), (256, 1), (32, 8)],
+        "100M items": [(1, 8), (8, 8), (1, 64), (32, 8), (4, 64)],
+    }
     rows_of_table = []
     for name, (items, width, layers, ffn, length, rows) in catalogues.items():
-        encoder = length * width + layers * (4 * width * (width + 1) + width * ffn * 2 + ffn + width + 4 * width)
+        encoder = length * width + layers * (
+            4 * width * (width + 1) + width * ffn * 2 + ffn + width + 4 * width
+        )
         for data, catalogue in grids[name]:
-            job = Job(items + 2, width, encoder, rows, length, round(0.2 * length) + 3, data, catalogue, 2)
-            rows_of_table.append([
-                name, str(job.devices), f"{data} x {catalogue}", f"{job.state_bytes() / 2**30:.2f}",
-                f"{job.logits_bytes() / 2**30:.2f}", f"{job.table_gradient() / 2**20:.1f}",
-                f"{job.encoder_gradient() / 2**20:.1f}", f"{job.activations() / 2**20:.1f}",
-                f"{job.least() / 50e9:.4f}", f"{job.table_flops() / 1e12:.2f}"])
+            job = Job(
+                items + 2, width, encoder, rows, length, round(0.2 * length) + 3, data, catalogue, 2
+            )
+            rows_of_table.append(
+                [
+                    name,
+                    str(job.devices),
+                    f"{data} x {catalogue}",
+                    f"{job.state_bytes() / 2**30:.2f}",
+                    f"{job.logits_bytes() / 2**30:.2f}",
+                    f"{job.table_gradient() / 2**20:.1f}",
+                    f"{job.encoder_gradient() / 2**20:.1f}",
+                    f"{job.activations() / 2**20:.1f}",
+                    f"{job.least() / 50e9:.4f}",
+                    f"{job.table_flops() / 1e12:.2f}",
+                ]
+            )
     return rows_of_table
 
 
@@ -97,8 +145,12 @@ def _line(cells: list[str]) -> str:
 
 def main() -> None:
     """Prints a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", action="store_true", help="print the model for large catalogues; measures nothing")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="print the model for large catalogues; measures nothing"
+    )
     parser.add_argument("--out", type=Path, help="folder for the table as a record")
     arguments = parser.parse_args()
     columns = PLAN_COLUMNS if arguments.plan else COLUMNS
@@ -109,18 +161,26 @@ def main() -> None:
         print("\n".join(map(_line, rows)))
     else:
         os.environ["JAX_PLATFORMS"] = "cpu"
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+        )
         with tempfile.TemporaryDirectory() as folder:
             os.environ.setdefault("BERT4REC_DATA", folder)
             for name in LAYOUTS:
                 rows.append(measure(name))
                 print(_line(rows[-1]), flush=True)
         import jax
-        made_by = {"unit": "MiB sent by each of 8 simulated devices in a step", "jax": jax.__version__}
+
+        made_by = {
+            "unit": "MiB sent by each of 8 simulated devices in a step",
+            "jax": jax.__version__,
+        }
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         name = "communication_plan.json" if arguments.plan else "communication.json"
-        (arguments.out / name).write_text(json.dumps({"columns": columns, "rows": rows, **made_by}, indent=1) + "\n")
+        (arguments.out / name).write_text(
+            json.dumps({"columns": columns, "rows": rows, **made_by}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

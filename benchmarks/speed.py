@@ -36,18 +36,36 @@ from driver import QUIET, PeerProcess, machine, quiet
 from protocol import PeerConfig, PeerData
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("out", "runs/bench", "Folder for data, results and, under environments/, the peers' packages.")
+flags.DEFINE_string(
+    "out", "runs/bench", "Folder for data, results and, under environments/, the peers' packages."
+)
 flags.DEFINE_string("ml_1m", "", "Folder with MovieLens-1M's interactions.parquet.")
 flags.DEFINE_string("beauty", "", "Folder with Amazon Beauty's interactions.parquet.")
 flags.DEFINE_list("configurations", ["A", "B", "C", "D"], "Of A, B, C, D.")
-flags.DEFINE_list("peers", [n for n in install.PEERS if n != "recbole"], f"Of {', '.join(install.PEERS)}.")
+flags.DEFINE_list(
+    "peers", [n for n in install.PEERS if n != "recbole"], f"Of {', '.join(install.PEERS)}."
+)
 flags.DEFINE_integer("rounds", 3, "Windows of training for each peer.", lower_bound=1)
-flags.DEFINE_float("seconds", 5.0, "Length of a window; a step that takes longer is a window of its own.")
-flags.DEFINE_integer("users", 2000, "Users to rank; peers that rank fewer than 100 a second get a tenth.")
+flags.DEFINE_float(
+    "seconds", 5.0, "Length of a window; a step that takes longer is a window of its own."
+)
+flags.DEFINE_integer(
+    "users", 2000, "Users to rank; peers that rank fewer than 100 a second get a tenth."
+)
 
 SMALL = {"width": 128, "layers": 2, "heads": 4, "ffn_width": 512}
 CONFIGURATIONS = {
-    "A": ("ml-1m", {"width": 64, "layers": 2, "heads": 2, "ffn_width": 256, "max_length": 200, "batch_users": 128}),
+    "A": (
+        "ml-1m",
+        {
+            "width": 64,
+            "layers": 2,
+            "heads": 2,
+            "ffn_width": 256,
+            "max_length": 200,
+            "batch_users": 128,
+        },
+    ),
     "B": ("ml-1m", {**SMALL, "max_length": 50, "batch_users": 256}),
     "C": ("ml-25m-shaped", {**SMALL, "max_length": 120, "batch_users": 32}),
     "D": ("beauty", {**SMALL, "max_length": 50, "batch_users": 256}),
@@ -70,7 +88,10 @@ def data_file(name: str, folder: Path) -> tuple[Path, str]:
         else:
             peer_data.synthetic_npz(path, **SHAPES[name])
     data = peer_data_facts(path)
-    return path, f"{name}{'' if source or name.endswith('shaped') else ' (made up in its shape)'}, {data}"
+    return (
+        path,
+        f"{name}{'' if source or name.endswith('shaped') else ' (made up in its shape)'}, {data}",
+    )
 
 
 def peer_data_facts(path: Path) -> str:
@@ -83,12 +104,20 @@ def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
     """Returns the measurements of one configuration: for each peer rounds, ranking and what it says of itself."""
     name, values = CONFIGURATIONS[letter]
     data, facts = data_file(name, folder)
-    config = PeerConfig(**values, mask_probability=0.2, dropout=0.1, learning_rate=1e-3, threads=len(os.sched_getaffinity(0)))
+    config = PeerConfig(
+        **values,
+        mask_probability=0.2,
+        dropout=0.1,
+        learning_rate=1e-3,
+        threads=len(os.sched_getaffinity(0)),
+    )
     config_file = folder / f"{letter}.json"
     config_file.write_text(json.dumps(dataclasses.asdict(config)))
     peers, failed = [], {}
     for peer_name, python in pythons.items():
-        peer = PeerProcess(peer_name, python, data, config_file, folder / f"{letter}-{peer_name}.log")
+        peer = PeerProcess(
+            peer_name, python, data, config_file, folder / f"{letter}-{peer_name}.log"
+        )
         try:
             peer.about = peer.ask()
             peers.append(peer)
@@ -98,7 +127,7 @@ def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
     results = {peer.name: {"train": [], **peer.about} for peer in peers}
     for step in range(FLAGS.rounds):
         # In another order each time, so that nobody always follows the same one.
-        for peer in peers[step % len(peers):] + peers[:step % len(peers)]:
+        for peer in peers[step % len(peers) :] + peers[: step % len(peers)]:
             results[peer.name]["train"].append(quiet(peer, f"train {FLAGS.seconds}"))
     for peer in peers:
         trial = peer.ask(f"eval {FLAGS.users // 10}")
@@ -107,7 +136,12 @@ def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
         results[peer.name]["rank"] = quiet(peer, f"eval {users}")
         results[peer.name]["peak_mib"] = peer.peak_mib()
         peer.end()
-    return {"configuration": dataclasses.asdict(config), "data": facts, "peers": results, "failed": failed}
+    return {
+        "configuration": dataclasses.asdict(config),
+        "data": facts,
+        "peers": results,
+        "failed": failed,
+    }
 
 
 def rates(windows: list[dict]) -> list[float]:
@@ -120,22 +154,35 @@ def table(letter: str, measured: dict) -> str:
     c = measured["configuration"]
     lines = [
         f"**{letter}** {measured['data']}; width {c['width']}, {c['layers']} layers, {c['heads']} heads, length "
-        f"{c['max_length']}, tokens of {c['batch_users']} users a step", "",
+        f"{c['max_length']}, tokens of {c['batch_users']} users a step",
+        "",
         "| | real tokens/s, median [min, max] | ours is | users ranked/s | ours is | real share of positions | first step "
-        "after s | peak MiB |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+        "after s | peak MiB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     peers = measured["peers"]
     speed = {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()}
-    ranking = {name: peer["rank"]["users"] / peer["rank"]["seconds"] for name, peer in peers.items()}
+    ranking = {
+        name: peer["rank"]["users"] / peer["rank"]["seconds"] for name, peer in peers.items()
+    }
     for name, peer in sorted(peers.items(), key=lambda item: -speed[item[0]]):
         window = rates(peer["train"])
-        real = sum(w["real_tokens"] for w in peer["train"]) / sum(w["padded_tokens"] for w in peer["train"])
-        ratio = lambda of: f"{of['ours'] / of[name]:.2f}x" if "ours" in of and name != "ours" else ""  # noqa: E731
+        real = sum(w["real_tokens"] for w in peer["train"]) / sum(
+            w["padded_tokens"] for w in peer["train"]
+        )
+        ratio = lambda of: (
+            f"{of['ours'] / of[name]:.2f}x" if "ours" in of and name != "ours" else ""
+        )  # noqa: E731
         noisy = " *" if max(w["others"] for w in peer["train"]) > QUIET else ""
         lines.append(
             f"| {name} ({peer['version']}) | {speed[name]:,.0f} [{min(window):,.0f}, {max(window):,.0f}]{noisy} | "
             f"{ratio(speed)} | {ranking[name]:,.0f} | {ratio(ranking)} | {real:.0%} | {peer['startup_seconds']:.1f} | "
-            f"{peer['peak_mib']:,} |")
-    lines += [f"| {name} | not measured: {reason} | | | | | | |" for name, reason in measured["failed"].items()]
+            f"{peer['peak_mib']:,} |"
+        )
+    lines += [
+        f"| {name} | not measured: {reason} | | | | | | |"
+        for name, reason in measured["failed"].items()
+    ]
     if any(" *" in line for line in lines):
         lines += ["", f"\\* other programs used more than {QUIET} cores"]
     return "\n".join(lines)
@@ -143,8 +190,18 @@ def table(letter: str, measured: dict) -> str:
 
 LIBRARIES = ("recbole", "recbole_no_anomaly", "rectools", "recml")
 HAND_WRITTEN = ("torch_best", "torch_best_compile")
-COLUMNS = ["configuration", "a second", "Cloze alone", "recommended recipe", "best library", "Cloze / library",
-           "recommended / library", "hand-written PyTorch", "Cloze / hand-written", "recommended / hand-written"]
+COLUMNS = [
+    "configuration",
+    "a second",
+    "Cloze alone",
+    "recommended recipe",
+    "best library",
+    "Cloze / library",
+    "recommended / library",
+    "hand-written PyTorch",
+    "Cloze / hand-written",
+    "recommended / hand-written",
+]
 
 
 def summary(configurations: dict) -> list[list[str]]:
@@ -152,23 +209,44 @@ def summary(configurations: dict) -> list[list[str]]:
     rows = []
     for letter, measured in sorted(configurations.items()):
         peers = measured["peers"]
-        for what, speed in (("tokens", {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()}),
-                            ("users ranked", {name: peer["rank"]["users"] / peer["rank"]["seconds"]
-                                              for name, peer in peers.items()})):
-            row = [letter, what, *(f"{speed[name]:,.0f}" if name in speed else "-" for name in ("ours", "ours_recommended"))]
+        for what, speed in (
+            (
+                "tokens",
+                {name: statistics.median(rates(peer["train"])) for name, peer in peers.items()},
+            ),
+            (
+                "users ranked",
+                {
+                    name: peer["rank"]["users"] / peer["rank"]["seconds"]
+                    for name, peer in peers.items()
+                },
+            ),
+        ):
+            row = [
+                letter,
+                what,
+                *(
+                    f"{speed[name]:,.0f}" if name in speed else "-"
+                    for name in ("ours", "ours_recommended")
+                ),
+            ]
             for rivals in (LIBRARIES, HAND_WRITTEN):
                 best = max((name for name in rivals if name in speed), key=speed.get, default=None)
                 row.append(f"{speed[best]:,.0f} ({best})" if best else "-")
-                row += [f"{speed[name] / speed[best]:.2f}" if best and name in speed else "-"
-                        for name in ("ours", "ours_recommended")]
+                row += [
+                    f"{speed[name] / speed[best]:.2f}" if best and name in speed else "-"
+                    for name in ("ours", "ours_recommended")
+                ]
             rows.append(row)
     return rows
 
 
 def main(_) -> None:
     """Installs, measures and prints."""
-    for value, known, flag in ((FLAGS.configurations, CONFIGURATIONS, "configurations"),
-                               (FLAGS.peers, install.PEERS, "peers")):
+    for value, known, flag in (
+        (FLAGS.configurations, CONFIGURATIONS, "configurations"),
+        (FLAGS.peers, install.PEERS, "peers"),
+    ):
         unknown = [name for name in value if name not in known]
         if unknown:
             raise app.UsageError(f"--{flag}: unknown {unknown[0]!r}; there are {', '.join(known)}")
@@ -177,14 +255,27 @@ def main(_) -> None:
     pythons, missing = {}, {}
     for name in FLAGS.peers:
         try:
-            pythons[name] = install.environment_python(install.PEERS[name].environment, folder / "environments")
+            pythons[name] = install.environment_python(
+                install.PEERS[name].environment, folder / "environments"
+            )
         except install.CannotInstallError as error:
             missing[name] = str(error)
         print(f"{name}: {missing.get(name, 'installed')}", flush=True)
-    results = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "rounds": FLAGS.rounds,
-               "git_commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False,
-                                            cwd=Path(__file__).parent).stdout.strip(),
-               "columns": COLUMNS, "rows": [], "configurations": {}}
+    results = {
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+        "rounds": FLAGS.rounds,
+        "git_commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent,
+        ).stdout.strip(),
+        "columns": COLUMNS,
+        "rows": [],
+        "configurations": {},
+    }
     for letter in FLAGS.configurations:
         measured = measure(letter, pythons, folder)
         measured["failed"] |= missing
@@ -194,7 +285,12 @@ def main(_) -> None:
     tables = [table(letter, measured) for letter, measured in results["configurations"].items()]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *results["rows"]]
     tables.insert(0, "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    text = "\n\n".join([f"{results['machine']}, {results['date']}, float32, {FLAGS.rounds} interleaved rounds", *tables])
+    text = "\n\n".join(
+        [
+            f"{results['machine']}, {results['date']}, float32, {FLAGS.rounds} interleaved rounds",
+            *tables,
+        ]
+    )
     (folder / "speed.md").write_text(text + "\n")
     print(f"\n{text}\n\nwritten to {folder}/speed.md and speed.json")
 

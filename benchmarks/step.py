@@ -42,12 +42,18 @@ from bert4rec_jax.training import init_state, train_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for step.md and growth.png.")
-flags.DEFINE_list("parts", ["limit", "profile", "start", "growth"], "Of limit, profile, start, growth.")
+flags.DEFINE_list(
+    "parts", ["limit", "profile", "start", "growth"], "Of limit, profile, start, growth."
+)
 flags.DEFINE_integer("repeats", 15, "Steps timed for a figure; the median counts.", lower_bound=3)
 
 # Width, heads, length, rows and items of the configurations of speed.py; layers are 2, FFN 4 x width.
-CONFIGURATIONS = {"A": (64, 2, 200, 70, 3416), "B": (128, 4, 50, 228, 3416), "C": (128, 4, 120, 22, 62423),
-                  "D": (128, 4, 50, 34, 12101)}
+CONFIGURATIONS = {
+    "A": (64, 2, 200, 70, 3416),
+    "B": (128, 4, 50, 228, 3416),
+    "C": (128, 4, 120, 22, 62423),
+    "D": (128, 4, 50, 34, 12101),
+}
 MASKED = 0.2
 _START = """
 import sys
@@ -70,8 +76,14 @@ print(process_age())
 def configuration(width: int, heads: int, length: int, rows: int, layers: int = 2) -> Config:
     """Returns the model of the benchmark, attention weights without dropout as in `speed.py`."""
     config = base()
-    config.model.update(width=width, heads=heads, ffn_width=4 * width, max_length=length, layers=layers,
-                        attention_dropout=0.0)
+    config.model.update(
+        width=width,
+        heads=heads,
+        ffn_width=4 * width,
+        max_length=length,
+        layers=layers,
+        attention_dropout=0.0,
+    )
     config.masking.probability = MASKED
     config.train.batch_rows = rows
     return resolve(config)
@@ -82,7 +94,12 @@ def full_batch(config: Config, items: int) -> Packed:
     rows, length = config.train.batch_rows, config.model.max_length
     tokens = np.random.default_rng(0).integers(1, items + 1, (rows, length), dtype=np.int32)
     left = np.broadcast_to(np.arange(length, dtype=np.int32), tokens.shape)
-    return Packed(tokens, np.ones_like(tokens), np.ascontiguousarray(left), np.ascontiguousarray(left[:, ::-1]))
+    return Packed(
+        tokens,
+        np.ones_like(tokens),
+        np.ascontiguousarray(left),
+        np.ascontiguousarray(left[:, ::-1]),
+    )
 
 
 class Step:
@@ -93,7 +110,9 @@ class Step:
         layout = Layout(config.parallel)
         slots = int(masks_per_history(config.masking, config.model.max_length)[-1])
         self._state = init_state(config, items)
-        self._step = layout.map(lambda *a, axes: train_step(config, items, slots, *a, axes), self._state, donate=True)
+        self._step = layout.map(
+            lambda *a, axes: train_step(config, items, slots, *a, axes), self._state, donate=True
+        )
         self._batch, self._key = layout.put_batch(full_batch(config, items)), jax.random.key(0)
         for _ in range(3):
             self()
@@ -127,7 +146,9 @@ def product_flops(config: Config, items: int) -> float:
     width, length = m.width, m.max_length
     slots = MASKED * length
     block = lambda asking: (  # noqa: E731
-        2 * length * width * 2 * width + asking * (2 * width * 2 * width + 2 * 2 * length * width + 2 * 8 * width * width))
+        2 * length * width * 2 * width
+        + asking * (2 * width * 2 * width + 2 * 2 * length * width + 2 * 8 * width * width)
+    )
     head = slots * (2 * width * width + 2 * width * items)
     return 3.0 * rows * ((m.layers - 1) * block(length) + block(slots) + head)
 
@@ -147,21 +168,27 @@ def best_product_rate() -> float:
 def limit() -> list[str]:
     """Returns the table of the configurations against the machine's limit."""
     rate = best_product_rate()
-    lines = [f"Matrix products reach {rate / 1e9:.0f} GFLOP/s on this machine.", "",
-             "| configuration | ms a step | tokens/s | MFLOP a token | GFLOP/s | of the limit | a batch takes the host ms |",
-             "|---|--:|--:|--:|--:|--:|--:|"]
+    lines = [
+        f"Matrix products reach {rate / 1e9:.0f} GFLOP/s on this machine.",
+        "",
+        "| configuration | ms a step | tokens/s | MFLOP a token | GFLOP/s | of the limit | a batch takes the host ms |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for name, (width, heads, length, rows, items) in CONFIGURATIONS.items():
         config = configuration(width, heads, length, rows)
         seconds = median_seconds(Step(config, items), FLAGS.repeats)
         flops, tokens = product_flops(config, items), rows * length
-        lines.append(f"| {name} | {seconds * 1e3:.1f} | {tokens / seconds:,.0f} | {flops / tokens / 1e6:.2f} | "
-                     f"{flops / seconds / 1e9:.0f} | {flops / seconds / rate:.0%} | {host_milliseconds(config, items):.1f} |")
+        lines.append(
+            f"| {name} | {seconds * 1e3:.1f} | {tokens / seconds:,.0f} | {flops / tokens / 1e6:.2f} | "
+            f"{flops / seconds / 1e9:.0f} | {flops / seconds / rate:.0%} | {host_milliseconds(config, items):.1f} |"
+        )
     return lines
 
 
 def host_milliseconds(config: Config, items: int) -> float:
     """Returns how long a batch takes to make, from histories of MovieLens-1M's lengths."""
     from bert4rec_jax.data.batching import TrainingBatches
+
     generator = np.random.default_rng(0)
     lengths = np.clip(np.exp(generator.normal(4.5, 1.0, 6040)).astype(np.int64), 18, 2277)
 
@@ -176,7 +203,9 @@ def host_milliseconds(config: Config, items: int) -> float:
 
     offsets = np.r_[0, np.cumsum(lengths)]
     log = Log(generator.integers(1, items + 1, offsets[-1]).astype(np.int32), offsets)
-    batches = TrainingBatches(log, Stops(offsets[1:] - 2), config.model.max_length, config.train.batch_rows, "random", 0)
+    batches = TrainingBatches(
+        log, Stops(offsets[1:] - 2), config.model.max_length, config.train.batch_rows, "random", 0
+    )
     steps = iter(range(10**6))
     return 1e3 * median_seconds(lambda: batches.batch(next(steps)), 50)
 
@@ -188,7 +217,9 @@ def profile() -> list[str]:
     for _ in range(20):
         step()
     wall = median_seconds(step, FLAGS.repeats)
-    names = dict(re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', step.hlo(), re.MULTILINE))
+    names = dict(
+        re.findall(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', step.hlo(), re.MULTILINE)
+    )
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(FLAGS.repeats):
@@ -199,23 +230,34 @@ def profile() -> list[str]:
             for line in plane.lines:
                 for event in line.events:
                     if event.name in names:
-                        spent[part_of_step(names[event.name])] += event.duration_ns / 1e6 / FLAGS.repeats
+                        spent[part_of_step(names[event.name])] += (
+                            event.duration_ns / 1e6 / FLAGS.repeats
+                        )
     total = sum(spent.values())
-    lines = [f"Where a step of configuration A ({wall * 1e3:.0f} ms) goes; operations that run side by side count each:",
-             "", "| part | ms | share |", "|---|--:|--:|"]
+    lines = [
+        f"Where a step of configuration A ({wall * 1e3:.0f} ms) goes; operations that run side by side count each:",
+        "",
+        "| part | ms | share |",
+        "|---|--:|--:|",
+    ]
     return lines + [f"| {part} | {ms:.1f} | {ms / total:.0%} |" for part, ms in spent.most_common()]
 
 
 def part_of_step(name: str) -> str:
     """Returns the part of the model that an operation's name in the compiled program belongs to."""
     product = "products" if "dot_general" in name or "->" in name else "the rest"
-    for pattern, part in ((r"block_\d+/attention/bh", "attention: scores and their weighted sums"),
-                          (r"block_\d+/attention/(query|key_value|out)/", f"attention: projections, {product}"),
-                          (r"block_\d+/attention/", "attention: softmax, masks, layouts"),
-                          (r"block_\d+/ffn_(in|out)/", f"feed-forward: {product}"),
-                          (r"Encoder", "GELU, layer norm, dropout, residuals, embeddings"),
-                          (r"jvp\((md,cd->mc)?\)+/(dot_general|add|exp|reduce|sub|log|max|mul)", f"loss over the catalogue: {product}"),
-                          (r"md,cd->mc|mc,md->cd", f"loss over the catalogue: {product}")):
+    for pattern, part in (
+        (r"block_\d+/attention/bh", "attention: scores and their weighted sums"),
+        (r"block_\d+/attention/(query|key_value|out)/", f"attention: projections, {product}"),
+        (r"block_\d+/attention/", "attention: softmax, masks, layouts"),
+        (r"block_\d+/ffn_(in|out)/", f"feed-forward: {product}"),
+        (r"Encoder", "GELU, layer norm, dropout, residuals, embeddings"),
+        (
+            r"jvp\((md,cd->mc)?\)+/(dot_general|add|exp|reduce|sub|log|max|mul)",
+            f"loss over the catalogue: {product}",
+        ),
+        (r"md,cd->mc|mc,md->cd", f"loss over the catalogue: {product}"),
+    ):
         if re.search(pattern, name):
             return part
     return "masking, lookup, optimizer"
@@ -223,44 +265,74 @@ def part_of_step(name: str) -> str:
 
 def start() -> list[str]:
     """Returns the seconds from the command to the first finished step, data prepared."""
-    lines = ["From the command to the first finished step (6,040 users, 3,416 items, prepared before):", "",
-             "| | seconds |", "|---|--:|"]
+    lines = [
+        "From the command to the first finished step (6,040 users, 3,416 items, prepared before):",
+        "",
+        "| | seconds |",
+        "|---|--:|",
+    ]
     with tempfile.TemporaryDirectory() as folder:
+
         def run(**variables):
-            done = subprocess.run([sys.executable, "-c", _START, folder, str(Path(__file__).parent / "peers")], text=True, capture_output=True, check=True,
-                                  env={**os.environ, **variables})
+            done = subprocess.run(
+                [sys.executable, "-c", _START, folder, str(Path(__file__).parent / "peers")],
+                text=True,
+                capture_output=True,
+                check=True,
+                env={**os.environ, **variables},
+            )
             return float(done.stdout.split()[-1])
+
         run()
-        cached = {"JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        lines.append(f"| without the compilation cache | {statistics.median([run() for _ in range(3)]):.1f} |")
+        cached = {
+            "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        lines.append(
+            f"| without the compilation cache | {statistics.median([run() for _ in range(3)]):.1f} |"
+        )
         run(**cached)
         lines.append(f"| with it | {statistics.median([run(**cached) for _ in range(3)]):.1f} |")
     return lines
 
 
-SWEPT = {"length": (25, 50, 100, 200, 400), "rows": (8, 16, 32, 64, 128), "width": (32, 64, 128, 256),
-         "layers": (1, 2, 4, 8), "items": (1000, 4000, 16000, 64000)}
+SWEPT = {
+    "length": (25, 50, 100, 200, 400),
+    "rows": (8, 16, 32, 64, 128),
+    "width": (32, 64, 128, 256),
+    "layers": (1, 2, 4, 8),
+    "items": (1000, 4000, 16000, 64000),
+}
 
 
 def growth() -> list[str]:
     """Draws time a step against each size, and returns the exponents fitted to the largest three points of each."""
     from matplotlib.figure import Figure
+
     default = {"length": 100, "rows": 32, "width": 64, "layers": 2, "items": 4000}
     figure = Figure(figsize=(15, 3.4), layout="constrained")
-    lines = ["Growth of the time of a step, other sizes being length 100, 32 rows, width 64, 2 layers, 4,000 items:", "",
-             "| size | values | ms a step | exponent at the upper end |", "|---|---|---|--:|"]
+    lines = [
+        "Growth of the time of a step, other sizes being length 100, 32 rows, width 64, 2 layers, 4,000 items:",
+        "",
+        "| size | values | ms a step | exponent at the upper end |",
+        "|---|---|---|--:|",
+    ]
     for axes, (name, values) in zip(figure.subplots(1, len(SWEPT)), SWEPT.items()):
         seconds = []
         for value in values:
             c = default | {name: value}
-            config = configuration(c["width"], max(c["width"] // 32, 1), c["length"], c["rows"], c["layers"])
+            config = configuration(
+                c["width"], max(c["width"] // 32, 1), c["length"], c["rows"], c["layers"]
+            )
             seconds.append(median_seconds(Step(config, c["items"]), FLAGS.repeats))
         exponent = np.polyfit(np.log(values[-3:]), np.log(seconds[-3:]), 1)[0]
         axes.loglog(values, np.array(seconds) * 1e3, "o-")
         axes.set(xlabel=name, title=f"exponent {exponent:.2f}")
         axes.grid(True, which="both", alpha=0.3)
-        lines.append(f"| {name} | {', '.join(map(str, values))} | {', '.join(f'{s * 1e3:.1f}' for s in seconds)} | "
-                     f"{exponent:.2f} |")
+        lines.append(
+            f"| {name} | {', '.join(map(str, values))} | {', '.join(f'{s * 1e3:.1f}' for s in seconds)} | "
+            f"{exponent:.2f} |"
+        )
     figure.axes[0].set_ylabel("ms a step")
     figure.savefig(os.path.join(FLAGS.out, "growth.png"), dpi=120)
     return lines

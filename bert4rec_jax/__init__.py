@@ -21,6 +21,7 @@ def load(workdir: str):
       UserError: `workdir` holds no trained model.
     """
     from bert4rec_jax.serving import Recommender
+
     return Recommender(workdir)
 
 
@@ -40,4 +41,5 @@ def train(config, workdir: str) -> dict | None:
     """
     from bert4rec_jax.config import Config, resolve
     from bert4rec_jax.experiment import train_and_evaluate
+
     return train_and_evaluate(config if isinstance(config, Config) else resolve(config), workdir)

@@ -114,7 +114,10 @@ def _report_unraisable(unraisable) -> None:
         number = getattr(unraisable.exc_value, "number", signal.SIGINT)
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         return
-    if not (inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(unraisable.exc_value)):
+    if not (
+        inspect.iscoroutine(unraisable.object)
+        or "Event loop is closed" in str(unraisable.exc_value)
+    ):
         sys.__unraisablehook__(unraisable)
 
 
@@ -132,11 +135,17 @@ def _parse(arguments: list[str]) -> list[str]:
         sys.exit(0)
     except (AttributeError, KeyError) as error:
         # A sentence of ml_collections of two lines, in quotes of a KeyError where it comes from one.
-        text = re.sub(r"\\n|\n", "; ", " ".join(str(x) for x in error.args)).replace("\\", "").strip("'\" ")
+        text = (
+            re.sub(r"\\n|\n", "; ", " ".join(str(x) for x in error.args))
+            .replace("\\", "")
+            .strip("'\" ")
+        )
         field, _, meant = text.partition("; ")
         hint = f"; {meant[0].lower()}{meant[1:]}" if meant else ""
         name = field.strip("'")
-        raise UserError(f"there is no such config field: {name!r}{hint}; --help lists all fields.") from None
+        raise UserError(
+            f"there is no such config field: {name!r}{hint}; --help lists all fields."
+        ) from None
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(" ".join(str(x) for x in error.args)) from None
     except BrokenPipeError:  # `--help | head`

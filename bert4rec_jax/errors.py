@@ -15,8 +15,17 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # What is wrong with a place that somebody named, or with the rights there.
-_PLACES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
-           errno.ENAMETOOLONG, errno.ELOOP}
+_PLACES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 
 class UserError(Exception):
@@ -35,12 +44,16 @@ class SaveError(UserError):
 
     def __init__(self, what: str, reason: str):
         """Says that `what` is the case for a `reason`, and what that means for the run."""
-        super().__init__(f"{what}: {reason}; earlier checkpoints are intact: put that right and start again to go on.")
+        super().__init__(
+            f"{what}: {reason}; earlier checkpoints are intact: put that right and start again to go on."
+        )
 
     @staticmethod
     def reason(error: OSError) -> str:
         """Returns why a file could not be written, in the words that all who write use."""
-        return "no space is left on the disk" if error.errno in _FULL else error.strerror or str(error)
+        return (
+            "no space is left on the disk" if error.errno in _FULL else error.strerror or str(error)
+        )
 
 
 class Stopped(KeyboardInterrupt):
@@ -76,7 +89,9 @@ def exit_cleanly(command: Callable) -> Callable:
             say(str(stop) or "interrupted")
             sys.exit(128 + getattr(stop, "number", signal.SIGINT))
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on leaving
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or the interpreter complains on leaving
             sys.exit(1)
         except OSError as error:
             if (text := _of_the_file_system(error)) is None:
@@ -91,8 +106,10 @@ def _of_the_file_system(error: OSError) -> str | None:
     """Returns what people can put right, or None."""
     if error.errno in _FULL:
         where = f" for {error.filename}" if error.filename else ""
-        return (f"no space is left on the disk{where}; free some and start the same command again: it goes on from "
-                "what was saved.")
+        return (
+            f"no space is left on the disk{where}; free some and start the same command again: it goes on from "
+            "what was saved."
+        )
     if error.errno in _PLACES and error.filename is not None:
         return f"{error.filename} cannot be opened, made or removed ({error.strerror}); name a place that can."
     return None

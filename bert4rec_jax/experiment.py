@@ -59,11 +59,21 @@ class Experiment:
         self.split: Split = split_dataset(self.dataset, c.data, c.eval.valid_users)
         self.num_items = self.dataset.num_items
         if (self.split.train_stop - self.dataset.offsets[:-1]).max() < 2:
-            raise UserError(f"no user has two training events ({self.split.description}), and one alone teaches "
-                            "nothing of what comes next; use more data.")
+            raise UserError(
+                f"no user has two training events ({self.split.description}), and one alone teaches "
+                "nothing of what comes next; use more data."
+            )
         self.batches = TrainingBatches(
-            self.dataset, self.split, c.model.max_length, c.train.batch_rows, c.train.windows, c.seed)
-        self.num_slots = self.batches.most_in_a_row(masks_per_history(c.masking, c.model.max_length))
+            self.dataset,
+            self.split,
+            c.model.max_length,
+            c.train.batch_rows,
+            c.train.windows,
+            c.seed,
+        )
+        self.num_slots = self.batches.most_in_a_row(
+            masks_per_history(c.masking, c.model.max_length)
+        )
         self.tokens_per_step = self.batches.tokens_per_epoch / self.batches.steps_per_epoch()
         self.popularity = training_counts(self.dataset, self.split)
         self.root = jax.random.key(c.seed)
@@ -73,10 +83,16 @@ class Experiment:
         self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
         self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features), self.template,
-            donate=True)
-        shardings = self.layout.shardings({name: self.template.params[name] for name in ("items", "encoder")})
-        self._fold = jax.jit(functools.partial(fold_features, bags=self.features), out_shardings=shardings)
+            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features),
+            self.template,
+            donate=True,
+        )
+        shardings = self.layout.shardings(
+            {name: self.template.params[name] for name in ("items", "encoder")}
+        )
+        self._fold = jax.jit(
+            functools.partial(fold_features, bags=self.features), out_shardings=shardings
+        )
 
     def initial_state(self) -> TrainState:
         """Returns the state of step 0, placed on the devices."""
@@ -89,11 +105,16 @@ class Experiment:
 
     def batch(self, step: int) -> Packed:
         """Returns this process's part of the batch of `step`, placed on its devices."""
-        return self.layout.put_batch(self.batches.batch(step, self.layout.process, self.layout.processes))
+        return self.layout.put_batch(
+            self.batches.batch(step, self.layout.process, self.layout.processes)
+        )
 
     def cases(self, part: str) -> Cases:
         """Returns the cases of `valid` or `test`."""
-        users, targets = getattr(self.split, f"{part}_users"), getattr(self.split, f"{part}_targets")
+        users, targets = (
+            getattr(self.split, f"{part}_users"),
+            getattr(self.split, f"{part}_targets"),
+        )
         return Cases(users, self.dataset.offsets[users], targets)
 
     def ranker(self, part: str) -> Ranker:
@@ -101,7 +122,8 @@ class Experiment:
         if part not in self._rankers:
             with waiting(f"packing the histories of {part} users", self.layout.process == 0):
                 self._rankers[part] = Ranker(
-                    self.config, self.dataset, self.cases(part), self.layout, self.popularity)
+                    self.config, self.dataset, self.cases(part), self.layout, self.popularity
+                )
         return self._rankers[part]
 
     def step_bytes(self) -> int:
@@ -109,29 +131,53 @@ class Experiment:
         compiled = self.step.lower(self.template, self.batch(0), self.root).compile()
         sizes = compiled.memory_analysis()
         # The state is updated in place: its bytes are both argument and output.
-        return (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-                + sizes.temp_size_in_bytes)
+        return (
+            sizes.argument_size_in_bytes
+            + sizes.output_size_in_bytes
+            - sizes.alias_size_in_bytes
+            + sizes.temp_size_in_bytes
+        )
 
     def validator(self, stop: StopSignal) -> Callable[[Any], dict[str, float] | None]:
         """Returns a function from parameters to validation metrics, or to None when a signal came in between."""
+
         def validate(params: Any) -> dict[str, float] | None:
             ranking = self.ranker("valid").rank(
-                self.folded(params), should_stop=stop.requested, title="ranking validation users")
+                self.folded(params), should_stop=stop.requested, title="ranking validation users"
+            )
             return None if ranking is None else from_ranks(ranking.ranks(self.config.eval.ties))
 
         return validate
 
-    def train(self, run: RunDirectory, checkpoints: Checkpoints, stop: StopSignal) -> Progress | None:
+    def train(
+        self, run: RunDirectory, checkpoints: Checkpoints, stop: StopSignal
+    ) -> Progress | None:
         """Trains from the latest checkpoint, or from the start; None when stopped by a signal."""
         c = self.config
         restored = checkpoints.restore_latest(self.template)
-        state, progress = (restored[0], Progress(**restored[1])) if restored else (self.initial_state(), Progress())
-        with MetricWriter(run, c.train, self.tokens_per_step, int(state.step), progress.validation_due) as writer:
-            loop = Loop(c.train, lambda state, batch: self.step(state, batch, self.root), self.batch,
-                        self.validator(stop), c.eval.metric, checkpoints, writer, stop)
+        state, progress = (
+            (restored[0], Progress(**restored[1]))
+            if restored
+            else (self.initial_state(), Progress())
+        )
+        with MetricWriter(
+            run, c.train, self.tokens_per_step, int(state.step), progress.validation_due
+        ) as writer:
+            loop = Loop(
+                c.train,
+                lambda state, batch: self.step(state, batch, self.root),
+                self.batch,
+                self.validator(stop),
+                c.eval.metric,
+                checkpoints,
+                writer,
+                stop,
+            )
             return progress if loop.run(state, progress) else None
 
-    def test(self, run: RunDirectory, checkpoints: Checkpoints, progress: Progress, stop: StopSignal) -> dict | None:
+    def test(
+        self, run: RunDirectory, checkpoints: Checkpoints, progress: Progress, stop: StopSignal
+    ) -> dict | None:
         """Ranks validation and test users with the best checkpoint and writes results.json and ranks_test.npz."""
         best_step, params = checkpoints.restore_params(progress.best_step, self.template.params)
         begin = time.perf_counter()
@@ -139,24 +185,42 @@ class Experiment:
         for part, name in (("valid", "validation"), ("test", "test")):
             cases[part] = self.cases(part)
             rankings[part] = self.ranker(part).rank(
-                folded, part == "test", stop.requested, f"ranking {name} users with the best checkpoint")
+                folded,
+                part == "test",
+                stop.requested,
+                f"ranking {name} users with the best checkpoint",
+            )
             if rankings[part] is None:
                 return None
         seconds = time.perf_counter() - begin
         results, ranks = collect(
-            self.config, self.dataset, self.popularity, cases, rankings,
-            {"best_step": best_step, "steps": max(checkpoints.steps()), "train_seconds": progress.seconds,
-             "eval_seconds": seconds, "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
-             "protocol": protocol(self.config.eval, self.split,
-                                  int(repeated_targets(self.dataset, cases["test"]).sum())),
-             "parameters": sum(x.size for x in jax.tree.leaves(params))})
+            self.config,
+            self.dataset,
+            self.popularity,
+            cases,
+            rankings,
+            {
+                "best_step": best_step,
+                "steps": max(checkpoints.steps()),
+                "train_seconds": progress.seconds,
+                "eval_seconds": seconds,
+                "users_per_second": sum(len(x.users) for x in cases.values()) / seconds,
+                "protocol": protocol(
+                    self.config.eval,
+                    self.split,
+                    int(repeated_targets(self.dataset, cases["test"]).sum()),
+                ),
+                "parameters": sum(x.size for x in jax.tree.leaves(params)),
+            },
+        )
         # The model's own numbers are safe before the baselines begin, which may take long and much memory.
         run.write_results(results, ranks)
         if run.writes:
             write_test_line(run.path("metrics.jsonl"), best_step, progress.seconds, results["test"])
         with waiting("ranking by the baselines", run.writes):
             counting, left_out = baselines.rank_all(
-                self.config, self.dataset, self.split, cases["test"], self.popularity)
+                self.config, self.dataset, self.split, cases["test"], self.popularity
+            )
         for name, reason in left_out.items() if run.writes else ():
             say(f"note: the baseline {name} is left out: {reason}.")
         add_baselines(self.config, results, ranks, counting, left_out)
@@ -170,14 +234,17 @@ def _check_rows(c: Config, layout: Layout) -> None:
     layout.check_rows(c.eval.batch_rows, "config.eval.batch_rows")
     rows = c.train.batch_rows // layout.num_devices
     if rows % c.train.accumulate:
-        raise UserError(f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device.")
+        raise UserError(
+            f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device."
+        )
     rows //= c.train.accumulate
     learning_next = rows * c.masking.next_item
     if abs(learning_next - round(learning_next)) > 1e-3:
         raise UserError(
             f"config.masking.next_item = {c.masking.next_item} of {rows} rows is no whole number: so many of the "
             f"{c.train.batch_rows} rows of a batch a device takes at once ({layout.num_devices} devices, "
-            f"config.train.accumulate = {c.train.accumulate}). Raise config.train.batch_rows.")
+            f"config.train.accumulate = {c.train.accumulate}). Raise config.train.batch_rows."
+        )
 
 
 def train_and_evaluate(config: Config, workdir: str) -> dict | None:
@@ -194,8 +261,10 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
         if stop.requested():
             return None
         run.claim(experiment.dataset, experiment.popularity, "train")
-        with (Checkpoints(run.path("checkpoints")) as checkpoints,
-              explained(config, experiment.step_bytes)):
+        with (
+            Checkpoints(run.path("checkpoints")) as checkpoints,
+            explained(config, experiment.step_bytes),
+        ):
             progress = experiment.train(run, checkpoints, stop)
             return None if progress is None else experiment.test(run, checkpoints, progress, stop)
 
@@ -222,10 +291,14 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
             RunDirectory(trained, config).check_trained(experiment.dataset, experiment.popularity)
         run.claim(experiment.dataset, experiment.popularity, "evaluate")
         folder = os.path.join(trained or workdir, "checkpoints")
-        with (Checkpoints(folder, read_only=bool(trained)) as checkpoints,
-              explained(config, experiment.step_bytes)):
+        with (
+            Checkpoints(folder, read_only=bool(trained)) as checkpoints,
+            explained(config, experiment.step_bytes),
+        ):
             progress = checkpoints.latest_progress()
             if progress is None or progress["best_step"] is None:
-                raise UserError(f"{trained or workdir} holds no checkpoint that has been validated; train first "
-                                "(--mode train).")
+                raise UserError(
+                    f"{trained or workdir} holds no checkpoint that has been validated; train first "
+                    "(--mode train)."
+                )
             return experiment.test(run, checkpoints, Progress(**progress), stop)

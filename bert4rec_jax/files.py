@@ -33,11 +33,14 @@ def read_json(path: str) -> Any:
       OSError: there is no such file, or it cannot be opened.
       ValueError: it is not JSON, names a field of an object twice, or is nested too deeply to be meant.
     """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict:
         values = dict(pairs)
         if len(values) < len(pairs):
             names = [name for name, _ in pairs]
-            raise ValueError(f"{next(n for n in names if names.count(n) > 1)[:60]!r} stands there twice")
+            raise ValueError(
+                f"{next(n for n in names if names.count(n) > 1)[:60]!r} stands there twice"
+            )
         return values
 
     try:

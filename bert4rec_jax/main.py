@@ -24,7 +24,9 @@ For data of your own, `--mode suggest` prints settings that follow from their st
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the imports below without their traceback
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C ends the imports below without their traceback
 
 from absl import flags
 from ml_collections import config_flags
@@ -35,18 +37,36 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import say
 
 config_flags.DEFINE_config_file(
-    "config", None, "Config file: Python with get_config(), the config.json of a run, or the name of one that comes "
-    "with the program, as quickstart. A field is set with --config.GROUP.FIELD=VALUE.", lock_config=True)
+    "config",
+    None,
+    "Config file: Python with get_config(), the config.json of a run, or the name of one that comes "
+    "with the program, as quickstart. A field is set with --config.GROUP.FIELD=VALUE.",
+    lock_config=True,
+)
 flags.FLAGS["config"].parser = ConfigParser("config")
 flags.DEFINE_string("workdir", None, "Directory of the run.")
-flags.DEFINE_enum("mode", "train", ["train", "evaluate", "suggest"],
-                  "train: train, then rank the test users. evaluate: rank only. suggest: read the data and print "
-                  "width, length, dropout and steps for them.")
-flags.DEFINE_string("trained", "", "Of --mode evaluate: the run whose model ranks; empty: --workdir.")
-flags.DEFINE_bool("distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods).")
-flags.DEFINE_string("compile_for", "", "Run nothing: compile for accelerators that are not here, as v5e:4x4, "
-                    "2*v5p:2x2x2 (slices), h100:8 or h100:2x8 (hosts x GPUs), and say what fits and what binds.")
-flags.DEFINE_integer("items", 0, "Of --compile_for: size of the catalogue; 0: load the data and see.", lower_bound=0)
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "suggest"],
+    "train: train, then rank the test users. evaluate: rank only. suggest: read the data and print "
+    "width, length, dropout and steps for them.",
+)
+flags.DEFINE_string(
+    "trained", "", "Of --mode evaluate: the run whose model ranks; empty: --workdir."
+)
+flags.DEFINE_bool(
+    "distributed", False, "Join the other processes of a cluster job (SLURM, Kubernetes, TPU pods)."
+)
+flags.DEFINE_string(
+    "compile_for",
+    "",
+    "Run nothing: compile for accelerators that are not here, as v5e:4x4, "
+    "2*v5p:2x2x2 (slices), h100:8 or h100:2x8 (hosts x GPUs), and say what fits and what binds.",
+)
+flags.DEFINE_integer(
+    "items", 0, "Of --compile_for: size of the catalogue; 0: load the data and see.", lower_bound=0
+)
 flags.DEFINE_bool("json", False, "Of --compile_for: print JSON.")
 FLAGS = flags.FLAGS
 
@@ -54,13 +74,19 @@ FLAGS = flags.FLAGS
 def main(arguments: list[str]) -> int:
     """Runs the configured experiment; returns the exit code."""
     if len(arguments) > 1:
-        raise UserError(f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE.")
+        raise UserError(
+            f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE."
+        )
     if FLAGS.trained and FLAGS.mode != "evaluate":
-        raise UserError("--trained names the run that --mode evaluate ranks with; it has no use in training.")
+        raise UserError(
+            "--trained names the run that --mode evaluate ranks with; it has no use in training."
+        )
     if (FLAGS.items or FLAGS.json) and not FLAGS.compile_for:
         raise UserError("--items and --json belong to --compile_for, which is not given.")
     if FLAGS.compile_for and (FLAGS.workdir or FLAGS.distributed or FLAGS.mode != "train"):
-        raise UserError("--compile_for runs nothing: leave out --workdir, --distributed and --mode.")
+        raise UserError(
+            "--compile_for runs nothing: leave out --workdir, --distributed and --mode."
+        )
     if FLAGS.config is None:
         raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
     try:

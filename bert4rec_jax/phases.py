@@ -39,7 +39,7 @@ def coloured(text: str, colour: str, stream: TextIO | None = None) -> str:
 def fitted(line: str) -> str:
     """Returns a line of a table, cut to the width of the terminal on stdout, if that is one."""
     width = columns()
-    return line if len(line) <= width or not sys.stdout.isatty() else line[:width - 1] + "…"
+    return line if len(line) <= width or not sys.stdout.isatty() else line[: width - 1] + "…"
 
 
 def wrapped(text: str) -> str:
@@ -51,13 +51,19 @@ def wrapped(text: str) -> str:
 def say(text: str) -> None:
     """Prints a sentence on stderr; `error:` and `note:` in front of it are coloured."""
     if sys.stderr.isatty():
-        text = re.sub(r"^(error|note):", lambda match: coloured(match[0], match[1], sys.stderr), _filled(text, "  "))
+        text = re.sub(
+            r"^(error|note):",
+            lambda match: coloured(match[0], match[1], sys.stderr),
+            _filled(text, "  "),
+        )
     tqdm.write(text, file=sys.stderr)  # above bars that are there
     sys.stderr.flush()
 
 
 def _filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        text, columns(), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 class Phase:
@@ -82,7 +88,11 @@ class Phase:
         if self._bar is not None:
             self._bar.close()
         elif self._last is not None and kind is None:
-            print(f"{self._title}: done in {time.monotonic() - self._begin:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{self._title}: done in {time.monotonic() - self._begin:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def advance(self, count: int = 1) -> None:
         """Notes that `count` more units are done."""
@@ -93,14 +103,28 @@ class Phase:
         if self._bar is not None:
             self._bar.update(self._done - self._bar.n)
         elif now - self._begin > QUIET_SECONDS and sys.stderr.isatty():
-            self._bar = tqdm(total=self._total or None, initial=self._done, desc=self._title, unit=f" {self._unit}",
-                             dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                total=self._total or None,
+                initial=self._done,
+                desc=self._title,
+                unit=f" {self._unit}",
+                dynamic_ncols=True,
+                leave=False,
+            )
         elif now - (self._last or self._begin) > (LINE_SECONDS if self._last else QUIET_SECONDS):
             self._last = now
             seconds = now - self._begin
             left = f" of {self._total:,}" if self._total else ""
-            rest = f", {seconds * (self._total / self._done - 1):.0f} s left" if self._total and self._done else ""
-            print(f"{self._title}: {self._done:,}{left} {self._unit}{rest}", file=sys.stderr, flush=True)
+            rest = (
+                f", {seconds * (self._total / self._done - 1):.0f} s left"
+                if self._total and self._done
+                else ""
+            )
+            print(
+                f"{self._title}: {self._done:,}{left} {self._unit}{rest}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextlib.contextmanager

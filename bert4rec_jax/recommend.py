@@ -70,17 +70,20 @@ def example(workdir: str, config: Config) -> str:
     # The user with the median history: neither the first nor the best, just a usual one.
     chosen = np.argsort(lengths, kind="stable")[len(lengths) // 2]
     user, target = split.test_users[chosen], split.test_targets[chosen]
-    history = np.asarray(dataset.items[dataset.offsets[user]:target]).tolist()
+    history = np.asarray(dataset.items[dataset.offsets[user] : target]).tolist()
     shown = "\n".join(f"     {recommender.titles.label(item)}" for item in history[-5:])
     name = dataset.user_table().loc[user, "user"]
-    return (f"\nuser {name} has a history of {len(history)} items; the newest are\n{shown}\n"
-            f"{coloured('recommended next', 'bold')}\n"
-            f"{as_text(recommender, recommender.recommend(history, 10))}\nin fact next: "
-            f"{recommender.titles.label(int(dataset.items[target]))}")
+    return (
+        f"\nuser {name} has a history of {len(history)} items; the newest are\n{shown}\n"
+        f"{coloured('recommended next', 'bold')}\n"
+        f"{as_text(recommender, recommender.recommend(history, 10))}\nin fact next: "
+        f"{recommender.titles.label(int(dataset.items[target]))}"
+    )
 
 
-def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
-               skip_unknown: bool) -> dict[str, Answer]:
+def answer_all(
+    recommender: "Recommender", named: dict[str, list[str]], k: int, skip_unknown: bool
+) -> dict[str, Answer]:
     """Answers all histories; what is unknown is left out and named, or refused."""
     from bert4rec_jax.serving import AmbiguousTitle
 
@@ -93,11 +96,20 @@ def answer_all(recommender: "Recommender", named: dict[str, list[str]], k: int,
             except UserError as error:
                 if not skip_unknown:
                     raise
-                lacking[name].append(f"{item} ({error})" if isinstance(error, AmbiguousTitle) else item)
+                lacking[name].append(
+                    f"{item} ({error})" if isinstance(error, AmbiguousTitle) else item
+                )
     scored = [name for name in named if known[name]]
-    lists = dict(zip(scored, recommender.recommend([known[name] for name in scored], k))) if scored else {}
+    lists = (
+        dict(zip(scored, recommender.recommend([known[name] for name in scored], k)))
+        if scored
+        else {}
+    )
     popular = recommender.popular(k)
-    return {name: Answer(known[name], lacking[name], lists.get(name, popular), name not in lists) for name in named}
+    return {
+        name: Answer(known[name], lacking[name], lists.get(name, popular), name not in lists)
+        for name in named
+    }
 
 
 def _as_json(recommender: "Recommender", answer: Answer) -> dict:
@@ -105,16 +117,28 @@ def _as_json(recommender: "Recommender", answer: Answer) -> dict:
 
     def describe(number):
         row = recommender.catalogue.loc[number]
-        known = {name: row[name] for name in ("item", "title", "year", "genres") if not pd.isna(row.get(name))}
+        known = {
+            name: row[name]
+            for name in ("item", "title", "year", "genres")
+            if not pd.isna(row.get(name))
+        }
         return {name: int(value) if name == "year" else str(value) for name, value in known.items()}
 
-    return {"history": [describe(item) for item in answer.history], "lacking": answer.lacking,
-            "by": "popularity" if answer.popular else "the model",
-            "recommended": [{**describe(r.number), "probability": r.probability} for r in answer.recommended]}
+    return {
+        "history": [describe(item) for item in answer.history],
+        "lacking": answer.lacking,
+        "by": "popularity" if answer.popular else "the model",
+        "recommended": [
+            {**describe(r.number), "probability": r.probability} for r in answer.recommended
+        ],
+    }
 
 
 def _print(recommender: "Recommender", answer: Answer) -> None:
-    understood = (f"{recommender.titles.label(n)} [id {recommender.catalogue.at[n, 'item']}]" for n in answer.history)
+    understood = (
+        f"{recommender.titles.label(n)} [id {recommender.catalogue.at[n, 'item']}]"
+        for n in answer.history
+    )
     print("history: " + (" | ".join(understood) or "nothing of it is known"))
     if answer.lacking:
         print("not in this catalogue: " + " | ".join(answer.lacking))
@@ -134,7 +158,9 @@ def main(arguments: list[str]) -> int:
         if f[name].present:
             raise UserError(f"--{name} is about everybody's lists and needs --out FILE.")
     if bool(f.history) == bool(f.histories):
-        raise UserError("give --history TITLE (once for every item, oldest first) or --histories FILE.")
+        raise UserError(
+            "give --history TITLE (once for every item, oldest first) or --histories FILE."
+        )
     if f.k < 1:
         raise UserError(f"--k={f.k} must be at least 1.")
     from bert4rec_jax.serving import Recommender, read_histories
@@ -156,7 +182,9 @@ def main(arguments: list[str]) -> int:
 def _write_lists() -> int:
     f = flags.FLAGS
     if f.history or f.json:
-        raise UserError(f"--out writes everybody's lists; {'--history' if f.history else '--json'} has no use with it.")
+        raise UserError(
+            f"--out writes everybody's lists; {'--history' if f.history else '--json'} has no use with it."
+        )
     if not f.users and not f.histories:
         raise UserError("whose lists? Give --users all, --users FILE or --histories LOG.")
     if f.k < 1:
@@ -164,8 +192,17 @@ def _write_lists() -> int:
     from bert4rec_jax.serving import Recommender
     from bert4rec_jax.serving.lists import write_lists
 
-    done = write_lists(Recommender(f.workdir), f.out, f.k, f.users or "all", f.histories, f.candidates, f.exclude,
-                       f.include_seen, f.catalogue)
+    done = write_lists(
+        Recommender(f.workdir),
+        f.out,
+        f.k,
+        f.users or "all",
+        f.histories,
+        f.candidates,
+        f.exclude,
+        f.include_seen,
+        f.catalogue,
+    )
     speed = f", {done['users_per_second']:,.0f} users a second" if done["users_per_second"] else ""
     print(f"the lists of {done['users']:,} users are in {f.out}{speed}")
     return 0
@@ -174,17 +211,29 @@ def _write_lists() -> int:
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Directory of a trained run.", required=True)
     flags.DEFINE_multi_string("history", [], "Title or item id; once for every item, oldest first.")
-    flags.DEFINE_string("histories", "", "JSON file of histories: {name: [title or id, ...]}, or a list of lists; "
-                        "unknown items are named and left out. With --out: a log whose users get lists.")
+    flags.DEFINE_string(
+        "histories",
+        "",
+        "JSON file of histories: {name: [title or id, ...]}, or a list of lists; "
+        "unknown items are named and left out. With --out: a log whose users get lists.",
+    )
     flags.DEFINE_integer("k", 10, "How many items to recommend.")
     flags.DEFINE_bool("json", False, "Print JSON.")
     flags.DEFINE_string("out", "", "Parquet or CSV file for everybody's lists.")
     flags.DEFINE_string("users", "", "Of --out: all, or a file with one user id a line.")
-    flags.DEFINE_string("candidates", "", "Of --out: file of the only items to recommend: one id a line for everybody, "
-                        "or the columns user and item.")
+    flags.DEFINE_string(
+        "candidates",
+        "",
+        "Of --out: file of the only items to recommend: one id a line for everybody, "
+        "or the columns user and item.",
+    )
     flags.DEFINE_string("exclude", "", "Of --out: file of items not to recommend, as --candidates.")
-    flags.DEFINE_bool("include_seen", False, "Of --out: recommend items of a user's own history too.")
-    flags.DEFINE_integer("catalogue", 1, "Of --out: devices that share the item table.", lower_bound=1)
+    flags.DEFINE_bool(
+        "include_seen", False, "Of --out: recommend items of a user's own history too."
+    )
+    flags.DEFINE_integer(
+        "catalogue", 1, "Of --out: devices that share the item table.", lower_bound=1
+    )
 
 
 if __name__ == "__main__":

@@ -24,15 +24,21 @@ from bert4rec_jax import config as config_lib
 
 COLUMNS = {
     "2014": {"user_column": "1", "item_column": "2", "rating_column": "3", "time_column": "4"},
-    "2023": {"user_column": "user_id", "item_column": "parent_asin", "rating_column": "rating",
-             "time_column": "timestamp"},
+    "2023": {
+        "user_column": "user_id",
+        "item_column": "parent_asin",
+        "rating_column": "rating",
+        "time_column": "timestamp",
+    },
 }
 
 
 def get_config(release="2014"):
     """Returns the configuration for the files of a release."""
     config = config_lib.recommended()
-    config.data.update(source="table", user_core=5, item_core=5, **config_lib.choose(COLUMNS, release))
+    config.data.update(
+        source="table", user_core=5, item_core=5, **config_lib.choose(COLUMNS, release)
+    )
     config.model.update(width=128, ffn_width=512, max_length=50, dropout=0.5)
     config.train.update(steps=8000, batch_rows=32, eval_every=1000, checkpoint_every=1000)
     return config

@@ -16,11 +16,25 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.base()
     config.data.update(source="ml-25m")
-    config.model.update(width=128, layers=6, heads=4, ffn_width=2048, max_length=120, head="tied", dropout=0.3,
-                        attention_dropout=0.3)
+    config.model.update(
+        width=128,
+        layers=6,
+        heads=4,
+        ffn_width=2048,
+        max_length=120,
+        head="tied",
+        dropout=0.3,
+        attention_dropout=0.3,
+    )
     config.masking.update(probability=0.2)
     config.optimizer.update(learning_rate=1e-4)
-    config.train.update(steps=200_000, batch_rows=32, windows="random", eval_every=5000, checkpoint_every=1000,
-                        log_every=100)
+    config.train.update(
+        steps=200_000,
+        batch_rows=32,
+        windows="random",
+        eval_every=5000,
+        checkpoint_every=1000,
+        log_every=100,
+    )
     config.eval.update(valid_users=4096, batch_rows=32)
     return config

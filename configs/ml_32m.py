@@ -15,7 +15,8 @@ def get_config():
     config.data.source = "ml-32m"
     config.model.update(width=256, heads=4, ffn_width=1024)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=1000)
-    config.train.update(steps=300_000, batch_rows=32, eval_every=5000, checkpoint_every=1000,
-                        log_every=100)
+    config.train.update(
+        steps=300_000, batch_rows=32, eval_every=5000, checkpoint_every=1000, log_every=100
+    )
     config.eval.update(valid_users=4096)
     return config

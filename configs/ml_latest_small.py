@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """MovieLens latest-small (610 users), in the csv format of MovieLens-25M: for trying out what ml_25m.py needs.
 
-  python -m bert4rec_jax.main --config configs/ml_latest_small.py --workdir runs/ml_latest_small
+python -m bert4rec_jax.main --config configs/ml_latest_small.py --workdir runs/ml_latest_small
 """
 
 from bert4rec_jax import config as config_lib

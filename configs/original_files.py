@@ -12,13 +12,32 @@ In `steam` and `ml-20m` 4,096 users validate, and all others train on their seco
 from bert4rec_jax import config as config_lib
 
 SETTINGS = {
-    "beauty": {"model.max_length": 50, "model.dropout": 0.5, "train.steps": 20_000, "train.batch_rows": 32},
-    "steam": {"model.max_length": 50, "model.dropout": 0.2, "train.steps": 100_000, "train.batch_rows": 64,
-              "train.eval_every": 5000, "eval.valid_users": 4096},
+    "beauty": {
+        "model.max_length": 50,
+        "model.dropout": 0.5,
+        "train.steps": 20_000,
+        "train.batch_rows": 32,
+    },
+    "steam": {
+        "model.max_length": 50,
+        "model.dropout": 0.2,
+        "train.steps": 100_000,
+        "train.batch_rows": 64,
+        "train.eval_every": 5000,
+        "eval.valid_users": 4096,
+    },
     "ml-1m": {"train.steps": 12_000, "train.batch_rows": 16},
-    "ml-20m": {"model.width": 256, "model.ffn_width": 1024, "model.heads": 4, "train.steps": 200_000,
-               "train.batch_rows": 32, "train.eval_every": 5000, "eval.valid_users": 4096,
-               "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 1000},
+    "ml-20m": {
+        "model.width": 256,
+        "model.ffn_width": 1024,
+        "model.heads": 4,
+        "train.steps": 200_000,
+        "train.batch_rows": 32,
+        "train.eval_every": 5000,
+        "eval.valid_users": 4096,
+        "optimizer.learning_rate": 1e-3,
+        "optimizer.warmup_steps": 1000,
+    },
 }
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A table of your own: see `DataConfig` for the columns and filters that can be set, and `--mode suggest` for settings.
 
-  python -m bert4rec_jax.main --config configs/own_data.py --config.data.path=views.csv --workdir runs/mine
+python -m bert4rec_jax.main --config configs/own_data.py --config.data.path=views.csv --workdir runs/mine
 """
 
 from bert4rec_jax import config as config_lib

@@ -16,12 +16,30 @@ def get_config():
     """Returns the configuration."""
     config = config_lib.base()
     config.data.update(source="ml-1m", user_core=5, item_core=5)
-    config.model.update(width=64, layers=2, heads=2, ffn_width=256, max_length=200, norm="post", positions="left",
-                        head="transform", dropout=0.2, attention_dropout=0.2)
+    config.model.update(
+        width=64,
+        layers=2,
+        heads=2,
+        ffn_width=256,
+        max_length=200,
+        norm="post",
+        positions="left",
+        head="transform",
+        dropout=0.2,
+        attention_dropout=0.2,
+    )
     config.masking.update(probability=0.2, max_masks=40, last_item_only=1 / 11)
-    config.optimizer.update(name="adamw", learning_rate=1e-4, weight_decay=0.01, clip_norm=5.0, warmup_steps=100,
-                            schedule="linear")
+    config.optimizer.update(
+        name="adamw",
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        clip_norm=5.0,
+        warmup_steps=100,
+        schedule="linear",
+    )
     # Rows hold 1.8 histories: as many a step as the 256 of the paper.
-    config.train.update(steps=400_000, batch_rows=140, windows="random", eval_every=5000, checkpoint_every=1000)
+    config.train.update(
+        steps=400_000, batch_rows=140, windows="random", eval_every=5000, checkpoint_every=1000
+    )
     config.eval.update(protocol="pop100")
     return config

@@ -10,5 +10,7 @@ def get_config():
     config.data.source = "synthetic"
     config.model.update(width=32, ffn_width=64, max_length=50)
     config.optimizer.update(warmup_steps=50)
-    config.train.update(steps=300, batch_rows=32, eval_every=100, checkpoint_every=100, log_every=25)
+    config.train.update(
+        steps=300, batch_rows=32, eval_every=100, checkpoint_every=100, log_every=25
+    )
     return config

@@ -24,11 +24,25 @@ def get_config(size="50M"):
     """Returns the configuration for one of the three sizes."""
     config = config_lib.recommended()
     config.data.update(
-        source="table", engine="duckdb", user_column="uid", item_column="item_id", time_column="timestamp",
-        where="played_ratio_pct >= 50", split="temporal", test_seconds=DAY, gap_seconds=30 * MINUTE, valid_seconds=DAY)
+        source="table",
+        engine="duckdb",
+        user_column="uid",
+        item_column="item_id",
+        time_column="timestamp",
+        where="played_ratio_pct >= 50",
+        split="temporal",
+        test_seconds=DAY,
+        gap_seconds=30 * MINUTE,
+        valid_seconds=DAY,
+    )
     config.model.update(width=128, ffn_width=512, max_length=200)
     config.loss.update(name="sampled_softmax", negatives=4096)
-    config.train.update(steps=config_lib.choose(STEPS, size), batch_rows=64, eval_every=5000,
-                        checkpoint_every=5000, log_every=100)
+    config.train.update(
+        steps=config_lib.choose(STEPS, size),
+        batch_rows=64,
+        eval_every=5000,
+        checkpoint_every=5000,
+        log_every=100,
+    )
     config.eval.update(valid_users=4096, batch_rows=32)
     return config

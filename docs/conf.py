@@ -49,5 +49,8 @@ default_role = "code"
 add_module_names = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 # Where the sources can be read, if this is built by GitHub; else links into the checkout become plain text.
-repository = f"{os.environ.get('GITHUB_SERVER_URL')}/{os.environ['GITHUB_REPOSITORY']}" if os.environ.get(
-    "GITHUB_REPOSITORY") else ""
+repository = (
+    f"{os.environ.get('GITHUB_SERVER_URL')}/{os.environ['GITHUB_REPOSITORY']}"
+    if os.environ.get("GITHUB_REPOSITORY")
+    else ""
+)

@@ -19,7 +19,9 @@ from bert4rec_jax.errors import UserError
 from experiments.citing import citations
 from experiments.reporting.records import CHECKOUT
 
-WRITE = flags.DEFINE_bool("write", False, "Change the numbers in the documents to what the records give.")
+WRITE = flags.DEFINE_bool(
+    "write", False, "Change the numbers in the documents to what the records give."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +41,9 @@ def main(argv: list[str]) -> int:
         for problem in problems:
             print(f"{document}: {problem}", file=sys.stderr)
         left += len(problems)
-    print(f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, {left} problems")
+    print(
+        f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, {left} problems"
+    )
     return 1 if left else 0
 
 

@@ -29,30 +29,46 @@ from experiments.sweeping import board, clusters, cost, local, sweep_file, trial
 from experiments.sweeping.adaptive import Study
 
 SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
-ROOT = flags.DEFINE_string("root", "", "Folder of the sweep; with several machines, on a disk that they share.")
+ROOT = flags.DEFINE_string(
+    "root", "", "Folder of the sweep; with several machines, on a disk that they share."
+)
 BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm", "k8s"], "Who runs the trials.")
 WORKERS = flags.DEFINE_integer("workers", 1, "Trials at the same time.", lower_bound=1)
 INDEX = flags.DEFINE_integer(
     "index", None, "Run this trial alone, with all of the machine; for array tasks.", lower_bound=0
 )
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the trials and what they will cost, and do nothing.")
-WATCH = flags.DEFINE_bool("watch", False, "Show the sweep in --root until it is done; it may run elsewhere.")
-SET = flags.DEFINE_multi_string("set", [], "field=value for every trial, such as data.path=FOLDER; repeatable.")
-PROGRAM = flags.DEFINE_string("program", "", "Training command before its flags; default: python -m bert4rec_jax.main.")
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the trials and what they will cost, and do nothing."
+)
+WATCH = flags.DEFINE_bool(
+    "watch", False, "Show the sweep in --root until it is done; it may run elsewhere."
+)
+SET = flags.DEFINE_multi_string(
+    "set", [], "field=value for every trial, such as data.path=FOLDER; repeatable."
+)
+PROGRAM = flags.DEFINE_string(
+    "program", "", "Training command before its flags; default: python -m bert4rec_jax.main."
+)
 STORAGE = flags.DEFINE_string(
     "storage",
     "",
     "Of an adaptive search: a file on a shared disk or a database URL such as "
     "postgresql://HOST/DB; default: ROOT/optuna.journal.",
 )
-GRACE = flags.DEFINE_float("grace_seconds", 240, "Time that a stopped run has for saving before it is killed.")
+GRACE = flags.DEFINE_float(
+    "grace_seconds", 240, "Time that a stopped run has for saving before it is killed."
+)
 SLURM = flags.DEFINE_multi_string(
     "slurm_option", [], "A line for sbatch, such as --slurm_option=--partition=gpu; repeatable."
 )
 SUBMIT = flags.DEFINE_bool("submit", True, "slurm: submit the script; --nosubmit only writes it.")
-IMAGE = flags.DEFINE_string("k8s_image", "", "Container image with the checkout as its working directory.")
+IMAGE = flags.DEFINE_string(
+    "k8s_image", "", "Container image with the checkout as its working directory."
+)
 CLAIM = flags.DEFINE_string("k8s_volume_claim", "", "Persistent volume claim that holds --root.")
-MOUNT = flags.DEFINE_string("k8s_mount", "/sweeps", "Where the claim is mounted; --root must lie there.")
+MOUNT = flags.DEFINE_string(
+    "k8s_mount", "/sweeps", "Where the claim is mounted; --root must lie there."
+)
 GPUS = flags.DEFINE_integer("k8s_gpus", 1, "GPUs per pod.", lower_bound=0)
 CPUS = flags.DEFINE_integer("k8s_cpus", 4, "CPUs per pod.", lower_bound=1)
 MEMORY = flags.DEFINE_string("k8s_memory", "16Gi", "Memory per pod.")
@@ -83,7 +99,9 @@ def main(argv: list[str]) -> int:
     study = None
     if sweep.search:
         name = f"{Path(sweep.file).stem}-{record['id']}"
-        study = Study(sweep.search, STORAGE.value or str(root / "optuna.journal"), name, sweep.common)
+        study = Study(
+            sweep.search, STORAGE.value or str(root / "optuna.journal"), name, sweep.common
+        )
     runner = local.Runner(
         sweep,
         root,
@@ -92,7 +110,9 @@ def main(argv: list[str]) -> int:
         GRACE.value,
     )
     _listen(runner)
-    return _one(runner, root, INDEX.value) if INDEX.value is not None else _local(runner, sweep, root)
+    return (
+        _one(runner, root, INDEX.value) if INDEX.value is not None else _local(runner, sweep, root)
+    )
 
 
 def _local(runner: local.Runner, sweep: sweep_file.Sweep, root: Path) -> int:
@@ -116,7 +136,11 @@ def _one(runner: local.Runner, root: Path, index: int) -> int:
 
 
 def _slurm(sweep: sweep_file.Sweep, root: Path) -> int:
-    left = [i for i in range(len(sweep)) if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)]
+    left = [
+        i
+        for i in range(len(sweep))
+        if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)
+    ]
     if not left:
         print(board.summary(root))
         return 0
@@ -125,7 +149,9 @@ def _slurm(sweep: sweep_file.Sweep, root: Path) -> int:
     script = logs / "array.sh"
     name = clusters.job_name(Path(sweep.file).stem)
     script.write_text(
-        clusters.slurm_script(_task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd())
+        clusters.slurm_script(
+            _task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd()
+        )
     )
     print(f"wrote {script}: {len(left)} trials, {WORKERS.value} at a time")
     if SUBMIT.value:
@@ -138,7 +164,9 @@ def _kubernetes(sweep: sweep_file.Sweep) -> int:
     if not IMAGE.value or not CLAIM.value:
         raise UserError("--backend k8s needs --k8s_image and --k8s_volume_claim.")
     if not Path(ROOT.value).is_relative_to(MOUNT.value):
-        raise UserError(f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume.")
+        raise UserError(
+            f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume."
+        )
     manifest = clusters.job_manifest(
         _task_command("python"),
         len(sweep),
@@ -190,7 +218,9 @@ def _metric(config: str) -> str:
 
 def _listen(runner: local.Runner) -> None:
     def stop(number, frame):
-        if number == signal.SIGINT and runner.stop.is_set():  # only people press twice; schedulers repeat themselves
+        if (
+            number == signal.SIGINT and runner.stop.is_set()
+        ):  # only people press twice; schedulers repeat themselves
             runner.kill.set()
         runner.stop.set()
 

@@ -26,18 +26,31 @@ from experiments.reporting.comparisons import PER_USER
 
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 
-FORMAT = flags.DEFINE_list("format", None, "Of markdown, latex, csv, html; default: markdown, with --out all.")
-OUT = flags.DEFINE_string("out", "", "Folder for the tables and figures; without it one table goes to the screen.")
+FORMAT = flags.DEFINE_list(
+    "format", None, "Of markdown, latex, csv, html; default: markdown, with --out all."
+)
+OUT = flags.DEFINE_string(
+    "out", "", "Folder for the tables and figures; without it one table goes to the screen."
+)
 METRICS = flags.DEFINE_list(
-    "metrics", ["ndcg@10", "hr@10", "mrr"], "Columns; the first accuracy metric is that of the figures."
+    "metrics",
+    ["ndcg@10", "hr@10", "mrr"],
+    "Columns; the first accuracy metric is that of the figures.",
 )
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "Which users' metrics.")
-BASELINE = flags.DEFINE_string("baseline", "", "Row that all others are compared with, on the ranks of every user.")
-SPREAD = flags.DEFINE_enum("spread", "se", ["sd", "se"], "Over seeds: standard deviation or error of the mean.")
+BASELINE = flags.DEFINE_string(
+    "baseline", "", "Row that all others are compared with, on the ranks of every user."
+)
+SPREAD = flags.DEFINE_enum(
+    "spread", "se", ["sd", "se"], "Over seeds: standard deviation or error of the mean."
+)
 ALPHA = flags.DEFINE_float("alpha", 0.05, "Level of significance.", lower_bound=0, upper_bound=1)
 RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Of the bootstrap.", lower_bound=100)
 MARGIN = flags.DEFINE_float(
-    "margin", 0.05, "Difference from --baseline that does not matter, as a share of its value.", lower_bound=0
+    "margin",
+    0.05,
+    "Difference from --baseline that does not matter, as a share of its value.",
+    lower_bound=0,
 )
 DIGITS = flags.DEFINE_integer("digits", 4, "After the point.", lower_bound=1, upper_bound=8)
 FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures, as PDF and PNG.")
@@ -47,7 +60,9 @@ CHECK = flags.DEFINE_string(
     "Markdown table to derive again from its records; folders of records may "
     "follow, default are those that the table names.",
 )
-RECORDS = flags.DEFINE_string("records", "", "Copy the runs' records here, without checkpoints, data and host names.")
+RECORDS = flags.DEFINE_string(
+    "records", "", "Copy the runs' records here, without checkpoints, data and host names."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -107,9 +122,13 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
                 written.append(path)
         drawn = {}
         if FIGURES.value:
-            from experiments.reporting import figures  # matplotlib takes a second to start; tables need not wait
+            from experiments.reporting import (
+                figures,
+            )  # matplotlib takes a second to start; tables need not wait
 
-            drawn = figures.draw_all(name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value)
+            drawn = figures.draw_all(
+                name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value
+            )
             written += figures.save(drawn, folder, prefix)
         parts.append((table, drawn))
     if "html" in formats:

@@ -33,7 +33,9 @@ class Uniform:
 
     def __post_init__(self):
         if not -_HUGE < self.low < self.high < _HUGE or (self.log and self.low <= 0):
-            raise UserError(f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale.")
+            raise UserError(
+                f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale."
+            )
 
     def sample(self, u: float) -> int | float:
         """Maps `u`, uniform in [0, 1), to a value."""
@@ -99,8 +101,12 @@ class Search:
 
     def __post_init__(self):
         space, fixed = self.space, self.fixed
-        if not isinstance(space, dict) or not all(isinstance(part, Uniform | Choice) for part in space.values()):
-            raise UserError("Search: space must map config fields to uniform(), log_uniform(), integer() or choice().")
+        if not isinstance(space, dict) or not all(
+            isinstance(part, Uniform | Choice) for part in space.values()
+        ):
+            raise UserError(
+                "Search: space must map config fields to uniform(), log_uniform(), integer() or choice()."
+            )
         if not isinstance(fixed, dict):
             raise UserError("Search: fixed must map config fields to values.")
         if type(self.trials) is not int or not 0 < self.trials < 2**31:

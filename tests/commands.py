@@ -12,10 +12,21 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = {
-    "data.synthetic.users": 150, "data.synthetic.num_items": 60, "data.synthetic.genres": 5,
-    "data.synthetic.mean_length": 12, "model.width": 16, "model.ffn_width": 32, "model.layers": 1,
-    "model.max_length": 16, "optimizer.warmup_steps": 5, "optimizer.schedule": "constant", "train.steps": 400,
-    "train.batch_rows": 8, "train.eval_every": 100, "train.checkpoint_every": 50, "train.log_every": 10,
+    "data.synthetic.users": 150,
+    "data.synthetic.num_items": 60,
+    "data.synthetic.genres": 5,
+    "data.synthetic.mean_length": 12,
+    "model.width": 16,
+    "model.ffn_width": 32,
+    "model.layers": 1,
+    "model.max_length": 16,
+    "optimizer.warmup_steps": 5,
+    "optimizer.schedule": "constant",
+    "train.steps": 400,
+    "train.batch_rows": 8,
+    "train.eval_every": 100,
+    "train.checkpoint_every": 50,
+    "train.log_every": 10,
     "eval.batch_rows": 8,
 }
 _started: list[subprocess.Popen] = []
@@ -25,21 +36,43 @@ def environment(folder, devices: int = 1, **more: str) -> dict[str, str]:
     """Returns the environment of a process that keeps data in `folder`; compiled programs as `conftest.py` says."""
     # Unoptimised code compiles in half the time.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT),
-                         "BERT4REC_DATA": str(folder / "data")} | more
+    return (
+        os.environ
+        | {
+            "XLA_FLAGS": flags,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+            "BERT4REC_DATA": str(folder / "data"),
+        }
+        | more
+    )
 
 
 def train_command(workdir, changes: dict | None = None, *flags: str) -> list[str]:
     """Returns the command of the small run with changed fields."""
     fields = SMALL | (changes or {})
-    return [sys.executable, "-m", "bert4rec_jax.main", "--config", "configs/synthetic.py", "--workdir", str(workdir),
-            *(f"--config.{name}={value}" for name, value in fields.items()), *flags]
+    return [
+        sys.executable,
+        "-m",
+        "bert4rec_jax.main",
+        "--config",
+        "configs/synthetic.py",
+        "--workdir",
+        str(workdir),
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *flags,
+    ]
 
 
 def start(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.Popen:
     """Starts a command; its output is text in pipes."""
-    return start_with(command, env=environment(folder, devices, **more), text=True, stdout=subprocess.PIPE,
-                      stderr=subprocess.PIPE)
+    return start_with(
+        command,
+        env=environment(folder, devices, **more),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def start_with(command: list[str], **options) -> subprocess.Popen:
@@ -59,11 +92,20 @@ def end_all() -> None:
 
 def run(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
     """Runs a command to its end."""
-    return subprocess.run(command, cwd=ROOT, env=environment(folder, devices, **more), text=True, capture_output=True,
-                          timeout=900, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(folder, devices, **more),
+        text=True,
+        capture_output=True,
+        timeout=900,
+        check=False,
+    )
 
 
-def succeed(command: list[str], folder, devices: int = 1, **more: str) -> subprocess.CompletedProcess:
+def succeed(
+    command: list[str], folder, devices: int = 1, **more: str
+) -> subprocess.CompletedProcess:
     """Runs a command that must succeed."""
     done = run(command, folder, devices, **more)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -11,18 +11,25 @@ import tempfile
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # A program is compiled once in a run of the tests, whichever of its processes needs it. JAX does not write these files
 # in one piece; one that was cut off is noticed when it is read, and its program compiled again.
-os.environ.update(JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0")
+os.environ.update(
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0", JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="0"
+)
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 # Under nohup, or behind a shell's `&`, these are ignored, and processes that tests start inherit that.
-for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+for _number, _usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 # The cores are shared out among the workers; XLA and the libraries under NumPy start a thread for each they know of.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 for _name in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, str(max(1, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+    os.environ.setdefault(
+        _name, str(max(1, CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+    )
 
 import dataclasses
 import fcntl
@@ -54,7 +61,9 @@ def small_config(tmp_path, **overrides):
     config = config_lib.base()
     config.data.update(source="synthetic", cache_dir=str(tmp_path))
     config.data.synthetic.update(users=120, num_items=60, genres=4, mean_length=12)
-    config.model.update(width=16, layers=2, heads=2, ffn_width=32, max_length=16, dropout=0.0, attention_dropout=0.0)
+    config.model.update(
+        width=16, layers=2, heads=2, ffn_width=32, max_length=16, dropout=0.0, attention_dropout=0.0
+    )
     config.train.update(steps=6, batch_rows=8, eval_every=3, checkpoint_every=3, log_every=2)
     config.eval.update(batch_rows=8)
     with config.unlocked():
@@ -66,7 +75,7 @@ def with_repeats(experiment):
     """Returns the experiment with users who meet some items again, in their histories and as targets."""
     items, offsets = np.array(experiment.dataset.items), experiment.dataset.offsets
     for start, stop in itertools.pairwise(offsets):
-        items[start + 2:stop:3] = items[start:stop - 2:3]
+        items[start + 2 : stop : 3] = items[start : stop - 2 : 3]
     experiment.dataset = dataclasses.replace(experiment.dataset, items=items)
     return experiment
 
@@ -109,7 +118,10 @@ def nothing_left_running():
 @pytest.fixture(scope="session")
 def undisturbed(made_once):
     """The small run of `commands.py`, finished without any disturbance: the folder that it and others share."""
-    return made_once("runs", lambda folder: commands.succeed(commands.train_command(folder / "undisturbed"), folder))
+    return made_once(
+        "runs",
+        lambda folder: commands.succeed(commands.train_command(folder / "undisturbed"), folder),
+    )
 
 
 @pytest.fixture(scope="session")

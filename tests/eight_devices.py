@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A script for devices/test_layout.py: the same few steps on eight simulated devices in every layout.
 
-  XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py OUTPUT.pickle quick|rest
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/eight_devices.py OUTPUT.pickle quick|rest
 """
 
 import dataclasses
@@ -25,17 +25,32 @@ LAYOUTS = {
     "2x4": {"parallel.catalogue": 4},
 }
 ACCUMULATE_2, ACCUMULATE_4 = {"train.accumulate": 2}, {"train.accumulate": 4}
-SAMPLED, GBCE = {"loss.name": "sampled_softmax", "loss.negatives": 24}, {"loss.name": "gbce", "loss.negatives": 24}
+SAMPLED, GBCE = (
+    {"loss.name": "sampled_softmax", "loss.negatives": 24},
+    {"loss.name": "gbce", "loss.negatives": 24},
+)
 NEXT = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
 BF16, REMAT = {"model.dtype": "bfloat16"}, {"model.remat": True}
 FEATURES = {"data.features": "genres,title"}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
-RECIPE = {"model.positions": "rotary", "model.head": "tied", "loss.chunk_items": 50,
-          "masking.next_item": 0.25,
-          "masking.random_token": 0.1, "masking.keep_token": 0.1, "masking.last_item_only": 0.2,
-          "optimizer.name": "adamw", "optimizer.weight_decay": 0.1}
+RECIPE = {
+    "model.positions": "rotary",
+    "model.head": "tied",
+    "loss.chunk_items": 50,
+    "masking.next_item": 0.25,
+    "masking.random_token": 0.1,
+    "masking.keep_token": 0.1,
+    "masking.last_item_only": 0.2,
+    "optimizer.name": "adamw",
+    "optimizer.weight_decay": 0.1,
+}
 # The step of a TPU but for its kernels: rows of both tasks together, layers in a loop.
-TPU = {"model.layers": 3, "model.attention": "dense", "loss.chunk_items": 50, "masking.next_item": 0.5}
+TPU = {
+    "model.layers": 3,
+    "model.attention": "dense",
+    "loss.chunk_items": 50,
+    "masking.next_item": 0.5,
+}
 QUICK = {
     **LAYOUTS,
     "8 jit, accumulated 4": ACCUMULATE_4,
@@ -79,7 +94,9 @@ def config_of(changes: dict) -> config_lib.Config:
     values = config_lib.base()
     values.data.source = "synthetic"
     values.data.synthetic.update(users=160, num_items=200, genres=5, mean_length=10)
-    values.model.update(width=16, layers=1, ffn_width=32, max_length=16, dropout=0.0, attention_dropout=0.0)
+    values.model.update(
+        width=16, layers=1, ffn_width=32, max_length=16, dropout=0.0, attention_dropout=0.0
+    )
     values.optimizer.update(learning_rate=5e-3, clip_norm=0.05)
     values.train.update(batch_rows=32, steps=STEPS)
     values.eval.batch_rows = 16
@@ -101,11 +118,23 @@ def train(name: str, changes: dict) -> tuple[dict, dict]:
         targets.append(float(metrics["targets"]))
         # Adam's first moment is a sum of gradients. Its quotient with the second, which moves the parameters, is as
         # large for a gradient that is all rounding as for any other, so parameters say little.
-        moments.append({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in
-                        jax.tree_util.tree_leaves_with_path(optax.tree.get(state.opt_state, "mu"))})
+        moments.append(
+            {
+                jax.tree_util.keystr(path): np.asarray(leaf)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(
+                    optax.tree.get(state.opt_state, "mu")
+                )
+            }
+        )
     params = jax.tree.map(np.asarray, state.params)
     dtypes = {str(x.dtype) for x in jax.tree.leaves((state.params, state.opt_state)) if x.ndim}
-    return {"moments": moments, "losses": losses, "norms": norms, "targets": targets, "dtypes": dtypes}, params
+    return {
+        "moments": moments,
+        "losses": losses,
+        "norms": norms,
+        "targets": targets,
+        "dtypes": dtypes,
+    }, params
 
 
 def rank(params: dict, changes: dict) -> dict:
@@ -115,10 +144,20 @@ def rank(params: dict, changes: dict) -> dict:
     experiment = Experiment(config)
     results = {}
     for protocol in ("full", "uni100"):
-        protocol_config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, protocol=protocol))
-        ranker = Ranker(protocol_config, experiment.dataset, experiment.cases("test"), layout, experiment.popularity)
+        protocol_config = dataclasses.replace(
+            config, eval=dataclasses.replace(config.eval, protocol=protocol)
+        )
+        ranker = Ranker(
+            protocol_config,
+            experiment.dataset,
+            experiment.cases("test"),
+            layout,
+            experiment.popularity,
+        )
         ranking = ranker.rank(layout.put_state(params), with_top=protocol == "full")
-        results[protocol] = {name: value for name, value in vars(ranking).items() if value is not None}
+        results[protocol] = {
+            name: value for name, value in vars(ranking).items() if value is not None
+        }
     return results
 
 
@@ -144,9 +183,19 @@ def main(path: str, which: str) -> None:
         if which == "quick" and name == "one":
             ranks = {layout: rank(params, changes) for layout, changes in LAYOUTS.items()}
         if name == "features: one":
-            tables = {layout: folded(params, changes | FEATURES) for layout, changes in LAYOUTS.items()}
+            tables = {
+                layout: folded(params, changes | FEATURES) for layout, changes in LAYOUTS.items()
+            }
     with open(path, "wb") as file:
-        pickle.dump({"trained": trained, "ranks": ranks, "tables": tables, "histories": most_and_fewest_histories()}, file)
+        pickle.dump(
+            {
+                "trained": trained,
+                "ranks": ranks,
+                "tables": tables,
+                "histories": most_and_fewest_histories(),
+            },
+            file,
+        )
 
 
 if __name__ == "__main__":

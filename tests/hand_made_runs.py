@@ -65,15 +65,33 @@ def make_run(
     )
     metrics = {name: from_ranks(values) for name, values in ranks.items()}
     lines = [
-        {"step": s, "split": "valid", "seconds": s / 10, "ndcg@10": metrics["rank"]["ndcg@10"] * s / 100}
+        {
+            "step": s,
+            "split": "valid",
+            "seconds": s / 10,
+            "ndcg@10": metrics["rank"]["ndcg@10"] * s / 100,
+        }
         for s in (25, 50, 100)
     ]
-    lines += [{"step": 100, "split": "train", "seconds": (results or {}).get("train_seconds", 3600.0), "loss": 1.0}]
+    lines += [
+        {
+            "step": 100,
+            "split": "train",
+            "seconds": (results or {}).get("train_seconds", 3600.0),
+            "loss": 1.0,
+        }
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "config.json").write_text(json.dumps(config))
     start = {
         "mode": "train",
-        "command": ["/home/me/main.py", "--config", "configs/x.py", "--workdir", "/secret/place/run"],
+        "command": [
+            "/home/me/main.py",
+            "--config",
+            "configs/x.py",
+            "--workdir",
+            "/secret/place/run",
+        ],
         "started": "2026-01-01T00:00:00",
         "git_commit": "abc1234abc1234abc1234",
         "git_dirty": False,
@@ -94,7 +112,13 @@ def make_run(
         "users_per_second": 1.0,
         "protocol": protocol,
         "seed": seed,
-        "dataset": {"name": data, "users": USERS, "items": 400, "interactions": 9000, "fingerprint": fingerprint},
+        "dataset": {
+            "name": data,
+            "users": USERS,
+            "items": 400,
+            "interactions": 9000,
+            "fingerprint": fingerprint,
+        },
         "parameters": parameters(ModelConfig(**config["model"]), 400),
         "model": model or "BERT4Rec (Cloze)",
         "cases_digest": "0123456789abcdef",

@@ -41,7 +41,16 @@ def blocks(document: str) -> list[Block]:
             kind = kind.removeprefix("{code-block}").strip()
             caption = _CAPTION.match(text)[1]
             text = _CAPTION.sub("", text, count=1)
-        found.append(Block(document, page.count("\n", 0, match.start()) + 1, kind, caption, text, page[:match.start()]))
+        found.append(
+            Block(
+                document,
+                page.count("\n", 0, match.start()) + 1,
+                kind,
+                caption,
+                text,
+                page[: match.start()],
+            )
+        )
     return found
 
 
@@ -55,6 +64,8 @@ def apply(diff: str, folder: pathlib.Path) -> None:
             lines = hunk.rstrip("\n").split("\n")
             old = "".join(line[1:] + "\n" for line in lines if not line.startswith("+"))
             new = "".join(line[1:] + "\n" for line in lines if not line.startswith("-"))
-            assert text.count(old) == 1, f"{file.name} has not once, but {text.count(old)} times:\n{old}"
+            assert text.count(old) == 1, (
+                f"{file.name} has not once, but {text.count(old)} times:\n{old}"
+            )
             text = text.replace(old, new)
         file.write_text(text)

@@ -12,10 +12,13 @@ def naive_encoder(c, params, x_LD, causal):
 
     def norm(x, q):
         centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * q["scale"] + q["bias"]
+        return (
+            centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * q["scale"] + q["bias"]
+        )
 
     def gelu(x):
         from scipy.special import erf
+
         return 0.5 * x * (1 + erf(x / np.sqrt(2)))
 
     def turned(x):

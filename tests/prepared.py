@@ -11,7 +11,9 @@ import pytest
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
 
-DUCKDB = pytest.mark.skipif(importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed")
+DUCKDB = pytest.mark.skipif(
+    importlib.util.find_spec("duckdb") is None, reason="DuckDB is not installed"
+)
 SPARK = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -47,7 +49,9 @@ def same_from(engine: str, config):
     for name in ("memory", engine):
         cache = f"{config.cache_dir}_{name}"
         shutil.rmtree(cache, ignore_errors=True)
-        found.append(outcome(dataclasses.replace(config, cache_dir=cache, engine=name, memory="1GiB")))
+        found.append(
+            outcome(dataclasses.replace(config, cache_dir=cache, engine=name, memory="1GiB"))
+        )
     (dataset, expected), (_, other) = found
     assert other == expected
     return dataset

@@ -9,19 +9,51 @@ from dataclasses import dataclass
 
 from pages import ROOT, blocks
 
-PAGES = ["README.md", "BUILD.md", "CONTRIBUTING.md", "experiments/README.md",
-         *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "BUILD.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").glob("*.md")),
+]
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-DOCSTRINGS = [path for folder in ("configs/*.py", "bert4rec_jax/**/*.py", "experiments/*.py", "experiments/sweeps/*.py",
-                                  "benchmarks/*.py", "docs/*/*.py") for path in sorted(ROOT.glob(folder))]
-COMMAND = re.compile(r"^\s*(?:\$ )?((?:[A-Z_]+=\S+ )*(?:srun .*?|docker run .*?)?"
-                     r"(?:\S*python3? (?:-m|\S+\.py)|bert4rec-\w+|make|pip|docker|kubectl|iconv|gunzip|tests/|\.venv/)"
-                     r"(?: .*)?)$")
-MODULES = {"bert4rec-train": "bert4rec_jax.main", "bert4rec-recommend": "bert4rec_jax.recommend",
-           "bert4rec-export": "bert4rec_jax.export.__main__", "bert4rec_jax.export": "bert4rec_jax.export.__main__",
-           "bert4rec_jax.portrait": "bert4rec_jax.portrait.__main__"}
+DOCSTRINGS = [
+    path
+    for folder in (
+        "configs/*.py",
+        "bert4rec_jax/**/*.py",
+        "experiments/*.py",
+        "experiments/sweeps/*.py",
+        "benchmarks/*.py",
+        "docs/*/*.py",
+    )
+    for path in sorted(ROOT.glob(folder))
+]
+COMMAND = re.compile(
+    r"^\s*(?:\$ )?((?:[A-Z_]+=\S+ )*(?:srun .*?|docker run .*?)?"
+    r"(?:\S*python3? (?:-m|\S+\.py)|bert4rec-\w+|make|pip|docker|kubectl|iconv|gunzip|tests/|\.venv/)"
+    r"(?: .*)?)$"
+)
+MODULES = {
+    "bert4rec-train": "bert4rec_jax.main",
+    "bert4rec-recommend": "bert4rec_jax.recommend",
+    "bert4rec-export": "bert4rec_jax.export.__main__",
+    "bert4rec_jax.export": "bert4rec_jax.export.__main__",
+    "bert4rec_jax.portrait": "bert4rec_jax.portrait.__main__",
+}
 # What stands for something of the reader's.
-PLACEHOLDERS = ("FILE", "FOLDER", "DIR", "RUN", "ROOT", "NAME", "mine", "my_sweep.py", "json_lines.py", "...")
+PLACEHOLDERS = (
+    "FILE",
+    "FOLDER",
+    "DIR",
+    "RUN",
+    "ROOT",
+    "NAME",
+    "mine",
+    "my_sweep.py",
+    "json_lines.py",
+    "...",
+)
 # Why a command is not run by tests/docs/test_examples.py; the first that matches.
 NOT_RUN = {
     r"pip |.* -m pip ": "installs packages, which takes a network",
@@ -58,7 +90,9 @@ class Command:
     def parts(self) -> tuple[str, list[str]]:
         """Returns the module that a command of ours runs, and its arguments."""
         words = shlex.split(self.text)
-        while words[0] not in MODULES and not re.fullmatch(r"(\S*/)?python3?", words[0]):  # srun, variables
+        while words[0] not in MODULES and not re.fullmatch(
+            r"(\S*/)?python3?", words[0]
+        ):  # srun, variables
             words.pop(0)
         if words[0] in MODULES:
             return MODULES[words[0]], words[1:]
@@ -76,7 +110,9 @@ class Command:
             elif "=" in word:
                 found.append(tuple(word[2:].split("=", 1)))
             else:
-                found.append((word[2:], left.pop(0) if left and not left[0].startswith("--") else ""))
+                found.append(
+                    (word[2:], left.pop(0) if left and not left[0].startswith("--") else "")
+                )
         return found
 
 
@@ -87,7 +123,9 @@ def texts() -> list[tuple[str, str, str]]:
         for block in blocks(page):
             if block.kind in ("", "text", "sh", "bash", "console", "shell") and not block.caption:
                 found.append((f"{page}:{block.line}", block.text, ""))
-        running = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+        running = re.sub(
+            r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S
+        )
         found.append((page, "", running))
     for path in NOTEBOOKS:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:

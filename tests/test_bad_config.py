@@ -103,23 +103,40 @@ def test_a_wrong_value_is_refused_and_its_field_named(name, value):
     with pytest.raises(UserError) as raised:
         config_lib.resolve(values)
     text = str(raised.value)
-    related = {"model.width": "model.heads", "masking.next_item": "model.ranks_from"}.get(name, name)
+    related = {"model.width": "model.heads", "masking.next_item": "model.ranks_from"}.get(
+        name, name
+    )
     assert f"config.{name}" in text or f"config.{related}" in text
     assert "\n" not in text and len(text) < 400
 
 
 FILES = {  # what a config.json may hold, and what is said of it
-    "nothing": (b"", "not valid JSON"), "half": (b'{"seed": 1', "not valid JSON"), "text": (b"seed = 1", "not valid JSON"),
-    "latin-1": ('{"data": {"path": "\xe9"}}'.encode("latin-1"), "not valid JSON"), "zeros": (b"\0" * 99, "not valid JSON"),
-    "a list": (b"[1]", "must be a group"), "null": (b"null", "must be a group"), "a number": (b"3", "must be a group"),
-    "no group": (b'{"model": 3}', "config.model must be a group"), "unknown": (b'{"sede": 1}', "config.sede"),
-    "empty name": (b'{"": 1}', "unknown config field"), "half a name": (b'{"\\ud800": 1}', "unknown config field"),
+    "nothing": (b"", "not valid JSON"),
+    "half": (b'{"seed": 1', "not valid JSON"),
+    "text": (b"seed = 1", "not valid JSON"),
+    "latin-1": ('{"data": {"path": "\xe9"}}'.encode("latin-1"), "not valid JSON"),
+    "zeros": (b"\0" * 99, "not valid JSON"),
+    "a list": (b"[1]", "must be a group"),
+    "null": (b"null", "must be a group"),
+    "a number": (b"3", "must be a group"),
+    "no group": (b'{"model": 3}', "config.model must be a group"),
+    "unknown": (b'{"sede": 1}', "config.sede"),
+    "empty name": (b'{"": 1}', "unknown config field"),
+    "half a name": (b'{"\\ud800": 1}', "unknown config field"),
     "half a character": (b'{"data": {"path": "\\ud83d"}}', "config.data.path"),
     "a zero byte": (b'{"data": {"path": "a\\u0000"}}', "config.data.path"),
-    "twice": (b'{"seed": 1, "seed": 2}', "'seed' stands there twice"), "NaN": (b'{"seed": NaN}', "config.seed"),
-    "an exponent": (b'{"optimizer": {"learning_rate": 1e999}}', "learning_rate must be a finite number"),
-    "lists in lists": (b"[" * 100_000, "nested too deeply"), "a bomb": (b'{"a":' * 50_000, "nested too deeply"),
-    "whole, and deep": (b'{"seed":' + b"[" * 900 + b"]" * 900 + b"}", "nested too deeply|config.seed"),
+    "twice": (b'{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+    "NaN": (b'{"seed": NaN}', "config.seed"),
+    "an exponent": (
+        b'{"optimizer": {"learning_rate": 1e999}}',
+        "learning_rate must be a finite number",
+    ),
+    "lists in lists": (b"[" * 100_000, "nested too deeply"),
+    "a bomb": (b'{"a":' * 50_000, "nested too deeply"),
+    "whole, and deep": (
+        b'{"seed":' + b"[" * 900 + b"]" * 900 + b"}",
+        "nested too deeply|config.seed",
+    ),
     "a long text": (b'{"seed": "' + b"x" * 10_000 + b'"}', "config.seed must be"),
     "a long name": (b'{"' + b"x" * 10_000 + b'": 1}', "unknown config field config.xxx"),
     "deep": (b'{"seed":' + b"[" * 3000 + b"]" * 3000 + b"}", "nested too deeply|config.seed"),
@@ -138,7 +155,9 @@ def test_files_that_are_no_configuration_are_refused_in_a_line(tmp_path, content
 
 def test_a_path_of_other_bytes_comes_back_as_it_was(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"data": {"path": "caf\udce9.csv"}}))  # Latin-1, as Python reads it from a command line
+    path.write_text(
+        json.dumps({"data": {"path": "caf\udce9.csv"}})
+    )  # Latin-1, as Python reads it from a command line
     assert config_lib.load(str(path)).data.path == "caf\udce9.csv"
 
 

@@ -9,15 +9,29 @@ import pytest
 from bert4rec_jax.errors import Stopped, UserError, exit_cleanly
 
 
-@pytest.mark.parametrize("raised, code, said", [
-    (UserError("config.x is\nwrong"), 2, "error: config.x is wrong\n"),
-    (KeyboardInterrupt(), 130, "interrupted\n"),
-    (Stopped(signal.SIGTERM, "SIGTERM: preparation has stopped"), 143, "SIGTERM: preparation has stopped\n"),
-    (OSError(errno.ENOSPC, "No space left on device", "runs/metrics.jsonl"), 2, "error: no space is left on the disk for "
-     "runs/metrics.jsonl; free some and start the same command again: it goes on from what was saved.\n"),
-    (OSError(errno.EROFS, "Read-only file system", "out/x"), 2,
-     "error: out/x cannot be opened, made or removed (Read-only file system); name a place that can.\n"),
-])
+@pytest.mark.parametrize(
+    "raised, code, said",
+    [
+        (UserError("config.x is\nwrong"), 2, "error: config.x is wrong\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            Stopped(signal.SIGTERM, "SIGTERM: preparation has stopped"),
+            143,
+            "SIGTERM: preparation has stopped\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/metrics.jsonl"),
+            2,
+            "error: no space is left on the disk for "
+            "runs/metrics.jsonl; free some and start the same command again: it goes on from what was saved.\n",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "out/x"),
+            2,
+            "error: out/x cannot be opened, made or removed (Read-only file system); name a place that can.\n",
+        ),
+    ],
+)
 def test_what_people_can_put_right_is_one_line(capsys, raised, code, said):
     def command():
         raise raised

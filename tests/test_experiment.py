@@ -16,8 +16,13 @@ from bert4rec_jax.ranking import from_ranks
 
 
 def test_some_users_validate_and_all_are_tested(cache):
-    few, everyone = (Experiment(small_config(cache, **{"eval.valid_users": count})) for count in (15, 0))
-    assert [len(x.cases("valid").users) for x in (few, everyone)] == [15, len(everyone.split.valid_users)]
+    few, everyone = (
+        Experiment(small_config(cache, **{"eval.valid_users": count})) for count in (15, 0)
+    )
+    assert [len(x.cases("valid").users) for x in (few, everyone)] == [
+        15,
+        len(everyone.split.valid_users),
+    ]
     np.testing.assert_array_equal(few.cases("test").targets, everyone.split.test_targets)
     # The others' targets are trained on.
     others = len(everyone.split.valid_users) - 15
@@ -33,8 +38,10 @@ def test_validation_ranks_the_validation_targets_with_the_configured_ties_and_he
     params = jax.tree.map(np.zeros_like, jax.tree.map(np.array, experiment.initial_state().params))
     # All items tie: in the middle of them stands every target.
     cases = experiment.cases("valid")
-    unseen = [experiment.num_items - len(set(experiment.dataset.items[start:target]))
-              for start, target in zip(cases.starts, cases.targets)]
+    unseen = [
+        experiment.num_items - len(set(experiment.dataset.items[start:target]))
+        for start, target in zip(cases.starts, cases.targets)
+    ]
     # A signal is heard between two batches.
     placed = experiment.layout.put_state(params)
     assert validate(placed) is None and len(asked) == 1
@@ -42,8 +49,10 @@ def test_validation_ranks_the_validation_targets_with_the_configured_ties_and_he
 
 
 def test_windows_are_those_of_the_configuration(cache):
-    newest, random = (Experiment(small_config(cache, **{"train.windows": windows, "model.max_length": 6}))
-                      for windows in ("newest", "random"))
+    newest, random = (
+        Experiment(small_config(cache, **{"train.windows": windows, "model.max_length": 6}))
+        for windows in ("newest", "random")
+    )
     assert not np.array_equal(newest.batches.batch(0).tokens, random.batches.batch(0).tokens)
 
 
@@ -52,13 +61,24 @@ class FourDevices(Layout):
         self.num_devices = 4
 
 
-@pytest.mark.parametrize("layout, fields, named", [
-    (Layout, {"masking.next_item": 0.3}, "next_item = 0.3 of 8 rows"),
-    (Layout, {"masking.next_item": 0.25, "train.accumulate": 4}, "next_item = 0.25 of 2 rows"),
-    (FourDevices, {"masking.next_item": 0.25}, "next_item = 0.25 of 2 rows"),
-    (FourDevices, {"train.accumulate": 4}, "train.accumulate = 4 must divide the 2 rows of a device"),
-    (FourDevices, {"train.batch_rows": 6}, "train.batch_rows = 6 must be a multiple of the 4 devices"),
-])
+@pytest.mark.parametrize(
+    "layout, fields, named",
+    [
+        (Layout, {"masking.next_item": 0.3}, "next_item = 0.3 of 8 rows"),
+        (Layout, {"masking.next_item": 0.25, "train.accumulate": 4}, "next_item = 0.25 of 2 rows"),
+        (FourDevices, {"masking.next_item": 0.25}, "next_item = 0.25 of 2 rows"),
+        (
+            FourDevices,
+            {"train.accumulate": 4},
+            "train.accumulate = 4 must divide the 2 rows of a device",
+        ),
+        (
+            FourDevices,
+            {"train.batch_rows": 6},
+            "train.batch_rows = 6 must be a multiple of the 4 devices",
+        ),
+    ],
+)
 def test_rows_that_cannot_be_dealt_out_are_refused(cache, monkeypatch, layout, fields, named):
     monkeypatch.setattr(experiment_module, "Layout", layout)
     with pytest.raises(UserError, match=named):

@@ -28,14 +28,48 @@ LONGEST_SECONDS = 30
 TOKENS = [
     token.encode()
     for token in (
-        "", " ", "\n", "\r", "\r\n", "\t", ",", ";", "::", "|", '"', '""', "'", "\0", "\x1f", "\x0b", "\x85",
-        "\u2028", "\ufeff", "é", "nan", "inf", "-inf", "1e400", "-1", "0", "1.5", "99999999999999999999",
-        "2020-01-01", "2020-01-01T00:00:00+02:00", "2020-13-41", "true", "null", "(1995)", "9" * 400,
+        "",
+        " ",
+        "\n",
+        "\r",
+        "\r\n",
+        "\t",
+        ",",
+        ";",
+        "::",
+        "|",
+        '"',
+        '""',
+        "'",
+        "\0",
+        "\x1f",
+        "\x0b",
+        "\x85",
+        "\u2028",
+        "\ufeff",
+        "é",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-1",
+        "0",
+        "1.5",
+        "99999999999999999999",
+        "2020-01-01",
+        "2020-01-01T00:00:00+02:00",
+        "2020-13-41",
+        "true",
+        "null",
+        "(1995)",
+        "9" * 400,
     )
 ] + [b"\xff", b"\xc3", b"\x1f\x8b", b"PK\x03\x04"]
 ROWS = [
     (user, item, 1 + (user + item) % 5, 1_000_000_000 + 60 * n)
-    for n, (user, item) in enumerate((u, (3 * u + k) % 11) for u in range(1, 9) for k in range(1, 6))
+    for n, (user, item) in enumerate(
+        (u, (3 * u + k) % 11) for u in range(1, 9) for k in range(1, 6)
+    )
 ]
 
 
@@ -52,7 +86,9 @@ def movies(name: str) -> bytes:
         if separator == "|"
         else "Comedy|Drama"
     )
-    return "\n".join([*header, *(f"{n}{separator}Film {n} (1995){separator}{rest}" for n in range(11)), ""]).encode()
+    return "\n".join(
+        [*header, *(f"{n}{separator}Film {n} (1995){separator}{rest}" for n in range(11)), ""]
+    ).encode()
 
 
 mutation = st.tuples(
@@ -83,7 +119,10 @@ def time_limit():
         raise AssertionError(f"not done after {LONGEST_SECONDS} s")
 
     # The test as a whole may have a limit by the same clock.
-    previous, (left, _) = signal.signal(signal.SIGALRM, ring), signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS)
+    previous, (left, _) = (
+        signal.signal(signal.SIGALRM, ring),
+        signal.setitimer(signal.ITIMER_REAL, LONGEST_SECONDS),
+    )
     try:
         yield
     finally:
@@ -100,7 +139,9 @@ def prepare(files: dict[str, bytes], **fields) -> str:
                 file.write(content)
         path = folder if len(files) > 1 else f"{folder}/{next(iter(files))}"
         defaults = config_lib.DataConfig()
-        config = dataclasses.replace(defaults, **{"path": path, "cache_dir": f"{folder}/cache"} | fields)
+        config = dataclasses.replace(
+            defaults, **{"path": path, "cache_dir": f"{folder}/cache"} | fields
+        )
         with time_limit():
             dataset = load_dataset(config)
             split_dataset(dataset, config)
@@ -114,7 +155,9 @@ def prepare(files: dict[str, bytes], **fields) -> str:
 
 
 def delimited_case(mutations, extension, separator, columns):
-    content = joined(separator, 0, 1, 2, 3, header=separator.join(["user", "item", "rating", "timestamp"]))
+    content = joined(
+        separator, 0, 1, 2, 3, header=separator.join(["user", "item", "rating", "timestamp"])
+    )
     return prepare({f"log.{extension}": mutate(content, mutations)}, source="table", **columns)
 
 
@@ -124,7 +167,8 @@ def lines_case(mutations, source, separator):
     else:
         groups = itertools.groupby(ROWS, key=lambda row: row[0])
         content = b"".join(
-            separator.join([str(user), *(str(r[1]) for r in rows)]).encode() + b"\n" for user, rows in groups
+            separator.join([str(user), *(str(r[1]) for r in rows)]).encode() + b"\n"
+            for user, rows in groups
         )
     return prepare({"log.txt": mutate(content, mutations)}, source=source)
 
@@ -134,7 +178,8 @@ def movielens_case(mutations, more, name):
     header = "userId,movieId,rating,timestamp" if layout.header else ""
     ratings = joined(layout.separator, 0, 1, 2, 3, header=header)
     return prepare(
-        {layout.ratings: mutate(ratings, mutations), layout.movies: mutate(movies(name), more)}, source=name
+        {layout.ratings: mutate(ratings, mutations), layout.movies: mutate(movies(name), more)},
+        source=name,
     )
 
 
@@ -146,7 +191,9 @@ def parquet_case(columns, mutations, split, cores):
             content = file.read()
     finally:
         shutil.rmtree(folder)
-    return prepare({"log.parquet": mutate(content, mutations)}, source="table", split=split, **cores)
+    return prepare(
+        {"log.parquet": mutate(content, mutations)}, source="table", split=split, **cores
+    )
 
 
 def column_values():
@@ -170,14 +217,24 @@ def column_values():
     return st.one_of(*plain, *gaps)
 
 
-USUAL = {"user": list("aaaabbbbcccc"), "item": list(range(4)) * 3, "timestamp": list(range(12)), "x": [None] * 12}
+USUAL = {
+    "user": list("aaaabbbbcccc"),
+    "item": list(range(4)) * 3,
+    "timestamp": list(range(12)),
+    "x": [None] * 12,
+}
 
 
 @st.composite
 def tables(draw):
     names = draw(
         st.sampled_from(
-            [("user", "item"), ("user", "item", "timestamp"), ("item", "timestamp"), ("user", "item", "x")]
+            [
+                ("user", "item"),
+                ("user", "item", "timestamp"),
+                ("item", "timestamp"),
+                ("user", "item", "x"),
+            ]
         )
     )
     odd = draw(st.sets(st.sampled_from(names)))
@@ -199,9 +256,17 @@ COLUMNS = st.sampled_from(
 CASES = {
     "delimited": (
         delimited_case,
-        (few, st.sampled_from(["csv", "tsv", "dat"]), st.sampled_from([",", "\t", "::", ";", "|"]), COLUMNS),
+        (
+            few,
+            st.sampled_from(["csv", "tsv", "dat"]),
+            st.sampled_from([",", "\t", "::", ";", "|"]),
+            COLUMNS,
+        ),
     ),
-    "lines": (lines_case, (few, st.sampled_from(["lines", "sequences"]), st.sampled_from([" ", "\t", ","]))),
+    "lines": (
+        lines_case,
+        (few, st.sampled_from(["lines", "sequences"]), st.sampled_from([" ", "\t", ","])),
+    ),
     "movielens": (movielens_case, (few, few, st.sampled_from(["ml-100k", "ml-1m", "ml-25m"]))),
     "parquet": (
         parquet_case,
@@ -209,7 +274,9 @@ CASES = {
             tables(),
             st.one_of(st.just([]), few),
             st.sampled_from(["leave_one_out", "temporal"]),
-            st.sampled_from([{}, {"time_column": ""}, {"item_core": 2, "repeats": "drop"}, {"first_users": -2}]),
+            st.sampled_from(
+                [{}, {"time_column": ""}, {"item_core": 2, "repeats": "drop"}, {"first_users": -2}]
+            ),
         ),
     ),
 }
@@ -252,7 +319,9 @@ GOOD = {
 changes = st.one_of(
     st.just(GOOD),
     st.dictionaries(st.sampled_from(sorted(GOOD)), st.integers(1, 4)),
-    st.dictionaries(st.one_of(st.sampled_from(sorted(FLAT)), st.text(max_size=5)), VALUES, max_size=4),
+    st.dictionaries(
+        st.one_of(st.sampled_from(sorted(FLAT)), st.text(max_size=5)), VALUES, max_size=4
+    ),
 )
 
 
@@ -325,8 +394,13 @@ def sweep_case(text: str, common: dict) -> str:
     try:
         with written("sweep.py", text.encode("utf-8", "surrogatepass")) as path, time_limit():
             sweep = sweep_file.load(path, common)
-            flags = [sweep_file.arguments(sweep.overrides(n)) for n in range(len(sweep) if sweep.trials else 0)]
-            assert len(sweep) and all(flag.startswith("--config.") for trial in flags for flag in trial)
+            flags = [
+                sweep_file.arguments(sweep.overrides(n))
+                for n in range(len(sweep) if sweep.trials else 0)
+            ]
+            assert len(sweep) and all(
+                flag.startswith("--config.") for trial in flags for flag in trial
+            )
             return "success"
     except UserError as error:
         assert str(error).strip()
@@ -354,12 +428,36 @@ def assignments_case(mutations, assignments: list[str]) -> str:
 
 
 CASES["sweep_text"] = (sweep_text_case, (few, st.sampled_from(SWEEPS)))
-CASES["sweep_values"] = (sweep_values_case, (
-    st.one_of(st.lists(changes, max_size=3), st.lists(VALUES, max_size=2)),
-    st.one_of(st.just({}), st.dictionaries(st.sampled_from(sorted(GOOD)), st.integers(1, 4), max_size=1))))
-CASES["assignments"] = (assignments_case, (
-    few, st.lists(st.sampled_from(["model.width=32", "loss.name=gbce", "data.path=folder=1", "model.remat=true",
-                                   "optimizer.learning_rate=1e-3", "seed=3"]), min_size=1, max_size=3)))
+CASES["sweep_values"] = (
+    sweep_values_case,
+    (
+        st.one_of(st.lists(changes, max_size=3), st.lists(VALUES, max_size=2)),
+        st.one_of(
+            st.just({}),
+            st.dictionaries(st.sampled_from(sorted(GOOD)), st.integers(1, 4), max_size=1),
+        ),
+    ),
+)
+CASES["assignments"] = (
+    assignments_case,
+    (
+        few,
+        st.lists(
+            st.sampled_from(
+                [
+                    "model.width=32",
+                    "loss.name=gbce",
+                    "data.path=folder=1",
+                    "model.remat=true",
+                    "optimizer.learning_rate=1e-3",
+                    "seed=3",
+                ]
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+    ),
+)
 
 
 def fuzz(kind: str, examples: int) -> dict[str, int]:

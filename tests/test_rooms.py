@@ -46,12 +46,18 @@ def imports(package: str) -> dict[str, set[str]]:
     for name, path in files.items():
         found = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: a relative import"
+            assert not (isinstance(node, ast.ImportFrom) and node.level), (
+                f"{path}: a relative import"
+            )
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in files else node.module
-                          for alias in node.names}
+                found |= {
+                    f"{node.module}.{alias.name}"
+                    if f"{node.module}.{alias.name}" in files
+                    else node.module
+                    for alias in node.names
+                }
         graph[name] = {x for x in found if x in files and x != name}
     return graph
 
@@ -68,7 +74,9 @@ def test_nothing_is_imported_upwards():
         assert room(module) in FLOOR, f"{module} stands on no floor; give it one in {__file__}"
         for other in imported - {FACE_OF_THE_HOUSE}:
             same = room(other) == room(module)
-            assert same or FLOOR[room(other)] <= FLOOR[room(module)], f"{module} imports {other}, from above"
+            assert same or FLOOR[room(other)] <= FLOOR[room(module)], (
+                f"{module} imports {other}, from above"
+            )
 
 
 @pytest.mark.parametrize("package", ["bert4rec_jax", "experiments"])

@@ -21,7 +21,9 @@ def configure(folder, log: pd.DataFrame, **changes):
     folder.mkdir(exist_ok=True)
     log.to_csv(folder / "log.csv", index=False)
     values = config_lib.base()
-    values.data.update(source="table", path=str(folder / "log.csv"), cache_dir=str(folder / "cache"))
+    values.data.update(
+        source="table", path=str(folder / "log.csv"), cache_dir=str(folder / "cache")
+    )
     values.model.update(width=8, layers=1, heads=1, ffn_width=8, max_length=8)
     values.train.update(steps=2, batch_rows=2, eval_every=1, checkpoint_every=1, log_every=1)
     values.eval.update(batch_rows=2)
@@ -32,13 +34,27 @@ def configure(folder, log: pd.DataFrame, **changes):
 def shop(users: int, items: int, events: int, seed: int = 0) -> pd.DataFrame:
     """Returns a log in which every user has so many events."""
     random = np.random.default_rng(seed)
-    rows = [(user, f"item {item}", time) for user in range(users)
-            for time, item in enumerate(np.resize(random.permutation(items), events))]
+    rows = [
+        (user, f"item {item}", time)
+        for user in range(users)
+        for time, item in enumerate(np.resize(random.permutation(items), events))
+    ]
     return pd.DataFrame(rows, columns=["user", "item", "timestamp"])
 
 
-@pytest.mark.parametrize("items, ranks_from", [(1, "mask"), (1, "last_item"), (1, "both"), (2, "mask"), (3, "both"),
-                                               (5, "last_item"), (8, "mask"), (12, "both")])
+@pytest.mark.parametrize(
+    "items, ranks_from",
+    [
+        (1, "mask"),
+        (1, "last_item"),
+        (1, "both"),
+        (2, "mask"),
+        (3, "both"),
+        (5, "last_item"),
+        (8, "mask"),
+        (12, "both"),
+    ],
+)
 def test_catalogues_of_a_few_items(tmp_path, items, ranks_from):
     next_item = {"mask": 0.0, "last_item": 1.0, "both": 0.5}[ranks_from]
     changes = {"masking.next_item": next_item, "model.ranks_from": ranks_from}
@@ -77,8 +93,17 @@ def test_users_of_a_few_events(tmp_path, users, events):
 @pytest.mark.parametrize("users, items, seeds", [(4, 3, (0, 1)), (3, 1, (0,)), (1, 12, (0,))])
 def test_reports_of_the_smallest_shops(tmp_path, users, items, seeds):
     for seed in seeds:
-        bert4rec_jax.train(configure(tmp_path, shop(users, items, max(items, 4)), seed=seed), str(tmp_path / f"run{seed}"))
-    code, _, said = report(*(tmp_path / f"run{seed}" for seed in seeds), "--baseline", "popular", "--out", tmp_path / "report")
+        bert4rec_jax.train(
+            configure(tmp_path, shop(users, items, max(items, 4)), seed=seed),
+            str(tmp_path / f"run{seed}"),
+        )
+    code, _, said = report(
+        *(tmp_path / f"run{seed}" for seed in seeds),
+        "--baseline",
+        "popular",
+        "--out",
+        tmp_path / "report",
+    )
     assert code == 0, said
     assert "nan" not in (tmp_path / "report" / "log.md").read_text()
 

@@ -40,7 +40,9 @@ PHASES = {
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_training_stops_in_any_phase_and_the_same_call_goes_on(small_run, tmp_path, monkeypatch, capfd, number):
+def test_training_stops_in_any_phase_and_the_same_call_goes_on(
+    small_run, tmp_path, monkeypatch, capfd, number
+):
     config, workdir = small_config(tmp_path), tmp_path / "run"
     for phase, (owner, name, chosen) in PHASES.items():
         original, sent = getattr(owner, name), []
@@ -58,11 +60,15 @@ def test_training_stops_in_any_phase_and_the_same_call_goes_on(small_run, tmp_pa
             assert not os.listdir(tmp_path / "prepared")
         said = capfd.readouterr().err
         assert sent, f"no call of {name} in this phase"
-        assert said.count(f"{number.name}: saving and stopping") == 1 and "Traceback" not in said, phase
+        assert said.count(f"{number.name}: saving and stopping") == 1 and "Traceback" not in said, (
+            phase
+        )
         if phase == "compile":  # and not at the next validation
             assert [name for name in os.listdir(workdir / "checkpoints") if name.isdigit()] == ["1"]
         # Nothing is left to stop for in the last one.
-        assert (results is None) == (not (workdir / "results.json").exists()) == (phase != "baselines"), phase
+        assert (
+            (results is None) == (not (workdir / "results.json").exists()) == (phase != "baselines")
+        ), phase
     assert outcome(workdir) == outcome(small_run)
     assert digest(workdir, config.train.steps) == digest(small_run, config.train.steps)
 
@@ -83,10 +89,16 @@ def signalled(*arguments, **named):
 setattr(owner, name, signalled)
 runpy.run_module(command, run_name="__main__", alter_sys=True)
 """
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
     # As a callback of the garbage collector does, suppress lets nothing through.
-    with (pytest.raises(Stopped, match=number.name), prepare._ending_on_signals(), contextlib.suppress(Stopped)):
+    with (
+        pytest.raises(Stopped, match=number.name),
+        prepare._ending_on_signals(),
+        contextlib.suppress(Stopped),
+    ):
         os.kill(os.getpid(), number)
         time.sleep(60)
     with pytest.raises(KeyboardInterrupt):
@@ -96,44 +108,102 @@ def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
 
 def test_ctrl_c_before_the_command_has_begun_shows_no_traceback(tmp_path):
     # It comes while main imports its first library.
-    (tmp_path / "absl.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
-    done = run([sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"], tmp_path,
-               PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    (tmp_path / "absl.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    done = run(
+        [sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"],
+        tmp_path,
+        PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]),
+    )
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
 
 
-@pytest.mark.parametrize("mode, code, last", [
-    ("train", 0, "stopped by a signal; everything is saved, and the same command goes on from here."),
-    ("suggest", 143, "SIGTERM: preparation has stopped, and nothing half-made is left; the same command prepares the data, "
-     "from the stage that was under way if an engine does it."),
-])
+@pytest.mark.parametrize(
+    "mode, code, last",
+    [
+        (
+            "train",
+            0,
+            "stopped by a signal; everything is saved, and the same command goes on from here.",
+        ),
+        (
+            "suggest",
+            143,
+            "SIGTERM: preparation has stopped, and nothing half-made is left; the same command prepares the data, "
+            "from the stage that was under way if an engine does it.",
+        ),
+    ],
+)
 def test_a_command_that_is_stopped_while_it_prepares_is_nobodys_mistake(tmp_path, mode, code, last):
     module, name, main = PREPARING
-    done = run([sys.executable, "-c", SIGNAL_IN, module, name, str(int(signal.SIGTERM)), main, "--config", "synthetic",
-                "--mode", mode, *(["--workdir", str(tmp_path / "run")] if mode == "train" else [])], tmp_path)
+    done = run(
+        [
+            sys.executable,
+            "-c",
+            SIGNAL_IN,
+            module,
+            name,
+            str(int(signal.SIGTERM)),
+            main,
+            "--config",
+            "synthetic",
+            "--mode",
+            mode,
+            *(["--workdir", str(tmp_path / "run")] if mode == "train" else []),
+        ],
+        tmp_path,
+    )
     assert done.returncode == code and done.stderr.splitlines()[-1] == last and not done.stdout
     assert not os.listdir(tmp_path / "data" / "prepared")
 
 
 COMMANDS = {
-    "recommend": ("bert4rec_jax.serving", "Recommender.recommend", "bert4rec_jax.recommend", ["--history", "Genre 1, item 1"]),
-    "export": ("bert4rec_jax.export.stablehlo", "write", "bert4rec_jax.export", ["--format", "stablehlo", "--out", "{out}"]),
+    "recommend": (
+        "bert4rec_jax.serving",
+        "Recommender.recommend",
+        "bert4rec_jax.recommend",
+        ["--history", "Genre 1, item 1"],
+    ),
+    "export": (
+        "bert4rec_jax.export.stablehlo",
+        "write",
+        "bert4rec_jax.export",
+        ["--format", "stablehlo", "--out", "{out}"],
+    ),
 }
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(small_run, tmp_path, command, number):
+def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(
+    small_run, tmp_path, command, number
+):
     module, name, main, flags = COMMANDS[command]
     flags = [flag.format(out=tmp_path / "out") for flag in flags]
-    done = run([sys.executable, "-c", SIGNAL_IN, module, name, str(int(number)), main, "--workdir", str(small_run), *flags],
-               tmp_path)
+    done = run(
+        [
+            sys.executable,
+            "-c",
+            SIGNAL_IN,
+            module,
+            name,
+            str(int(number)),
+            main,
+            "--workdir",
+            str(small_run),
+            *flags,
+        ],
+        tmp_path,
+    )
     # Ctrl-C is answered; the others do what they do to every program.
     assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
-    said = [line for line in done.stderr.splitlines() if not line.endswith(" s so far")]  # on a slow machine
+    said = [
+        line for line in done.stderr.splitlines() if not line.endswith(" s so far")
+    ]  # on a slow machine
     assert said == (["interrupted"] if number == signal.SIGINT else [])
     assert "Traceback" not in done.stderr and not done.stdout
     assert not (tmp_path / "out" / "README.md").exists()

@@ -114,8 +114,14 @@ class Peer:
             masked, true = next(self.batches)
         self.model.train()
         logits = self.model(masked)
-        logits, labels, hidden = logits.view(-1, logits.shape[2]), true.view(-1), masked.view(-1) == MASK
-        loss = (F.cross_entropy(logits, labels, reduction="none") * hidden).sum() / (hidden.sum() + 1e-8)
+        logits, labels, hidden = (
+            logits.view(-1, logits.shape[2]),
+            true.view(-1),
+            masked.view(-1) == MASK,
+        )
+        loss = (F.cross_entropy(logits, labels, reduction="none") * hidden).sum() / (
+            hidden.sum() + 1e-8
+        )
         (logits.argmax(1)[hidden] == labels[hidden]).double().mean()
         self.optimizer.zero_grad()
         loss.backward()

@@ -71,7 +71,9 @@ def synthetic(
     rng = np.random.default_rng(seed)
     middle = median - shortest
     sigma = np.sqrt(2.0 * np.log((mean - shortest) / middle))
-    lengths = shortest + np.rint(middle * np.exp(sigma * rng.standard_normal(num_users))).astype(np.int64)
+    lengths = shortest + np.rint(middle * np.exp(sigma * rng.standard_normal(num_users))).astype(
+        np.int64
+    )
     lengths = np.minimum(lengths, num_items // 4)
     offsets = np.r_[0, np.cumsum(lengths)]
     cumulative = np.cumsum(1.0 / np.arange(1, num_items + 1) ** exponent)
@@ -94,7 +96,9 @@ def synthetic(
     for _ in range(1000):
         # Fixed places come first among equals, so that only drawn items give way.
         order = np.lexsort((free, items, owner))
-        again = order[1:][(owner[order][1:] == owner[order][:-1]) & (items[order][1:] == items[order][:-1])]
+        again = order[1:][
+            (owner[order][1:] == owner[order][:-1]) & (items[order][1:] == items[order][:-1])
+        ]
         again = again[free[again]]
         if not len(again):
             break
@@ -102,7 +106,9 @@ def synthetic(
     return items, offsets, num_items
 
 
-def covering_npz(path: str | Path, num_items: int, num_users: int, longest: int, seed: int = 0) -> Path:
+def covering_npz(
+    path: str | Path, num_items: int, num_users: int, longest: int, seed: int = 0
+) -> Path:
     """Write `num_users` histories of `synthetic`, then as many of `longest` items as it takes to hold every item once."""
     items, offsets, _ = synthetic(num_items, num_users, seed=seed)
     others = np.random.default_rng(seed).permutation(num_items).astype(np.int32) + 1

@@ -23,7 +23,11 @@ class PeerProcess:
         self._process = subprocess.Popen(
             [*install.command(name, python), "--data", str(data), "--config", str(config), *flags],
             text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), env=environment)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            env=environment,
+        )
         self.about = {}
 
     def ask(self, command: str = "") -> dict:
@@ -82,8 +86,14 @@ def quiet(peer: PeerProcess, command: str) -> dict:
 
 def machine() -> str:
     """Returns processor, cores, memory and system in one line."""
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                  if line.startswith("model name")), platform.machine())
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
     return f"{cores} of {model}, {memory:.0f} GiB, {platform.system()} {platform.release()}"
@@ -92,5 +102,7 @@ def machine() -> str:
 def commit() -> str:
     """Returns the commit of the program, with + where files differ from it."""
     here = Path(__file__).resolve().parent
-    git = lambda *words: subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
+    git = lambda *words: subprocess.run(
+        ["git", *words], cwd=here, capture_output=True, text=True, check=False
+    ).stdout.strip()  # noqa: E731
     return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")

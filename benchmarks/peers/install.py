@@ -32,7 +32,11 @@ class Peer:
 
 
 # What this program asks of glibc (bert4rec_jax/__init__.py), which helps PyTorch as well.
-KEEP_FREED_MEMORY = (("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TRIM_THRESHOLD_", "2147483647"))
+KEEP_FREED_MEMORY = (
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_MAX_", "0"),
+    ("MALLOC_TRIM_THRESHOLD_", "2147483647"),
+)
 PEERS = {
     "ours": Peer("ours.py", ""),
     "ours_recommended": Peer("ours.py", "", ("--recommended",)),
@@ -68,13 +72,18 @@ def find_python(versions: tuple[str, ...]) -> str:
     """Return an interpreter of one of the versions: this one, on the path, or under pyenv."""
     for version in versions:
         root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
-        candidates = [shutil.which(f"python{version}"), *sorted(glob.glob(f"{root}/versions/{version}.*/bin/python"))]
+        candidates = [
+            shutil.which(f"python{version}"),
+            *sorted(glob.glob(f"{root}/versions/{version}.*/bin/python")),
+        ]
         if f"{sys.version_info[0]}.{sys.version_info[1]}" == version:
             candidates.insert(0, sys.executable)
         for candidate in filter(None, candidates):
             # A name on the path may be a shim for a version that is switched off.
             probe = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-            answer = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, check=False)
+            answer = subprocess.run(
+                [candidate, "-c", probe], capture_output=True, text=True, check=False
+            )
             if answer.returncode == 0 and answer.stdout.strip() == version:
                 return candidate
     raise CannotInstallError(f"needs Python {' or '.join(versions)}, and none was found")
@@ -114,7 +123,9 @@ def environment_python(environment: str, folder: str | Path, timeout: float = 18
                     step, stdout=output, stderr=subprocess.STDOUT, timeout=left, check=False
                 ).returncode
             except subprocess.TimeoutExpired:
-                raise CannotInstallError(f"not installed after {timeout:.0f} s; see {log}") from None
+                raise CannotInstallError(
+                    f"not installed after {timeout:.0f} s; see {log}"
+                ) from None
             if code != 0:
                 lines = log.read_text().strip().splitlines()
                 errors = [line for line in lines if line.startswith("ERROR:")] or lines[-1:]
@@ -126,14 +137,18 @@ def environment_python(environment: str, folder: str | Path, timeout: float = 18
 
 def megabytes(folder: Path) -> float:
     """Return the size of the files under `folder`."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6
+    return (
+        sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) / 1e6
+    )
 
 
 def main() -> None:
     """Install what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", help="where the environments go")
-    parser.add_argument("peers", nargs="*", default=[], help=f"of {', '.join(PEERS)}; all if none is named")
+    parser.add_argument(
+        "peers", nargs="*", default=[], help=f"of {', '.join(PEERS)}; all if none is named"
+    )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.peers) - set(PEERS))
     if unknown:

@@ -30,8 +30,12 @@ from protocol import (
 
 def add_flags(parser):
     """Add this peer's own flags."""
-    parser.add_argument("--recommended", action="store_true", help="not the Cloze task alone: three rows in four learn "
-                        "the next item, and a history is ranked from two hidden states")
+    parser.add_argument(
+        "--recommended",
+        action="store_true",
+        help="not the Cloze task alone: three rows in four learn "
+        "the next item, and a history is ranked from two hidden states",
+    )
 
 
 arguments = parse_arguments(__doc__.splitlines()[0], add_flags)
@@ -62,8 +66,14 @@ def experiment_config(data: PeerData, folder: str) -> Config:
     config.seed = arguments.seed
     config.data.update(source="table", path=folder, cache_dir=folder)
     config.model.update(
-        width=peer.width, layers=peer.layers, heads=peer.heads, ffn_width=peer.ffn_width, max_length=peer.max_length,
-        dropout=peer.dropout, attention_dropout=0.0)
+        width=peer.width,
+        layers=peer.layers,
+        heads=peer.heads,
+        ffn_width=peer.ffn_width,
+        max_length=peer.max_length,
+        dropout=peer.dropout,
+        attention_dropout=0.0,
+    )
     config.masking.probability = peer.mask_probability
     config.optimizer.learning_rate = peer.learning_rate
     lengths = np.diff(data.offsets) - 2
@@ -127,9 +137,16 @@ def lists() -> None:
             out.unlink(missing_ok=True)
             return write_lists(model, str(out), LIST_LENGTH, str(users))["users"]
 
-        serve_lists(answers, make, {
-            "peer": "ours", "parameters": sum(x.size for x in jax.tree.leaves(params)), "items": dataset.num_items,
-            "version": f"bert4rec_jax {__version__}, jax {jax.__version__}"})
+        serve_lists(
+            answers,
+            make,
+            {
+                "peer": "ours",
+                "parameters": sum(x.size for x in jax.tree.leaves(params)),
+                "items": dataset.num_items,
+                "version": f"bert4rec_jax {__version__}, jax {jax.__version__}",
+            },
+        )
 
 
 def main() -> None:

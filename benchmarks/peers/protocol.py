@@ -107,18 +107,30 @@ class StepCount:
 
 def count_tokens(ids: Any, padding: int = 0) -> StepCount:
     """Count a [rows, length] array or tensor of input ids."""
-    return StepCount(int((ids != padding).sum()), int(ids.shape[0] * ids.shape[1]), int(ids.shape[0]))
+    return StepCount(
+        int((ids != padding).sum()), int(ids.shape[0] * ids.shape[1]), int(ids.shape[0])
+    )
 
 
-def parse_arguments(description: str, extra: Callable[[argparse.ArgumentParser], None] | None = None) -> Any:
+def parse_arguments(
+    description: str, extra: Callable[[argparse.ArgumentParser], None] | None = None
+) -> Any:
     """Read the command line that all peers have, and what `extra` adds to it."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", required=True, help="an .npz file with items, offsets and num_items")
+    parser.add_argument(
+        "--data", required=True, help="an .npz file with items, offsets and num_items"
+    )
     parser.add_argument("--config", required=True, help="a JSON file with the configuration")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of a training window with --rounds")
-    parser.add_argument("--rounds", type=int, default=0, help="ask for this many windows itself and end")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="length of a training window with --rounds"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="ask for this many windows itself and end"
+    )
     parser.add_argument("--eval_users", type=int, default=512, help="users to rank with --rounds")
-    parser.add_argument("--list_users", type=int, default=0, help="make lists for this many users; train nothing")
+    parser.add_argument(
+        "--list_users", type=int, default=0, help="make lists for this many users; train nothing"
+    )
     parser.add_argument("--seed", type=int, default=0)
     if extra is not None:
         extra(parser)
@@ -160,7 +172,13 @@ def run_window(step: Callable[[], StepCount], seconds: float) -> dict[str, Any]:
         # Stop where one more step would end further from the mark than this one has.
         if elapsed + 0.5 * elapsed / steps >= seconds:
             break
-    return {"steps": steps, "seconds": elapsed, "real_tokens": real, "padded_tokens": padded, "users": users}
+    return {
+        "steps": steps,
+        "seconds": elapsed,
+        "real_tokens": real,
+        "padded_tokens": padded,
+        "users": users,
+    }
 
 
 def serve_lists(answers: TextIO, make: Callable[[], int], about: dict[str, Any]) -> None:
@@ -175,7 +193,11 @@ def serve_lists(answers: TextIO, make: Callable[[], int], about: dict[str, Any])
     for _ in sys.stdin:
         begin = time.perf_counter()
         users = make()
-        print(json.dumps({"users": users, "seconds": time.perf_counter() - begin}), file=answers, flush=True)
+        print(
+            json.dumps({"users": users, "seconds": time.perf_counter() - begin}),
+            file=answers,
+            flush=True,
+        )
 
 
 def ndcg_at_10(ranks: np.ndarray) -> float:
@@ -234,7 +256,9 @@ def serve(
         before_ready()
     answer({"ready": True, "startup_seconds": startup_seconds, **about})
     if arguments.rounds > 0:
-        commands = [f"train {arguments.seconds}"] * arguments.rounds + [f"eval {arguments.eval_users}"]
+        commands = [f"train {arguments.seconds}"] * arguments.rounds + [
+            f"eval {arguments.eval_users}"
+        ]
         for command in commands:
             do(command)
         return

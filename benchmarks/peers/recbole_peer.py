@@ -30,7 +30,9 @@ from protocol import take_stdout as take_answers
 
 def add_flags(parser):
     """Add this peer's own flags."""
-    parser.add_argument("--no_anomaly", action="store_true", help="turn PyTorch's anomaly detection off")
+    parser.add_argument(
+        "--no_anomaly", action="store_true", help="turn PyTorch's anomaly detection off"
+    )
     parser.add_argument("--eval_batch", type=int, default=256, help="users ranked at a time")
 
 
@@ -202,10 +204,14 @@ class Peer:
     def lists(self) -> int:
         """Make everybody's list with RecBole's `full_sort_topk`, and give users and items their own ids again."""
         dataset = self.test.dataset
-        users = dataset.token2id(dataset.uid_field, [str(u) for u in range(1, arguments.list_users + 1)])
+        users = dataset.token2id(
+            dataset.uid_field, [str(u) for u in range(1, arguments.list_users + 1)]
+        )
         count = 0
         for first in range(0, len(users), arguments.eval_batch):
-            _, items = full_sort_topk(users[first : first + arguments.eval_batch], self.model, self.test, LIST_LENGTH)
+            _, items = full_sort_topk(
+                users[first : first + arguments.eval_batch], self.model, self.test, LIST_LENGTH
+            )
             count += len(dataset.id2token(dataset.iid_field, items))
         return count
 

@@ -14,7 +14,15 @@ import types
 from importlib.metadata import version
 from importlib.util import find_spec
 
-from protocol import PeerConfig, PeerData, StepCount, ndcg_at_10, parse_arguments, serve, set_threads
+from protocol import (
+    PeerConfig,
+    PeerData,
+    StepCount,
+    ndcg_at_10,
+    parse_arguments,
+    serve,
+    set_threads,
+)
 from protocol import take_stdout as take_answers
 
 arguments = parse_arguments(__doc__.splitlines()[0])
@@ -138,7 +146,9 @@ class Peer:
             seen = self.pad(begins[users], ends[users] - begins[users], longest)
             slots = lengths[users][:, None].astype(np.int32)
             targets = data.items[ends[users]]
-            ranks.append(np.asarray(self.rank(self.parameters, self.others, ids, slots, targets, seen)))
+            ranks.append(
+                np.asarray(self.rank(self.parameters, self.others, ids, slots, targets, seen))
+            )
         return {"users": len(ends), "ndcg@10": ndcg_at_10(np.concatenate(ranks)[: len(ends)])}
 
 

@@ -104,7 +104,9 @@ class Peer:
             recommend_torch_device="cpu",
         )
         # Lists are of a catalogue in which every item counts, so nobody's last items are held back.
-        self.model._build_model_from_dataset(Dataset.construct(table(everyone, 0 if arguments.list_users else 2)))
+        self.model._build_model_from_dataset(
+            Dataset.construct(table(everyone, 0 if arguments.list_users else 2))
+        )
         self.loader = self.model.data_preparator.get_dataloader_train()
         self.module = self.model.lightning_model
         self.known = Dataset.construct(table(everyone, 0 if arguments.list_users else 1))
@@ -143,7 +145,9 @@ class Peer:
     def evaluate(self, count: int) -> dict:
         """Recommend to the first `count` users and compute NDCG@10."""
         users = np.arange(min(count, data.num_users))
-        truth = pd.DataFrame({Columns.User: users, Columns.Item: data.items[data.offsets[users + 1] - 1]})
+        truth = pd.DataFrame(
+            {Columns.User: users, Columns.Item: data.items[data.offsets[users + 1] - 1]}
+        )
         lists = self.model.recommend(users=users, dataset=self.known, k=10, filter_viewed=True)
         value = calc_metrics({"ndcg": NDCG(k=10, divide_by_achievable=True)}, lists, truth)["ndcg"]
         return {"users": len(users), "ndcg@10": float(value)}
@@ -151,7 +155,9 @@ class Peer:
     def lists(self) -> int:
         """Make everybody's list with RecTools' `recommend`."""
         users = np.arange(arguments.list_users)
-        lists = self.model.recommend(users=users, dataset=self.known, k=LIST_LENGTH, filter_viewed=True)
+        lists = self.model.recommend(
+            users=users, dataset=self.known, k=LIST_LENGTH, filter_viewed=True
+        )
         return lists[Columns.User].nunique()
 
 
@@ -165,7 +171,9 @@ def main() -> None:
     }
     if arguments.list_users:
         peer.model.is_fitted = True
-        serve_lists(answers, peer.lists, about | {"items": peer.model.data_preparator.item_id_map.size})
+        serve_lists(
+            answers, peer.lists, about | {"items": peer.model.data_preparator.item_id_map.size}
+        )
         return
     serve(answers, arguments, peer.step, peer.evaluate, about, train_window=peer.train)
 

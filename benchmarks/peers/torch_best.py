@@ -43,7 +43,9 @@ def add_flags(parser):
     parser.add_argument("--library_loss", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--self_check", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="print where a step's time goes and end")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where a step's time goes and end"
+    )
 
 
 arguments = parse_arguments(__doc__.splitlines()[0], add_flags)
@@ -93,7 +95,9 @@ class AddDropped(torch.autograd.Function):
     """residual + dropout(branch), one byte of the graph's memory a unit."""
 
     @staticmethod
-    def forward(ctx, branch: Tensor, residual: Tensor, chance: Tensor, threshold: int, scale: float) -> Tensor:
+    def forward(
+        ctx, branch: Tensor, residual: Tensor, chance: Tensor, threshold: int, scale: float
+    ) -> Tensor:
         """Add the units of `branch` that stay."""
         keep = chance.ge(threshold)
         ctx.save_for_backward(keep)
@@ -212,7 +216,9 @@ class Model(nn.Module):
         self.items = nn.Parameter(torch.empty(num_items + 2, config.width))
         self.positions = nn.Parameter(torch.empty(config.max_length, config.width))
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.ffn_width) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.ffn_width) for _ in range(config.layers)
+        )
         self.head = nn.Linear(config.width, config.width)
         self.head_norm = nn.LayerNorm(config.width, eps=1e-12)
         self.bias = nn.Parameter(torch.zeros(num_items + 1))
@@ -228,7 +234,9 @@ class Model(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def encode(self, h: Tensor, mask: Tensor | None, asked: Tensor, kept: Tensor, dropout, trim: bool) -> Tensor:
+    def encode(
+        self, h: Tensor, mask: Tensor | None, asked: Tensor, kept: Tensor, dropout, trim: bool
+    ) -> Tensor:
         """Return the last hidden state at the slots asked for.
 
         Args:
@@ -254,7 +262,9 @@ class Model(nn.Module):
                 k, v = F.linear(h, weight[D:], bias[D:]).split(D, -1)
                 context = F.scaled_dot_product_attention(split(q), split(k), split(v), mask)
                 context = context.transpose(1, 2).reshape(-1, D).index_select(0, kept)
-                return self.after_attention(block, context, rows.index_select(0, kept), dropout(2, context))
+                return self.after_attention(
+                    block, context, rows.index_select(0, kept), dropout(2, context)
+                )
             q, k, v = block.qkv(h).split(D, -1)
             context = F.scaled_dot_product_attention(split(q), split(k), split(v), mask)
             context = context.transpose(1, 2).reshape(B, L, D)
@@ -321,7 +331,9 @@ class Batches:
         lengths = self.lengths[users]
         L = int(lengths.max())
         ids = padded(self.data, self.starts[users], lengths, L)
-        chosen = (self.rng.random(ids.shape, np.float32) < self.config.mask_probability) & (ids != PAD)
+        chosen = (self.rng.random(ids.shape, np.float32) < self.config.mask_probability) & (
+            ids != PAD
+        )
         bare = np.flatnonzero(~chosen.any(1))  # a user without a masked slot gets one
         chosen[bare, self.rng.integers(0, lengths[bare])] = True
         return ids, chosen, lengths
@@ -336,7 +348,9 @@ class Trainer:
         self.model = Model(config, data.num_items)
         self.batches = Batches(data, config, flags.batching, flags.seed)
         self.chance = Chance(config.dropout, flags.seed)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.learning_rate, fused=True
+        )
         if flags.compile:
             for name in ("after_embedding", "after_attention", "before_table"):
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=True))
@@ -369,7 +383,9 @@ class Trainer:
             dropout = lambda layers, like: library  # noqa: E731
         else:
             trimmed = not self.flags.full_last_layer
-            rows = (1 + 2 * (self.config.layers - trimmed)) * ids.size + 2 * trimmed * int(chosen.sum())
+            rows = (1 + 2 * (self.config.layers - trimmed)) * ids.size + 2 * trimmed * int(
+                chosen.sum()
+            )
             self.chance.draw(rows * self.config.width)
             dropout = self.chance.take
         self.optimizer.zero_grad(set_to_none=True)
@@ -394,7 +410,11 @@ class Trainer:
             ids = padded(data, end[users] - lengths[users], lengths[users], L)
             rows = np.arange(len(users))
             ids[rows, lengths[users]] = data.num_items + 1
-            mask = None if lengths[users].min() + 1 == L else torch.from_numpy(ids != PAD)[:, None, None, :]
+            mask = (
+                None
+                if lengths[users].min() + 1 == L
+                else torch.from_numpy(ids != PAD)[:, None, None, :]
+            )
             asked = torch.from_numpy(rows * L + lengths[users])[:, None]
             hidden = model.encode(
                 F.embedding(torch.from_numpy(ids), model.items),
@@ -411,8 +431,12 @@ class Trainer:
                 targets = torch.from_numpy(data.items[end[some]].astype(np.int64) - 1)
                 own = scores.gather(1, targets[:, None])
                 counts = end[some] - begin[some]
-                which = np.repeat(begin[some] - np.r_[0, np.cumsum(counts)[:-1]], counts) + np.arange(counts.sum())
-                seen = np.repeat(np.arange(len(some)), counts) * data.num_items + data.items[which] - 1
+                which = np.repeat(
+                    begin[some] - np.r_[0, np.cumsum(counts)[:-1]], counts
+                ) + np.arange(counts.sum())
+                seen = (
+                    np.repeat(np.arange(len(some)), counts) * data.num_items + data.items[which] - 1
+                )
                 scores.view(-1).index_fill_(0, torch.from_numpy(seen), -torch.inf)
                 # The target is above or level with itself, and ties count against it.
                 ranks[some] = scores.ge(own).sum(1).numpy()
@@ -432,9 +456,12 @@ def reference_backward(model: Model, ids: np.ndarray, chosen: np.ndarray) -> Ten
     forbidden = (x == PAD)[:, None, None, :].float() * -1e9
     for block in model.blocks:
         q, k, v = (
-            part.reshape(rows, L, config.heads, -1).permute(0, 2, 1, 3) for part in block.qkv(h).chunk(3, dim=-1)
+            part.reshape(rows, L, config.heads, -1).permute(0, 2, 1, 3)
+            for part in block.qkv(h).chunk(3, dim=-1)
         )
-        weights = torch.softmax(q @ k.transpose(-1, -2) / (config.width // config.heads) ** 0.5 + forbidden, -1)
+        weights = torch.softmax(
+            q @ k.transpose(-1, -2) / (config.width // config.heads) ** 0.5 + forbidden, -1
+        )
         h = block.norm1(h + block.out((weights @ v).permute(0, 2, 1, 3).reshape(rows, L, -1)))
         h = block.norm2(h + block.down(F.gelu(block.up(h))))
     h = model.head_norm(F.gelu(model.head(h)))
@@ -461,7 +488,8 @@ def self_check(trainer: Trainer) -> None:
             values.append(way().item())
             gradients.append({k: p.grad.clone() for k, p in trainer.model.named_parameters()})
         worst = max(
-            float((gradients[0][k] - g).abs().max() / g.abs().max().clamp_min(1e-3)) for k, g in gradients[1].items()
+            float((gradients[0][k] - g).abs().max() / g.abs().max().clamp_min(1e-3))
+            for k, g in gradients[1].items()
         )
         print(
             f"loss {values[0]:.7f}, reference {values[1]:.7f}, largest gradient error {worst:.1e}",
@@ -484,7 +512,9 @@ def main() -> None:
         with torch.profiler.profile() as profile:
             for _ in range(4):
                 trainer.step()
-        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=answers)
+        print(
+            profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=25), file=answers
+        )
         return
     about = {
         "peer": "torch_best",

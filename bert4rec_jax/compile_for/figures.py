@@ -103,8 +103,14 @@ def sizes_of_data(config: Config, layout: Layout) -> Sizes:
     """Returns the sizes that a run of `config` has on its data, which are loaded as the run would load them."""
     experiment = Experiment(config, layout)
     histories = experiment.ranker("test").histories
-    return Sizes(experiment.num_items, experiment.num_slots, histories.size, histories.slots_in_a_row, histories.pairs,
-                 experiment.features)
+    return Sizes(
+        experiment.num_items,
+        experiment.num_slots,
+        histories.size,
+        histories.slots_in_a_row,
+        histories.pairs,
+        experiment.features,
+    )
 
 
 def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
@@ -114,12 +120,19 @@ def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
       UserError: the configuration has item features, which only data have.
     """
     if config.data.feature_columns:
-        raise UserError("config.data.features stand in the item table, which --items leaves unread; leave one of them "
-                        "out.")
+        raise UserError(
+            "config.data.features stand in the item table, which --items leaves unread; leave one of them "
+            "out."
+        )
     c, length = config, config.model.max_length
     rows = c.eval.batch_rows // layout.num_devices
-    return Sizes(num_items, min(int(masks_per_history(c.masking, length)[length]) + 3, length), 2 * rows, 4,
-                 rows * length)
+    return Sizes(
+        num_items,
+        min(int(masks_per_history(c.masking, length)[length]) + 3, length),
+        2 * rows,
+        4,
+        rows * length,
+    )
 
 
 def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[Any, tuple]]:
@@ -132,21 +145,40 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     batch = Packed(*[array(config.train.batch_rows, length)] * 4)
-    step = layout.map(functools.partial(train_step, config, sizes.num_items, sizes.slots, bags=sizes.features), state,
-                      donate=True)
+    step = layout.map(
+        functools.partial(train_step, config, sizes.num_items, sizes.slots, bags=sizes.features),
+        state,
+        donate=True,
+    )
     rows, cases = config.eval.batch_rows, sizes.histories * layout.num_devices
     pairs = sizes.removed * layout.num_devices if config.eval.filter_seen else 0
     tokens = array(rows, length)
-    histories = Histories(Inputs(tokens, tokens, tokens, array(rows, sizes.histories_in_a_row)), array(cases),
-                          array(pairs), array(pairs))
-    params = {name: state.params[name] for name in ("items", "encoder")}  # as `fold_features` returns them
+    histories = Histories(
+        Inputs(tokens, tokens, tokens, array(rows, sizes.histories_in_a_row)),
+        array(cases),
+        array(pairs),
+        array(pairs),
+    )
+    params = {
+        name: state.params[name] for name in ("items", "encoder")
+    }  # as `fold_features` returns them
     ranking = layout.map(functools.partial(rank_step, config, sizes.num_items, True), params)
-    return {"training": (step, (state, batch, key)),
-            "ranking": (ranking, (params, (histories, (array(cases), array(cases, 0))), key))}
+    return {
+        "training": (step, (state, batch, key)),
+        "ranking": (ranking, (params, (histories, (array(cases), array(cases, 0))), key)),
+    }
 
 
-def compiled(name: str, function: Any, arguments: tuple, target: Target, devices: int, positions: int,
-             least_sent: float | None, formula: float | None) -> Report:
+def compiled(
+    name: str,
+    function: Any,
+    arguments: tuple,
+    target: Target,
+    devices: int,
+    positions: int,
+    least_sent: float | None,
+    formula: float | None,
+) -> Report:
     """Compiles one step and reads the result.
 
     Args:
@@ -166,29 +198,57 @@ def compiled(name: str, function: Any, arguments: tuple, target: Target, devices
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "out of memory" not in str(error).lower():
             raise
-        return Report(name, time.perf_counter() - begin, time.process_time() - begin_cpu, needed_bytes(str(error)),
-                      False, str(error).splitlines()[0][:300], formula_bytes=formula)
+        return Report(
+            name,
+            time.perf_counter() - begin,
+            time.process_time() - begin_cpu,
+            needed_bytes(str(error)),
+            False,
+            str(error).splitlines()[0][:300],
+            formula_bytes=formula,
+        )
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
     sizes, text = program.memory_analysis(), parse(program.as_text())
-    memory = (sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-              + sizes.temp_size_in_bytes)
+    memory = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+    )
     chip = target.chip
     done, moved = operations(traced.jaxpr), accessed_bytes(text)
     arithmetic, traffic = done / chip.flops, moved / chip.bandwidth
-    return Report(name, seconds, cpu_seconds, memory, memory <= chip.memory, "", done, moved,
-                  accessed_bytes(text, slow_only=False), arithmetic, traffic,
-                  {k: v for k, v in sent_bytes(text, devices).items() if v}, least_sent,
-                  positions / max(arithmetic, traffic), formula)
+    return Report(
+        name,
+        seconds,
+        cpu_seconds,
+        memory,
+        memory <= chip.memory,
+        "",
+        done,
+        moved,
+        accessed_bytes(text, slow_only=False),
+        arithmetic,
+        traffic,
+        {k: v for k, v in sent_bytes(text, devices).items() if v},
+        least_sent,
+        positions / max(arithmetic, traffic),
+        formula,
+    )
 
 
 def needed_bytes(error: str) -> int | None:
     """Returns how much memory a compiler says that it would need at least, None where it does not say."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
-    return int(float(used[1]) * 2**{"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
+    return int(float(used[1]) * 2 ** {"K": 10, "M": 20, "G": 30}[used[2]]) if used else None
 
 
-def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str, ...] = ("training", "ranking"),
-           ) -> list[Report]:
+def report(
+    config: Config,
+    target: Target,
+    num_items: int = 0,
+    steps: tuple[str, ...] = ("training", "ranking"),
+) -> list[Report]:
     """Compiles the steps of a run for a target.
 
     Args:
@@ -198,22 +258,43 @@ def report(config: Config, target: Target, num_items: int = 0, steps: tuple[str,
       steps: which of them.
     """
     layout = Layout(config.parallel, target.devices())
-    for rows, field in ((config.train.batch_rows, "config.train.batch_rows"),
-                        (config.eval.batch_rows, "config.eval.batch_rows")):
+    for rows, field in (
+        (config.train.batch_rows, "config.train.batch_rows"),
+        (config.eval.batch_rows, "config.eval.batch_rows"),
+    ):
         layout.check_rows(rows, field)
     try:
-        sizes = assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
+        sizes = (
+            assumed_sizes(config, layout, num_items) if num_items else sizes_of_data(config, layout)
+        )
     except UserError as error:
         if num_items or config.data.feature_columns:
             raise
-        raise UserError(f"{error} --compile_for needs no data where --items gives the size of the catalogue.") from None
+        raise UserError(
+            f"{error} --compile_for needs no data where --items gives the size of the catalogue."
+        ) from None
     job, model = _job(config, sizes, layout), config.model
     least = job.least() if config.loss.name == "softmax" else None
-    formula = job.state_bytes() + job.activation_bytes(model.layers, model.ffn_width) / config.train.accumulate
+    formula = (
+        job.state_bytes()
+        + job.activation_bytes(model.layers, model.ffn_width) / config.train.accumulate
+    )
     both = programs(config, sizes, layout)
-    rows = {"training": (config.train.batch_rows, least, formula), "ranking": (config.eval.batch_rows, None, None)}
-    return [compiled(name, *both[name], target, layout.num_devices, rows[name][0] * config.model.max_length,
-                     *rows[name][1:]) for name in steps]
+    rows = {
+        "training": (config.train.batch_rows, least, formula),
+        "ranking": (config.eval.batch_rows, None, None),
+    }
+    return [
+        compiled(
+            name,
+            *both[name],
+            target,
+            layout.num_devices,
+            rows[name][0] * config.model.max_length,
+            *rows[name][1:],
+        )
+        for name in steps
+    ]
 
 
 def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:
@@ -221,6 +302,14 @@ def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:
     c, state = config, state_template(config, sizes.num_items, layout)
     encoder = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state.params["encoder"]))
     share, length = c.masking.next_item, c.model.max_length
-    return Job(state.params["items"]["bias"].shape[0], c.model.width, encoder, c.train.batch_rows // layout.num_devices,
-               length, share * length + (1 - share) * sizes.slots, layout.num_devices // c.parallel.catalogue,
-               c.parallel.catalogue, 2 if c.model.dtype == "bfloat16" else 4)
+    return Job(
+        state.params["items"]["bias"].shape[0],
+        c.model.width,
+        encoder,
+        c.train.batch_rows // layout.num_devices,
+        length,
+        share * length + (1 - share) * sizes.slots,
+        layout.num_devices // c.parallel.catalogue,
+        c.parallel.catalogue,
+        2 if c.model.dtype == "bfloat16" else 4,
+    )

@@ -28,6 +28,25 @@ from bert4rec_jax.config.help import describe, help_text
 from bert4rec_jax.config.recipes import base, recommended
 from bert4rec_jax.config.rules import resolve
 
-__all__ = ["INCIDENTAL", "MOVIELENS", "Config", "DataConfig", "EvalConfig", "LossConfig", "MaskingConfig",
-           "ModelConfig", "OptimizerConfig", "ParallelConfig", "SyntheticConfig", "TrainConfig", "base", "choose",
-           "describe", "help_text", "load", "recommended", "resolve", "shipped"]
+__all__ = [
+    "INCIDENTAL",
+    "MOVIELENS",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "LossConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "SyntheticConfig",
+    "TrainConfig",
+    "base",
+    "choose",
+    "describe",
+    "help_text",
+    "load",
+    "recommended",
+    "resolve",
+    "shipped",
+]

@@ -12,9 +12,20 @@ FORMATS = ("table", "lines", "sequences", "synthetic")
 WRITERS = ("tensorboard", "wandb", "mlflow")
 # Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
 # computed: they may change between two starts of one run, and runs that differ only here are the same experiment.
-INCIDENTAL = ("parallel.", "data.cache_dir", "data.path", "data.items_path", "data.engine", "data.memory",
-              "data.spill_dir", "train.checkpoint_every", "train.log_every", "train.writers", "model.remat",
-              "eval.batch_rows")
+INCIDENTAL = (
+    "parallel.",
+    "data.cache_dir",
+    "data.path",
+    "data.items_path",
+    "data.engine",
+    "data.memory",
+    "data.spill_dir",
+    "train.checkpoint_every",
+    "train.log_every",
+    "train.writers",
+    "model.remat",
+    "eval.batch_rows",
+)
 MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 
 
@@ -67,10 +78,18 @@ class DataConfig:
     # features.
     features: str = ""
     min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
-    user_core: int = 0  # users with fewer interactions are dropped, repeatedly together with item_core
-    item_core: int = 0  # items with fewer interactions are dropped, repeatedly together with user_core
-    repeats: Literal["keep", "drop"] = "keep"  # drop: only the first time that a user met an item counts
-    first_users: int = 0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
+    user_core: int = (
+        0  # users with fewer interactions are dropped, repeatedly together with item_core
+    )
+    item_core: int = (
+        0  # items with fewer interactions are dropped, repeatedly together with user_core
+    )
+    repeats: Literal["keep", "drop"] = (
+        "keep"  # drop: only the first time that a user met an item counts
+    )
+    first_users: int = (
+        0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
+    )
     # leave_one_out: each user's last event is the test target, the one before it the validation target (or that of
     # `eval.valid_users` alone). temporal: the newest periods of the whole log are.
     split: Literal["leave_one_out", "temporal"] = "leave_one_out"
@@ -90,7 +109,9 @@ class DataConfig:
     @property
     def feature_columns(self) -> tuple[str, ...]:
         """The columns that `features` names."""
-        return tuple(dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip()))
+        return tuple(
+            dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip())
+        )
 
 
 @dataclass(frozen=True)
@@ -114,14 +135,18 @@ class ModelConfig:
     # Item embeddings times sqrt(width) where they enter (Vaswani et al. 2017, section 3.4), and not where they are the
     # output layer. Not with norm = post and rotary positions, as the normalisation that comes first would undo it.
     scale_embeddings: bool = False
-    head: Literal["transform", "tied"] = "transform"  # transform: dense + GELU + LayerNorm before the item table
+    head: Literal["transform", "tied"] = (
+        "transform"  # transform: dense + GELU + LayerNorm before the item table
+    )
     dropout: float = 0.1  # of embeddings and of each sub-layer's output
     attention_dropout: float = 0.1  # of attention weights
     # dense: written out in arrays. pallas_tpu, pallas_gpu: fused kernels, interpreted (slowly) on any other machine.
     # auto: the kernel of the machine, dense on CPU. All give the same model.
     attention: Literal["auto", "dense", "pallas_tpu", "pallas_gpu"] = "auto"
     init_scale: float = 0.02  # standard deviation of the truncated normal of every weight
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and products; parameters stay float32
+    dtype: Literal["float32", "bfloat16"] = (
+        "float32"  # of activations and products; parameters stay float32
+    )
     remat: bool = False  # recompute activations in the backward pass: less memory, more time
 
     @property
@@ -139,8 +164,12 @@ class MaskingConfig:
     # Share of a batch's rows that learn, with the same weights, the next item of every item under causal attention.
     # 0: BERT4Rec. 1, with `model.ranks_from = "last_item"`: SASRec.
     next_item: float = 0.0
-    last_item_only: float = 0.0  # share of histories of which only the last item is masked, as at test time
-    random_token: float = 0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
+    last_item_only: float = (
+        0.0  # share of histories of which only the last item is masked, as at test time
+    )
+    random_token: float = (
+        0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
+    )
     keep_token: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1)
 
 
@@ -152,7 +181,9 @@ class LossConfig:
     # gbce: Petrov and Macdonald (2023), sampled binary cross-entropy with calibration `gbce_t`.
     name: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
     negatives: int = 256  # of the sampled losses, shared by all slots of a batch
-    gbce_t: float = 0.75  # calibration of gbce: 0 is plain binary cross-entropy, 1 undoes the sampling fully
+    gbce_t: float = (
+        0.75  # calibration of gbce: 0 is plain binary cross-entropy, 1 undoes the sampling fully
+    )
     # Items per chunk of logits; 0: as many as fit 64 MiB, but never more than 32 chunks.
     chunk_items: int = 0
 
@@ -164,7 +195,9 @@ class OptimizerConfig:
     name: Literal["adam", "adamw"] = "adam"  # AdamW decays weights
     learning_rate: float = 1e-3  # at the end of the warm-up
     warmup_steps: int = 0  # the learning rate grows from 0 in so many steps
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate from there to the last step
+    schedule: Literal["constant", "linear", "cosine"] = (
+        "constant"  # of the learning rate from there to the last step
+    )
     final_fraction: float = 0.0  # of the learning rate, where linear and cosine end
     beta1: float = 0.9  # of Adam: memory of the gradient
     beta2: float = 0.999  # of Adam: memory of its square
@@ -180,12 +213,16 @@ class TrainConfig:
     # A row is `model.max_length` positions and holds as many histories as fit.
     batch_rows: int = 32
     windows: Literal["newest", "random"] = "newest"  # which part of a longer history an epoch sees
-    accumulate: int = 1  # split a batch into this many parts and add up their gradients before the update
+    accumulate: int = (
+        1  # split a batch into this many parts and add up their gradients before the update
+    )
     eval_every: int = 250  # steps between validations; the best checkpoint is chosen there
     patience: int = 0  # stop after this many validations without a better one; 0: never
     checkpoint_every: int = 250  # steps between saves
     log_every: int = 50  # steps between lines of metrics.jsonl
-    on_nan: Literal["stop", "skip"] = "stop"  # skip: leave out updates that are not finite and count them
+    on_nan: Literal["stop", "skip"] = (
+        "stop"  # skip: leave out updates that are not finite and count them
+    )
     writers: str = ""  # comma-separated, beside metrics.jsonl: tensorboard, wandb, mlflow
 
 
@@ -241,9 +278,15 @@ class Config:
             return "SASRec" + features
         if self.masking.next_item == 0:
             return "BERT4Rec (Cloze)" + features
-        return "BERT4Rec + next item" + {
-            "both": "", "mask": ", ranks from [MASK]", "last_item": ", ranks from the last item",
-        }[self.model.ranks_from] + features
+        return (
+            "BERT4Rec + next item"
+            + {
+                "both": "",
+                "mask": ", ranks from [MASK]",
+                "last_item": ", ranks from the last item",
+            }[self.model.ranks_from]
+            + features
+        )
 
     def to_dict(self) -> dict:
         """Returns the config as nested plain dicts, as written to config.json."""

@@ -20,7 +20,11 @@ def shipped() -> dict[str, str]:
     folders = (os.path.join(package, "configs"), os.path.join(os.path.dirname(package), "configs"))
     folder = next((folder for folder in folders if os.path.isdir(folder)), None)
     files = sorted(os.listdir(folder)) if folder else []
-    return {name.removesuffix(".py"): os.path.join(folder, name) for name in files if name.endswith(".py")}
+    return {
+        name.removesuffix(".py"): os.path.join(folder, name)
+        for name in files
+        if name.endswith(".py")
+    }
 
 
 def load(path: str) -> ml_collections.ConfigDict:
@@ -45,20 +49,28 @@ def load(path: str) -> ml_collections.ConfigDict:
     try:
         if not os.path.isfile(file):
             raise FileNotFoundError
-        spec = importlib.util.spec_from_file_location("_" + os.path.basename(file).removesuffix(".py"), file)
+        spec = importlib.util.spec_from_file_location(
+            "_" + os.path.basename(file).removesuffix(".py"), file
+        )
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if name and not inspect.signature(module.get_config).parameters:
-            raise UserError(f"the config file {file} takes no name after a colon, such as {name!r}.")
+            raise UserError(
+                f"the config file {file} takes no name after a colon, such as {name!r}."
+            )
         values = module.get_config(*[name] if name else [])
         return ml_collections.ConfigDict(values).lock()
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"there is no config file {path}; those that come with the program go by their names: "
-                        f"{', '.join(shipped())}.") from None
+        raise UserError(
+            f"there is no config file {path}; those that come with the program go by their names: "
+            f"{', '.join(shipped())}."
+        ) from None
     except Exception as error:  # the file is the user's code
-        raise UserError(f"the config file {path} cannot be read ({type(error).__name__}): {error}.") from None
+        raise UserError(
+            f"the config file {path} cannot be read ({type(error).__name__}): {error}."
+        ) from None
 
 
 def _from_json(path: str) -> ml_collections.ConfigDict:
@@ -79,5 +91,7 @@ def choose(choices: dict, name: str):
       UserError: there is no such name; lists those that there are.
     """
     if name not in choices:
-        raise UserError(f"the config file has no {name!r}; name one of {', '.join(choices)} after the colon.")
+        raise UserError(
+            f"the config file has no {name!r}; name one of {', '.join(choices)} after the colon."
+        )
     return choices[name]

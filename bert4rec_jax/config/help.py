@@ -37,7 +37,11 @@ def describe() -> list[Field]:
                 above -= 1
             text = [line.strip().lstrip("# ") for line in lines[above:place]]
             text += lines[place].split("  # ")[1:]
-            kinds = typing.get_args(f.type) if typing.get_origin(f.type) is Literal else (f.type.__name__,)
+            kinds = (
+                typing.get_args(f.type)
+                if typing.get_origin(f.type) is Literal
+                else (f.type.__name__,)
+            )
             fields.append(Field(prefix + f.name, "|".join(kinds), f.default, " ".join(text)))
 
     walk(Config, "")
@@ -49,5 +53,7 @@ def help_text() -> str:
     lines = ["Fields of the configuration, with their defaults (--config.GROUP.FIELD=VALUE):"]
     for name, kind, default, text in describe():
         lines.append(f"  {name} = {default!r} ({kind})")
-        lines += textwrap.wrap(text, min(columns(), 100), initial_indent="      ", subsequent_indent="      ")
+        lines += textwrap.wrap(
+            text, min(columns(), 100), initial_indent="      ", subsequent_indent="      "
+        )
     return "\n".join(lines)

@@ -20,5 +20,7 @@ def recommended() -> ml_collections.ConfigDict:
     config.model.update(ranks_from="both", positions="rotary", head="tied", attention_dropout=0.0)
     config.masking.update(next_item=0.75)
     config.train.windows = "random"
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98)
+    config.optimizer.update(
+        learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98
+    )
     return config

@@ -35,13 +35,19 @@ def build(cls: type, values: object, prefix: str = ""):
       UserError: an unknown field, or a value of the wrong type; names the field.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{f'config.{prefix}'.rstrip('.')} must be a group of fields, not {_shown(values)}.")
+        raise UserError(
+            f"{f'config.{prefix}'.rstrip('.')} must be a group of fields, not {_shown(values)}."
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise UserError(f"unknown config field config.{prefix}{unknown[0][:60]}; the fields there are: "
-                        f"{', '.join(fields)}.")
-    return cls(**{name: _value(fields[name].type, value, prefix + name) for name, value in values.items()})
+        raise UserError(
+            f"unknown config field config.{prefix}{unknown[0][:60]}; the fields there are: "
+            f"{', '.join(fields)}."
+        )
+    return cls(
+        **{name: _value(fields[name].type, value, prefix + name) for name, value in values.items()}
+    )
 
 
 def _value(kind, value, name: str):
@@ -49,17 +55,23 @@ def _value(kind, value, name: str):
         return build(kind, value, name + ".")
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
-            raise UserError(f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {_shown(value)}.")
+            raise UserError(
+                f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {_shown(value)}."
+            )
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 1e308 else math.inf  # an int may be larger than any float
+        value = (
+            float(value) if abs(value) < 1e308 else math.inf
+        )  # an int may be larger than any float
     if type(value) is not kind:
         raise UserError(f"config.{name} must be of type {kind.__name__}, not {_shown(value)}.")
     if kind is float and not math.isfinite(value):
         raise UserError(f"config.{name} must be a finite number, not {_shown(value)}.")
     if kind is str and not _is_text(value):
-        raise UserError(f"config.{name} = {_shown(value)} holds what no text and no path can hold: half a character, "
-                        "or a zero byte.")
+        raise UserError(
+            f"config.{name} = {_shown(value)} holds what no text and no path can hold: half a character, "
+            "or a zero byte."
+        )
     return value
 
 
@@ -70,7 +82,9 @@ def _shown(value) -> str:
 
 def _is_text(value: str) -> bool:
     try:
-        os.fsencode(value)  # not as UTF-8: a path may hold other bytes, which Python keeps as halves of its own
+        os.fsencode(
+            value
+        )  # not as UTF-8: a path may hold other bytes, which Python keeps as halves of its own
     except UnicodeEncodeError:
         return False
     return "\0" not in value
@@ -78,33 +92,95 @@ def _is_text(value: str) -> bool:
 
 # Rules of single fields: (what it must be, whether a value is, the fields).
 _RANGES = (
-    ("at least 1", lambda x: x >= 1, (
-        "model.width", "model.layers", "model.heads", "model.ffn_width", "train.steps", "train.batch_rows",
-        "train.accumulate", "train.eval_every", "train.checkpoint_every", "train.log_every", "eval.batch_rows",
-        "loss.negatives", "parallel.catalogue", "data.synthetic.users", "data.synthetic.genres")),
-    ("at least 0", lambda x: x >= 0, (
-        "masking.max_masks", "loss.chunk_items", "optimizer.warmup_steps", "optimizer.weight_decay",
-        "optimizer.clip_norm", "train.patience", "eval.valid_users", "parallel.data", "data.user_core",
-        "data.item_core", "data.min_rating", "data.test_seconds", "data.valid_seconds", "data.gap_seconds")),
-    ("at least 0 and below 2**32", lambda x: 0 <= x < 2**32, ("seed", "eval.negatives_seed", "data.synthetic.seed")),
-    ("at least 0 and below 1", lambda x: 0 <= x < 1, (
-        "model.dropout", "model.attention_dropout", "optimizer.beta1", "optimizer.beta2")),
-    ("between 0 and 1", lambda x: 0 <= x <= 1, (
-        "masking.next_item", "masking.last_item_only", "masking.random_token", "masking.keep_token",
-        "optimizer.final_fraction", "loss.gbce_t")),
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        (
+            "model.width",
+            "model.layers",
+            "model.heads",
+            "model.ffn_width",
+            "train.steps",
+            "train.batch_rows",
+            "train.accumulate",
+            "train.eval_every",
+            "train.checkpoint_every",
+            "train.log_every",
+            "eval.batch_rows",
+            "loss.negatives",
+            "parallel.catalogue",
+            "data.synthetic.users",
+            "data.synthetic.genres",
+        ),
+    ),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        (
+            "masking.max_masks",
+            "loss.chunk_items",
+            "optimizer.warmup_steps",
+            "optimizer.weight_decay",
+            "optimizer.clip_norm",
+            "train.patience",
+            "eval.valid_users",
+            "parallel.data",
+            "data.user_core",
+            "data.item_core",
+            "data.min_rating",
+            "data.test_seconds",
+            "data.valid_seconds",
+            "data.gap_seconds",
+        ),
+    ),
+    (
+        "at least 0 and below 2**32",
+        lambda x: 0 <= x < 2**32,
+        ("seed", "eval.negatives_seed", "data.synthetic.seed"),
+    ),
+    (
+        "at least 0 and below 1",
+        lambda x: 0 <= x < 1,
+        ("model.dropout", "model.attention_dropout", "optimizer.beta1", "optimizer.beta2"),
+    ),
+    (
+        "between 0 and 1",
+        lambda x: 0 <= x <= 1,
+        (
+            "masking.next_item",
+            "masking.last_item_only",
+            "masking.random_token",
+            "masking.keep_token",
+            "optimizer.final_fraction",
+            "loss.gbce_t",
+        ),
+    ),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("masking.probability",)),
     ("above 0 and below 1", lambda x: 0 < x < 1, ("data.test_share",)),
     ("above 0", lambda x: x > 0, ("model.init_scale", "optimizer.learning_rate")),
     ("at least 2", lambda x: x >= 2, ("model.max_length",)),
     ("at least 5", lambda x: x >= 5, ("data.synthetic.mean_length",)),
     ("within 64 bits", lambda x: abs(x) < 2**63, ("data.first_users",)),
-    ("one of " + ", ".join(MOVIELENS + FORMATS), lambda x: x in MOVIELENS + FORMATS, ("data.source",)),
-    ("a size such as '8GiB', or '' for half of what is free",
-     lambda x: re.fullmatch(r"(\d+(\.\d+)? ?[KMGT]i?B)?", x) is not None, ("data.memory",)),
-    ("empty or some of " + ", ".join(WRITERS),
-     lambda x: {name.strip() for name in x.split(",") if name.strip()} <= set(WRITERS), ("train.writers",)),
-    ("mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10",
-     lambda x: re.fullmatch(r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr", x) is not None, ("eval.metric",)),
+    (
+        "one of " + ", ".join(MOVIELENS + FORMATS),
+        lambda x: x in MOVIELENS + FORMATS,
+        ("data.source",),
+    ),
+    (
+        "a size such as '8GiB', or '' for half of what is free",
+        lambda x: re.fullmatch(r"(\d+(\.\d+)? ?[KMGT]i?B)?", x) is not None,
+        ("data.memory",),
+    ),
+    (
+        "empty or some of " + ", ".join(WRITERS),
+        lambda x: {name.strip() for name in x.split(",") if name.strip()} <= set(WRITERS),
+        ("train.writers",),
+    ),
+    (
+        "mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10",
+        lambda x: re.fullmatch(r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr", x) is not None,
+        ("eval.metric",),
+    ),
 )
 
 
@@ -114,7 +190,9 @@ def _check(c: Config) -> None:
 
     def require(ok: bool, name: str, rule: str) -> None:
         if not ok:
-            raise UserError(f"config.{name} = {_shown(value(name))} is out of range: it must be {rule}.")
+            raise UserError(
+                f"config.{name} = {_shown(value(name))} is out of range: it must be {rule}."
+            )
 
     for rule, holds, names in _RANGES:
         for name in names:
@@ -122,34 +200,84 @@ def _check(c: Config) -> None:
 
     # Rules of fields together.
     data, model, masking = c.data, c.model, c.masking
-    require(masking.next_item < 1 or model.ranks_from == "last_item", "model.ranks_from",
-            "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for")
-    require(masking.next_item > 0 or model.ranks_from == "mask", "model.ranks_from",
-            "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item")
-    require(masking.random_token + masking.keep_token <= 1, "masking.keep_token",
-            "at most 1 together with config.masking.random_token")
-    require(model.width % model.heads == 0, "model.heads", f"a divisor of config.model.width = {model.width}")
-    require(model.positions != "rotary" or model.width % (2 * model.heads) == 0, "model.heads",
-            "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'")
-    require(not model.scale_embeddings or model.norm == "pre" or model.positions != "rotary", "model.scale_embeddings",
-            "false when config.model.norm is 'post' and positions are rotary, where embeddings are normalised at once")
-    require(data.source not in ("table", "lines", "sequences") or data.path != "", "data.path",
-            f"given when config.data.source is {data.source!r}")
+    require(
+        masking.next_item < 1 or model.ranks_from == "last_item",
+        "model.ranks_from",
+        "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for",
+    )
+    require(
+        masking.next_item > 0 or model.ranks_from == "mask",
+        "model.ranks_from",
+        "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item",
+    )
+    require(
+        masking.random_token + masking.keep_token <= 1,
+        "masking.keep_token",
+        "at most 1 together with config.masking.random_token",
+    )
+    require(
+        model.width % model.heads == 0,
+        "model.heads",
+        f"a divisor of config.model.width = {model.width}",
+    )
+    require(
+        model.positions != "rotary" or model.width % (2 * model.heads) == 0,
+        "model.heads",
+        "such that config.model.width / config.model.heads is even when config.model.positions is 'rotary'",
+    )
+    require(
+        not model.scale_embeddings or model.norm == "pre" or model.positions != "rotary",
+        "model.scale_embeddings",
+        "false when config.model.norm is 'post' and positions are rotary, where embeddings are normalised at once",
+    )
+    require(
+        data.source not in ("table", "lines", "sequences") or data.path != "",
+        "data.path",
+        f"given when config.data.source is {data.source!r}",
+    )
     for name in ("valid_seconds", "gap_seconds"):
-        require(getattr(data, name) == 0 or data.test_seconds > 0, f"data.{name}",
-                "0 unless config.data.test_seconds is set")
-    require(data.test_seconds == 0 or data.split == "temporal", "data.test_seconds",
-            "0 unless config.data.split is 'temporal'")
-    require(data.period_target == "first" or data.split == "temporal", "data.period_target",
-            "'first' unless config.data.split is 'temporal'")
-    require(0 < data.valid_share < 1 - data.test_share, "data.valid_share",
-            "above 0 and, with config.data.test_share, below 1")
-    require(data.synthetic.num_items >= 2 * data.synthetic.genres, "data.synthetic.num_items",
-            "at least twice config.data.synthetic.genres")
-    require(c.optimizer.weight_decay == 0 or c.optimizer.name == "adamw", "optimizer.weight_decay",
-            "0 unless config.optimizer.name is 'adamw'")
-    require(c.optimizer.warmup_steps < c.train.steps, "optimizer.warmup_steps", "less than config.train.steps")
-    require(c.train.batch_rows % c.train.accumulate == 0, "train.accumulate",
-            f"a divisor of config.train.batch_rows = {c.train.batch_rows}")
-    require(c.parallel.mode == "jit" or c.parallel.catalogue == 1, "parallel.catalogue",
-            "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table")
+        require(
+            getattr(data, name) == 0 or data.test_seconds > 0,
+            f"data.{name}",
+            "0 unless config.data.test_seconds is set",
+        )
+    require(
+        data.test_seconds == 0 or data.split == "temporal",
+        "data.test_seconds",
+        "0 unless config.data.split is 'temporal'",
+    )
+    require(
+        data.period_target == "first" or data.split == "temporal",
+        "data.period_target",
+        "'first' unless config.data.split is 'temporal'",
+    )
+    require(
+        0 < data.valid_share < 1 - data.test_share,
+        "data.valid_share",
+        "above 0 and, with config.data.test_share, below 1",
+    )
+    require(
+        data.synthetic.num_items >= 2 * data.synthetic.genres,
+        "data.synthetic.num_items",
+        "at least twice config.data.synthetic.genres",
+    )
+    require(
+        c.optimizer.weight_decay == 0 or c.optimizer.name == "adamw",
+        "optimizer.weight_decay",
+        "0 unless config.optimizer.name is 'adamw'",
+    )
+    require(
+        c.optimizer.warmup_steps < c.train.steps,
+        "optimizer.warmup_steps",
+        "less than config.train.steps",
+    )
+    require(
+        c.train.batch_rows % c.train.accumulate == 0,
+        "train.accumulate",
+        f"a divisor of config.train.batch_rows = {c.train.batch_rows}",
+    )
+    require(
+        c.parallel.mode == "jit" or c.parallel.catalogue == 1,
+        "parallel.catalogue",
+        "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table",
+    )

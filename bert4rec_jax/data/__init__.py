@@ -22,6 +22,24 @@ from bert4rec_jax.data.splits import (
 )
 from bert4rec_jax.data.suggest import suggestions_text
 
-__all__ = ["Bags", "Dataset", "Packed", "RankingBatch", "Split", "TrainingBatches", "blocks_of_users",
-           "feature_count", "in_blocks", "load_dataset", "open_dataset", "positions", "prefetch", "ranking_batches",
-           "recent_counts", "split_dataset", "suggestions_text", "training_blocks", "training_counts"]
+__all__ = [
+    "Bags",
+    "Dataset",
+    "Packed",
+    "RankingBatch",
+    "Split",
+    "TrainingBatches",
+    "blocks_of_users",
+    "feature_count",
+    "in_blocks",
+    "load_dataset",
+    "open_dataset",
+    "positions",
+    "prefetch",
+    "ranking_batches",
+    "recent_counts",
+    "split_dataset",
+    "suggestions_text",
+    "training_blocks",
+    "training_counts",
+]

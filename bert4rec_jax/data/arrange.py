@@ -56,7 +56,10 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
     trail: list[dict] = []
 
     def step(name: str) -> None:
-        present = [int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0 for codes in (users, items)]
+        present = [
+            int(np.count_nonzero(np.bincount(codes))) if len(codes) else 0
+            for codes in (users, items)
+        ]
         add_step(trail, name, len(users), *present)
 
     step("read")
@@ -82,7 +85,11 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
         step(core_step(config))
     if config.first_users:
         distinct = np.flatnonzero(np.bincount(users))
-        chosen = distinct[: config.first_users] if config.first_users > 0 else distinct[config.first_users :]
+        chosen = (
+            distinct[: config.first_users]
+            if config.first_users > 0
+            else distinct[config.first_users :]
+        )
         keep((users >= chosen[0]) & (users <= chosen[-1]))
         step(f"first_users {config.first_users}")
     lengths = np.bincount(users, minlength=len(order))
@@ -114,7 +121,9 @@ def add_step(trail: list[dict], name: str, interactions: int, users: int, items:
     trail.append({"after": name, "interactions": interactions, "users": users, "items": items})
     if not interactions:
         story = "; ".join(f"{s['after']}: {s['interactions']} by {s['users']} users" for s in trail)
-        raise UserError(f"the filters of config.data leave no interactions ({story}); relax the last one.")
+        raise UserError(
+            f"the filters of config.data leave no interactions ({story}); relax the last one."
+        )
 
 
 def ascending(ids: pa.Array) -> np.ndarray:
@@ -145,10 +154,16 @@ def whole_seconds(times: np.ndarray, unit: int) -> np.ndarray:
 
 def are_whole(times: np.ndarray, seconds: np.ndarray, unit: int) -> bool:
     """Whether times lost nothing when they became whole seconds."""
-    return times is seconds or (times.dtype.kind == "i" and unit == 1) or bool(np.all(seconds * unit == times))
+    return (
+        times is seconds
+        or (times.dtype.kind == "i" and unit == 1)
+        or bool(np.all(seconds * unit == times))
+    )
 
 
-def _fill_times(users: np.ndarray, times: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, dict]:
+def _fill_times(
+    users: np.ndarray, times: np.ndarray, missing: np.ndarray
+) -> tuple[np.ndarray, dict]:
     by_user = np.argsort(users, kind="stable")
     known = ~missing[by_user]
     position = np.arange(len(users))

@@ -56,7 +56,9 @@ def pack(lengths: np.ndarray, row_length: int) -> Packing:
     """
     order = np.argsort(-lengths, kind="stable")
     counts = np.bincount(lengths, minlength=row_length + 1)
-    rows_by_room = [np.empty(0, np.int32) for _ in range(row_length + 1)]  # open rows by free columns
+    rows_by_room = [
+        np.empty(0, np.int32) for _ in range(row_length + 1)
+    ]  # open rows by free columns
     row, start = np.empty(len(lengths), np.int32), np.empty(len(lengths), np.int32)
     done = num_rows = 0
     for length in np.flatnonzero(counts)[::-1].tolist():
@@ -70,9 +72,9 @@ def pack(lengths: np.ndarray, row_length: int) -> Packing:
                 num_rows += fresh
                 room = row_length
             taken = rows_by_room[room][:left]
-            rows_by_room[room] = rows_by_room[room][len(taken):]
-            row[done:done + len(taken)] = taken
-            start[done:done + len(taken)] = row_length - room
+            rows_by_room[room] = rows_by_room[room][len(taken) :]
+            row[done : done + len(taken)] = taken
+            start[done : done + len(taken)] = row_length - room
             rows_by_room[room - length] = np.concatenate([rows_by_room[room - length], taken])
             done += len(taken)
             left -= len(taken)
@@ -99,7 +101,9 @@ def _fill(items: np.ndarray, placed: _Placed, num_rows: int, row_length: int) ->
     by_column = np.lexsort((placed.start, placed.row))
     row, start, first, length = (x[by_column] for x in placed)
     new_row = np.r_[True, row[1:] != row[:-1]] if len(row) else np.empty(0, bool)
-    number = np.arange(len(row)) - np.maximum.accumulate(np.where(new_row, np.arange(len(row)), 0)) + 1
+    number = (
+        np.arange(len(row)) - np.maximum.accumulate(np.where(new_row, np.arange(len(row)), 0)) + 1
+    )
     inside = _ragged_arange(length)
     flat = np.repeat(row.astype(np.int64) * row_length + start, length) + inside
     arrays = [np.zeros(num_rows * row_length, np.int32) for _ in range(4)]
@@ -122,7 +126,15 @@ class TrainingBatches:
       tokens_per_epoch: items in them.
     """
 
-    def __init__(self, dataset: Dataset, split: Split, row_length: int, batch_rows: int, windows: str, seed: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: Split,
+        row_length: int,
+        batch_rows: int,
+        windows: str,
+        seed: int,
+    ):
         """Plans the packing; arguments as in the configuration.
 
         Memory grows with users alone: about 30 bytes for each, and 8 (newest windows: 4) for each of the two epochs
@@ -133,13 +145,20 @@ class TrainingBatches:
         self._users = np.flatnonzero(full >= 2).astype(np.int32)
         self._items, self._starts, self._stops = dataset.items, starts, stops
         self._lengths = np.minimum(full[self._users], row_length).astype(np.int32)
-        self._row_length, self._batch_rows, self._windows, self._seed = row_length, batch_rows, windows, seed
+        self._row_length, self._batch_rows, self._windows, self._seed = (
+            row_length,
+            batch_rows,
+            windows,
+            seed,
+        )
         self._packing = pack(self._lengths, row_length)
         self.rows_per_epoch = self._packing.num_rows
         self.tokens_per_epoch = int(self._lengths.sum(dtype=np.int64))
         # Places of each packed row: by_row[bounds[r]:bounds[r + 1]].
         self._by_row = np.argsort(self._packing.row, kind="stable").astype(np.int32)
-        self._bounds = np.searchsorted(self._packing.row, np.arange(self.rows_per_epoch + 1), sorter=self._by_row)
+        self._bounds = np.searchsorted(
+            self._packing.row, np.arange(self.rows_per_epoch + 1), sorter=self._by_row
+        )
         self._epoch = functools.lru_cache(maxsize=2)(self._draw_epoch)
 
     def steps_per_epoch(self) -> float:
@@ -161,12 +180,18 @@ class TrainingBatches:
         if self._windows == "random":
             skipped = generator.integers(0, self._room(users) + 1).astype(np.int32)
         rows = np.empty(self.rows_per_epoch, np.int32)
-        rows[generator.permutation(self.rows_per_epoch)] = np.arange(self.rows_per_epoch, dtype=np.int32)
+        rows[generator.permutation(self.rows_per_epoch)] = np.arange(
+            self.rows_per_epoch, dtype=np.int32
+        )
         return users, skipped, rows
 
     def _room(self, users: np.ndarray) -> np.ndarray:
         """Returns how many events of each user do not fit into a row."""
-        return self._stops[self._users[users]] - self._starts[self._users[users]] - self._lengths[users]
+        return (
+            self._stops[self._users[users]]
+            - self._starts[self._users[users]]
+            - self._lengths[users]
+        )
 
     def batch(self, step: int, part: int = 0, parts: int = 1) -> Packed:
         """Returns rows of batch `step` (0, 1, ...); with `parts` > 1 only the part-th of as many equal parts."""
@@ -177,15 +202,25 @@ class TrainingBatches:
             epoch, row = divmod(begin + filled, self.rows_per_epoch)
             count = min(size - filled, self.rows_per_epoch - row)
             users, skipped, rows = self._epoch(epoch)
-            packed_rows = rows[row:row + count]
+            packed_rows = rows[row : row + count]
             counts = self._bounds[packed_rows + 1] - self._bounds[packed_rows]
-            places = self._by_row[np.repeat(self._bounds[packed_rows], counts) + _ragged_arange(counts)]
+            places = self._by_row[
+                np.repeat(self._bounds[packed_rows], counts) + _ragged_arange(counts)
+            ]
             who = users[places]
             skip = self._room(who) if skipped is None else skipped[places]
-            placed.append(_Placed(np.repeat(np.arange(filled, filled + count), counts), self._packing.start[places],
-                                  self._starts[self._users[who]] + skip, self._lengths[who].astype(np.int64)))
+            placed.append(
+                _Placed(
+                    np.repeat(np.arange(filled, filled + count), counts),
+                    self._packing.start[places],
+                    self._starts[self._users[who]] + skip,
+                    self._lengths[who].astype(np.int64),
+                )
+            )
             filled += count
-        return _fill(self._items, _Placed(*(np.concatenate(x) for x in zip(*placed))), size, self._row_length)
+        return _fill(
+            self._items, _Placed(*(np.concatenate(x) for x in zip(*placed))), size, self._row_length
+        )
 
 
 class RankingBatch(NamedTuple):
@@ -202,8 +237,14 @@ class RankingBatch(NamedTuple):
     cases: np.ndarray
 
 
-def ranking_batches(items: np.ndarray, starts: np.ndarray, targets: np.ndarray, row_length: int, batch_rows: int,
-                    mask: int | None) -> "RankingBatches":
+def ranking_batches(
+    items: np.ndarray,
+    starts: np.ndarray,
+    targets: np.ndarray,
+    row_length: int,
+    batch_rows: int,
+    mask: int | None,
+) -> "RankingBatches":
     """Packs histories items[starts[n]:targets[n]] for ranking, every case once; batches may end in empty rows.
 
     Args:
@@ -239,7 +280,7 @@ class RankingBatches(Sequence):
 
     def numbers(self, number: int) -> np.ndarray:
         """Returns int64: which cases a batch holds, in the order in which its `cases` name them."""
-        return self._packing.order[self._by_row[self._bounds[number]:self._bounds[number + 1]]]
+        return self._packing.order[self._by_row[self._bounds[number] : self._bounds[number + 1]]]
 
     def __len__(self) -> int:
         return self._num_batches
@@ -248,10 +289,12 @@ class RankingBatches(Sequence):
         if not 0 <= number < self._num_batches:
             raise IndexError(number)
         spare = int(self._mask is not None)
-        places = self._by_row[self._bounds[number]:self._bounds[number + 1]]
+        places = self._by_row[self._bounds[number] : self._bounds[number + 1]]
         rows, case = self._row[places], self._packing.order[places]
         lengths = self._lengths[case]
-        placed = _Placed(rows, self._packing.start[places], self._targets[case] - lengths + spare, lengths)
+        placed = _Placed(
+            rows, self._packing.start[places], self._targets[case] - lengths + spare, lengths
+        )
         # The column of [MASK] is first filled from the target's own place in the log, then overwritten.
         packed = _fill(self._items, placed, self._batch_rows, self._row_length)
         last = placed.start + lengths - 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists the prepared folders of the cache, and removes those whose source files have changed or gone since.
 
-  python -m bert4rec_jax.data.clean
-  python -m bert4rec_jax.data.clean --remove
+python -m bert4rec_jax.data.clean
+python -m bert4rec_jax.data.clean --remove
 """
 
 import argparse
@@ -35,7 +35,11 @@ def reason_to_remove(folder: str) -> str:
 
 def size_of(folder: str) -> int:
     """Returns the bytes of all files in a folder."""
-    return sum(os.path.getsize(os.path.join(path, name)) for path, _, names in os.walk(folder) for name in names)
+    return sum(
+        os.path.getsize(os.path.join(path, name))
+        for path, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def main() -> None:
@@ -45,7 +49,9 @@ def main() -> None:
     parser.add_argument("--remove", action="store_true", help="remove what is marked")
     arguments = parser.parse_args()
     parent = os.path.join(cache_folder(DataConfig(cache_dir=arguments.cache_dir)), "prepared")
-    entries = sorted(os.scandir(parent), key=lambda entry: entry.name) if os.path.isdir(parent) else []
+    entries = (
+        sorted(os.scandir(parent), key=lambda entry: entry.name) if os.path.isdir(parent) else []
+    )
     freed = 0
     for entry in entries:
         if not entry.is_dir() or entry.name.startswith("."):

@@ -119,7 +119,9 @@ def open_dataset(folder: str) -> Dataset:
             )
         for name, facts in manifest["files"].items():
             if os.path.getsize(os.path.join(folder, name)) != facts["bytes"]:
-                raise UserError(f"{folder} is damaged: {name} is not {facts['bytes']} bytes long; {remedy}.")
+                raise UserError(
+                    f"{folder} is damaged: {name} is not {facts['bytes']} bytes long; {remedy}."
+                )
         arrays = {
             name: _map(folder, name)
             for name in ("items", "offsets", "timestamps")
@@ -136,9 +138,13 @@ def open_dataset(folder: str) -> Dataset:
             fingerprint=manifest["fingerprint"],
         )
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is no prepared folder: there is no {error.filename}; {remedy}.") from None
+        raise UserError(
+            f"{folder} is no prepared folder: there is no {error.filename}; {remedy}."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}: {error}); {remedy}.") from None
+        raise UserError(
+            f"{folder} is damaged ({type(error).__name__}: {error}); {remedy}."
+        ) from None
 
 
 def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
@@ -179,6 +185,8 @@ def _read_table(path: str, first: int) -> pd.DataFrame:
             f"{os.path.dirname(path)} is damaged ({reason}); delete it, and it will be prepared again."
         ) from None
     # Nullable integers: a missing year must not turn the others into 1995.0.
-    frame = table.to_pandas(types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_integer(kind) else None)
+    frame = table.to_pandas(
+        types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_integer(kind) else None
+    )
     frame.index = pd.RangeIndex(first, first + len(frame))
     return frame

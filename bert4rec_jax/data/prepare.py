@@ -55,8 +55,10 @@ def load_dataset(config: DataConfig) -> Dataset:
         if not config.feature_columns:
             return dataset
         if not dataset.manifest["counts"]["item_table"]:
-            raise UserError("config.data.features needs an item table, and there is none; name its file with "
-                            "config.data.items_path.")
+            raise UserError(
+                "config.data.features needs an item table, and there is none; name its file with "
+                "config.data.items_path."
+            )
         found = features.from_columns(dataset.item_table(), config.feature_columns)
         return dataclasses.replace(dataset, features=found)
 
@@ -77,11 +79,18 @@ def _load(config: DataConfig) -> Dataset:
         os.makedirs(parent, exist_ok=True)
         _remove_stale(parent)
     started = time.monotonic()
-    facts = {"name": source.name, "source": source.description, "identity": source.identity, "options": options}
+    facts = {
+        "name": source.name,
+        "source": source.description,
+        "identity": source.identity,
+        "options": options,
+    }
     with _disk_errors(parent):
         older = additions.older_folder(parent, source, options)
         scratch = os.path.join(parent, f".{source.name}-{digits}-{uuid.uuid4().hex}")
-        if older and _in_scratch(scratch, folder, lambda: additions.add(older, source, config, facts, scratch)):
+        if older and _in_scratch(
+            scratch, folder, lambda: additions.add(older, source, config, facts, scratch)
+        ):
             pass
         elif engines.choose(config, source) == "memory":
             log = read_log(source)
@@ -102,11 +111,13 @@ def _ending_on_signals():
     stops = []
 
     def stop(number, _):
-        stops.append(Stopped(
-            number,
-            f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
-            "prepares the data, from the stage that was under way if an engine does it.",
-        ))
+        stops.append(
+            Stopped(
+                number,
+                f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
+                "prepares the data, from the stage that was under way if an engine does it.",
+            )
+        )
         raise stops[-1]
 
     if threading.current_thread() is not threading.main_thread():
@@ -151,7 +162,9 @@ def _remove_stale(parent: str) -> None:
     """Removes what killed preparations left, once no running one can own it."""
     for entry in os.scandir(parent):
         # Work folders of engines hold stages that a second start goes on from; a running one touches its own.
-        limit = _WORK_STALE_SECONDS if entry.name.startswith(engines.WORK_PREFIX) else _STALE_SECONDS
+        limit = (
+            _WORK_STALE_SECONDS if entry.name.startswith(engines.WORK_PREFIX) else _STALE_SECONDS
+        )
         if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > limit:
             shutil.rmtree(entry.path, ignore_errors=True)
 
@@ -181,10 +194,18 @@ def _write(folder: str, facts: dict, log: Log, arranged: arrange.Arranged) -> No
     try:
         while first < len(offsets) - 1:
             # Whole users, about so many events at once.
-            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _EVENTS_AT_ONCE, "right")) - 1)
+            last = max(
+                first + 1,
+                int(np.searchsorted(offsets, offsets[first] + _EVENTS_AT_ONCE, "right")) - 1,
+            )
             span = slice(offsets[first], offsets[last])
             seconds = None if arranged.timestamps is None else arranged.timestamps[span]
-            arrays.add(np.diff(offsets[first : last + 1]), arranged.items[span], seconds, arranged.whole_seconds)
+            arrays.add(
+                np.diff(offsets[first : last + 1]),
+                arranged.items[span],
+                seconds,
+                arranged.whole_seconds,
+            )
             first = last
         with writer.UserTable(folder) as users:
             users.add(arranged.user_ids)
@@ -210,7 +231,9 @@ def account(dataset: Dataset) -> str:
         parts.append(f"{ties / manifest['interactions']:.1%} tie in time with the one before")
     if counts["item_table"]:
         if counts.get("item_table_lacks_titles"):
-            parts.append("the item table has no title column (name it with config.data.title_column)")
+            parts.append(
+                "the item table has no title column (name it with config.data.title_column)"
+            )
         if lost := counts["items_without_row"]:
             example = short(repr(counts["item_without_row"]))
             floats = counts["items_written_as_floats"]
@@ -225,7 +248,11 @@ def account(dataset: Dataset) -> str:
 def _mention_size(parent: str) -> None:
     """Says how large the prepared folders have grown, where that is worth a thought."""
     folders = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
-    size = sum(entry.stat().st_size for path in folders for entry in os.scandir(path) if entry.is_file())
+    size = sum(
+        entry.stat().st_size for path in folders for entry in os.scandir(path) if entry.is_file()
+    )
     if len(folders) >= _MANY_FOLDERS or size >= _MUCH:
-        say(f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
-            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to.")
+        say(
+            f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
+            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to."
+        )

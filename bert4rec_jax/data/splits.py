@@ -115,13 +115,19 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     gap_cut, valid_cut, test_cut = _cuts(dataset, config)
     last = config.period_target == "last"
     key = f"temporal-{valid_cut}-{gap_cut}-{test_cut}" + ("-last" if last else "")
-    positions = dataset.kept(key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut), last))
+    positions = dataset.kept(
+        key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut), last)
+    )
     train_stop, valid_end, valid_stop = positions[:, :-1]
     unseen = int(positions[0, -1])
     valid_targets, test_targets = (valid_end - 1, stops - 1) if last else (train_stop, valid_stop)
-    could_validate = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(np.int32)
+    could_validate = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(
+        np.int32
+    )
     valid = _chosen(could_validate, valid_users)
-    drawn = "" if len(valid) == len(could_validate) else f" of {len(could_validate)}, drawn at random,"
+    drawn = (
+        "" if len(valid) == len(could_validate) else f" of {len(could_validate)}, drawn at random,"
+    )
     test = np.flatnonzero((valid_stop < stops) & (test_targets > starts)).astype(np.int32)
     gap = ""
     if gap_cut != test_cut:
@@ -170,7 +176,9 @@ def _cuts(dataset: Dataset, config: DataConfig) -> tuple[int, int, int]:
     return int(cuts[1]), int(cuts[0]), int(cuts[1])
 
 
-def _order_statistic(dataset: Dataset, blocks: Callable[[], Iterator[np.ndarray]], place: int) -> int:
+def _order_statistic(
+    dataset: Dataset, blocks: Callable[[], Iterator[np.ndarray]], place: int
+) -> int:
     """Returns the timestamp at a place of the sorted ones, in a pass or two that count events by interval of time.
 
     Args:
@@ -209,7 +217,9 @@ def _first_events(dataset: Dataset, cuts: tuple[int, ...], last_is_target: bool)
         begin, end = dataset.offsets[first], dataset.offsets[last]
         times, starts = np.asarray(dataset.timestamps[begin:end]), dataset.offsets[first:last]
         for row, cut in enumerate(cuts):
-            found[row, first:last] = starts + np.add.reduceat(times < cut, starts - begin, dtype=np.int64)
+            found[row, first:last] = starts + np.add.reduceat(
+                times < cut, starts - begin, dtype=np.int64
+            )
         seen[dataset.items[begin:end][times < cuts[0]]] = True
     starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
     targets = stops - 1 if last_is_target else found[-1, :-1]
@@ -225,8 +235,12 @@ def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
         counts = np.zeros(dataset.num_items + 1, np.int64)
         for first, last in blocks_of_users(dataset):
             # All events, less the few that are not trained on: twice as fast as to pick those that are.
-            counts += np.bincount(dataset.items[dataset.offsets[first] : dataset.offsets[last]], minlength=len(counts))
-            _, places = positions(split.train_stop[first:last], dataset.offsets[first + 1 : last + 1])
+            counts += np.bincount(
+                dataset.items[dataset.offsets[first] : dataset.offsets[last]], minlength=len(counts)
+            )
+            _, places = positions(
+                split.train_stop[first:last], dataset.offsets[first + 1 : last + 1]
+            )
             counts -= np.bincount(dataset.items[places], minlength=len(counts))
         return counts
 
@@ -267,7 +281,9 @@ def _quantile(dataset: Dataset, split: Split, share: float) -> float:
     below = int(np.floor(place))
 
     def blocks() -> Iterator[np.ndarray]:
-        return (np.asarray(dataset.timestamps[events]) for events in training_blocks(dataset, split))
+        return (
+            np.asarray(dataset.timestamps[events]) for events in training_blocks(dataset, split)
+        )
 
     ends = [_order_statistic(dataset, blocks, at) for at in (below, min(below + 1, size - 1))]
     return float(np.quantile(ends, place - below))
@@ -275,6 +291,8 @@ def _quantile(dataset: Dataset, split: Split, share: float) -> float:
 
 def _date(seconds: int) -> str:
     try:
-        return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime(
+            "%Y-%m-%d %H:%M:%S UTC"
+        )
     except (ValueError, OverflowError, OSError):
         return f"time {int(seconds)}"

@@ -47,12 +47,22 @@ def suggest(dataset: Dataset, training_events: int) -> list[Suggestion]:
     steps = round(steps, 2 - len(str(steps)))
     width = max(_step(WIDTHS_BY_EVENTS, training_events), _step(WIDTHS_BY_ITEMS, dataset.num_items))
     return [
-        Suggestion("model.max_length", length, f"nine histories in ten have at most {long:,} events"),
-        Suggestion("model.width", width, f"{training_events:,} training events, {dataset.num_items:,} items"),
+        Suggestion(
+            "model.max_length", length, f"nine histories in ten have at most {long:,} events"
+        ),
+        Suggestion(
+            "model.width",
+            width,
+            f"{training_events:,} training events, {dataset.num_items:,} items",
+        ),
         Suggestion("model.ffn_width", 4 * width, "four times the width"),
-        Suggestion("model.dropout", _step(DROPOUTS, per_item), f"{per_item:,.0f} training events an item"),
+        Suggestion(
+            "model.dropout", _step(DROPOUTS, per_item), f"{per_item:,.0f} training events an item"
+        ),
         Suggestion("train.batch_rows", rows, f"{rows * length:,} positions a step"),
-        Suggestion("train.steps", steps, f"about {steps * rows * length / training_events:.0f} passes"),
+        Suggestion(
+            "train.steps", steps, f"about {steps * rows * length / training_events:.0f} passes"
+        ),
         Suggestion("train.eval_every", max(steps // 12, 1), "a twelfth of the run"),
         Suggestion("train.checkpoint_every", max(steps // 12, 1), "a twelfth of the run"),
     ]
@@ -69,9 +79,18 @@ def suggestions_text(config: Config) -> str:
     suggestions = suggest(dataset, int((split.train_stop - dataset.offsets[:-1]).sum()))
     flags = [f"--config.{s.field}={s.value}" for s in suggestions]
     widest = max(map(len, flags))
-    return "\n".join([
-        f"{len(dataset.offsets) - 1:,} users, {dataset.num_items:,} items, {dataset.offsets[-1]:,} events; "
-        "beside recommended():", "",
-        *(f"  {flag:<{widest}}  {s.reason}" for flag, s in zip(flags, suggestions, strict=True)), "",
-        "to be added to the command that trains:", "",
-        "  " + " \\\n  ".join(" ".join(flags[n:n + 2]) for n in range(0, len(flags), 2))])  # fits 80 columns
+    return "\n".join(
+        [
+            f"{len(dataset.offsets) - 1:,} users, {dataset.num_items:,} items, {dataset.offsets[-1]:,} events; "
+            "beside recommended():",
+            "",
+            *(
+                f"  {flag:<{widest}}  {s.reason}"
+                for flag, s in zip(flags, suggestions, strict=True)
+            ),
+            "",
+            "to be added to the command that trains:",
+            "",
+            "  " + " \\\n  ".join(" ".join(flags[n : n + 2]) for n in range(0, len(flags), 2)),
+        ]
+    )  # fits 80 columns

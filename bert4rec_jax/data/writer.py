@@ -72,7 +72,9 @@ class Writer:
         self._span: list[int] = []
         self._whole = True
 
-    def add(self, lengths: np.ndarray, codes: np.ndarray, seconds: np.ndarray | None, whole: bool = True) -> None:
+    def add(
+        self, lengths: np.ndarray, codes: np.ndarray, seconds: np.ndarray | None, whole: bool = True
+    ) -> None:
         """Appends users.
 
         Args:
@@ -90,8 +92,12 @@ class Writer:
             new, first = np.unique(codes[fresh], return_index=True)
             new = new[np.argsort(first)]
             if self.items + len(new) > MOST_ITEMS:
-                raise UserError(f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core.")
-            self._numbers[new] = np.arange(self.items + 1, self.items + len(new) + 1, dtype=np.int32)
+                raise UserError(
+                    f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core."
+                )
+            self._numbers[new] = np.arange(
+                self.items + 1, self.items + len(new) + 1, dtype=np.int32
+            )
             self._codes.append(new)
             self.items += len(new)
             numbers[fresh] = self._numbers[codes[fresh]]
@@ -117,8 +123,13 @@ class Writer:
         among = np.flatnonzero(tied[:-1] | tied[1:])
         if len(among):
             group = np.cumsum(~tied[among])
-            self._ties["duplicates"] += len(among) - len(np.unique(group * np.int64(self.items + 1) + numbers[among]))
-        self._span = [min([int(seconds.min()), *self._span[:1]]), max([int(seconds.max()), *self._span[1:]])]
+            self._ties["duplicates"] += len(among) - len(
+                np.unique(group * np.int64(self.items + 1) + numbers[among])
+            )
+        self._span = [
+            min([int(seconds.min()), *self._span[:1]]),
+            max([int(seconds.max()), *self._span[1:]]),
+        ]
 
     def codes_in_order(self) -> np.ndarray:
         """Returns the code of each item from 1 on."""
@@ -143,21 +154,31 @@ class Writer:
         """
         self.close()
         items, agreement = _item_table(item_ids, known)
-        pq.write_table(items, os.path.join(self._folder, "items.parquet"), row_group_size=_TABLE_ROWS)
+        pq.write_table(
+            items, os.path.join(self._folder, "items.parquet"), row_group_size=_TABLE_ROWS
+        )
         arrays = self._arrays()
         times = {}
         if self._times:
             times = {
-                "times": {"first": self._span[0], "last": self._span[1], "whole_seconds": self._whole},
+                "times": {
+                    "first": self._span[0],
+                    "last": self._span[1],
+                    "whole_seconds": self._whole,
+                },
                 "ties": {
                     "events": self._ties["events"],
                     "share_of_events": self._ties["events"] / self.interactions,
                     "leave_one_out_targets": self._ties["tied_targets"],
-                    "share_of_leave_one_out_targets": self._ties["tied_targets"] / max(1, self._ties["targets"]),
+                    "share_of_leave_one_out_targets": self._ties["tied_targets"]
+                    / max(1, self._ties["targets"]),
                 },
             }
             counts = counts | {"exact_duplicates": self._ties["duplicates"]}
-        files = {f"{array.name}.npy": array for array in arrays} | {"users.parquet": None, "items.parquet": None}
+        files = {f"{array.name}.npy": array for array in arrays} | {
+            "users.parquet": None,
+            "items.parquet": None,
+        }
         content, hashed = hashlib.sha256(), {}
         for name, array in files.items():
             if array:
@@ -214,10 +235,10 @@ class UserTable:
     def add(self, users: pa.Array) -> None:
         """Appends original ids, a string array."""
         while len(users):
-            part = users[:_TABLE_ROWS - self._count]
+            part = users[: _TABLE_ROWS - self._count]
             self._waiting.append(part)
             self._count += len(part)
-            users = users[len(part):]
+            users = users[len(part) :]
             if self._count == _TABLE_ROWS:
                 self._flush()
 

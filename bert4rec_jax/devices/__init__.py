@@ -15,5 +15,16 @@ from bert4rec_jax.devices.layout import Axes, Layout, as_stored
 from bert4rec_jax.devices.processes import agreed, join_cluster, leaving_together
 from bert4rec_jax.devices.signals import StopSignal
 
-__all__ = ["Axes", "Layout", "StopSignal", "agreed", "as_stored", "check_memory", "cpu", "explained", "join_cluster",
-           "leaving_together", "lost_process"]
+__all__ = [
+    "Axes",
+    "Layout",
+    "StopSignal",
+    "agreed",
+    "as_stored",
+    "check_memory",
+    "cpu",
+    "explained",
+    "join_cluster",
+    "leaving_together",
+    "lost_process",
+]

@@ -58,7 +58,9 @@ class Job:
             return 0.0
         lookup = gathered(group * tokens * (4 + 2 * 4 * self.width), group)
         hidden = gathered(group * slots * (self.dtype_bytes + 4) * self.width, group)
-        statistics = gathered(group * slots * 4 * (2 + group), group) + all_reduce(group * slots * 4, group)
+        statistics = gathered(group * slots * 4 * (2 + group), group) + all_reduce(
+            group * slots * 4, group
+        )
         return lookup + hidden + statistics
 
     def least(self) -> float:

@@ -44,15 +44,20 @@ def check_memory(c: Config, state: Any) -> None:
     Raises:
       UserError: parameters, moments and gradients alone take more than is free; says how much.
     """
+
     def bytes_of(tree):
-        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+        return sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+        )
 
     devices = jax.tree.leaves(state)[0].sharding.device_set
     needed, free = bytes_of(state) + bytes_of(state.params), _free_bytes(len(devices))
     if free is not None and needed > free:
         raise UserError(
             f"out of memory: parameters, optimizer moments and gradients alone take {needed / 2**30:.2f} GiB on each "
-            f"device, and {free / 2**30:.2f} GiB are free. " + _remedies(c))
+            f"device, and {free / 2**30:.2f} GiB are free. " + _remedies(c)
+        )
 
 
 def _free_bytes(sharers: int) -> int | None:
@@ -63,8 +68,13 @@ def _free_bytes(sharers: int) -> int | None:
     if jax.default_backend() != "cpu":
         return None
     free = []
-    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo", encoding="ascii") as file:
-        free.append(1024 * int(next(line for line in file if line.startswith("MemAvailable")).split()[1]))
+    with (
+        contextlib.suppress(OSError, ValueError, StopIteration),
+        open("/proc/meminfo", encoding="ascii") as file,
+    ):
+        free.append(
+            1024 * int(next(line for line in file if line.startswith("MemAvailable")).split()[1])
+        )
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY:
         with open("/proc/self/statm", encoding="ascii") as file:
@@ -74,18 +84,23 @@ def _free_bytes(sharers: int) -> int | None:
 
 def lost_process(reason: str) -> UserError:
     """Returns what to say when work with the other processes of a job failed."""
-    return UserError(f"another process of this job has ended or cannot be reached ({reason}); what the last checkpoint "
-                     "holds is safe: start all processes again to go on from there.")
+    return UserError(
+        f"another process of this job has ended or cannot be reached ({reason}); what the last checkpoint "
+        "holds is safe: start all processes again to go on from there."
+    )
 
 
 def _out_of_memory(c: Config, step_bytes: Callable[[], int], reason: str) -> str:
     try:
-        predicted = f"a training step is predicted to take {step_bytes() / 2**30:.2f} GiB on each device"
+        predicted = (
+            f"a training step is predicted to take {step_bytes() / 2**30:.2f} GiB on each device"
+        )
     except jax.errors.JaxRuntimeError:
         predicted = "a training step cannot even be compiled"
     return (
         f"out of memory: {predicted} ({reason}). {_remedies(c)} If it happened while ranking, lower "
-        f"config.eval.batch_rows = {c.eval.batch_rows}.")
+        f"config.eval.batch_rows = {c.eval.batch_rows}."
+    )
 
 
 def _remedies(c: Config) -> str:
@@ -94,4 +109,5 @@ def _remedies(c: Config) -> str:
         f"{c.model.max_length} or config.train.batch_rows = {c.train.batch_rows}, raise config.train.accumulate = "
         f"{c.train.accumulate}, set config.model.remat = True, set config.loss.chunk_items (now "
         f"{c.loss.chunk_items}; 0 chooses) to fewer items, use config.loss.name = 'sampled_softmax', or split the "
-        f"table with config.parallel.catalogue.")
+        f"table with config.parallel.catalogue."
+    )

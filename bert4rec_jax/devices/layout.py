@@ -70,21 +70,28 @@ class Layout:
         # TPUs number theirs by place in the machine.
         # Slices of TPUs are joined by the slower network of the data centre: they come one after another, so that the
         # data axis spans them and the catalogue axis stays inside of one.
-        devices = sorted(devices or jax.devices(),
-                         key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id))
+        devices = sorted(
+            devices or jax.devices(),
+            key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
+        )
         data = config.data or max(len(devices) // config.catalogue, 1)
         wanted = data * config.catalogue
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
             raise UserError(
                 f"config.parallel asks for {data} x {config.catalogue} devices and there are {len(devices)}; "
-                "set config.parallel.data and config.parallel.catalogue to match.")
-        self.num_devices, self.processes, self.process = wanted, jax.process_count(), jax.process_index()
+                "set config.parallel.data and config.parallel.catalogue to match."
+            )
+        self.num_devices, self.processes, self.process = (
+            wanted,
+            jax.process_count(),
+            jax.process_index(),
+        )
         self.platform = devices[0].platform
         self._pmap, self._catalogue = config.mode == "pmap", config.catalogue
         self._devices = devices[:wanted]
         # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
         names = (DATA,) if self._pmap else (DATA, CATALOGUE)
-        grid = np.array(self._devices).reshape((data, config.catalogue)[:len(names)])
+        grid = np.array(self._devices).reshape((data, config.catalogue)[: len(names)])
         self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
         one = wanted == 1 and not self._pmap
         self.axes = Axes(None if one else DATA, CATALOGUE if config.catalogue > 1 else None)
@@ -93,13 +100,17 @@ class Layout:
     def check_rows(self, rows: int, name: str) -> None:
         """Raises a UserError unless `rows`, the value of the field `name`, can be dealt out evenly."""
         if rows % self.num_devices:
-            raise UserError(f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use.")
+            raise UserError(
+                f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use."
+            )
 
     def check_table(self, rows: int, name: str) -> None:
         """Raises a UserError unless the item table's `rows` can be shared out by what is called `name`."""
         if rows % self._catalogue:
-            raise UserError(f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
-                            "of two up to 64 always does.")
+            raise UserError(
+                f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
+                "of two up to 64 always does."
+            )
 
     def row_sharding(self) -> NamedSharding:
         """Returns the sharding of arrays whose first dimension runs over rows or cases."""
@@ -107,13 +118,19 @@ class Layout:
 
     def shardings(self, state: Any) -> Any:
         """Returns the sharding of every leaf of a state or of parameters (arrays or shapes)."""
-        return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), self._specs(state),
-                            is_leaf=lambda x: isinstance(x, P))
+        return jax.tree.map(
+            lambda spec: NamedSharding(self._mesh, spec),
+            self._specs(state),
+            is_leaf=lambda x: isinstance(x, P),
+        )
 
     def _specs(self, state: Any) -> Any:
         def spec(path, _):
-            split = self.axes.catalogue and any(getattr(key, "key", None) == "items" for key in path)
+            split = self.axes.catalogue and any(
+                getattr(key, "key", None) == "items" for key in path
+            )
             return P(CATALOGUE) if split else P()
+
         return jax.tree_util.tree_map_with_path(spec, state)
 
     def map(self, function: Callable, state: Any, donate: bool = False) -> Callable:
@@ -129,8 +146,14 @@ class Layout:
         donated, options = (0,) if donate else (), self._compiler_options()
         jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
         if self._pmap:
-            mapped = jax.pmap(function, axis_name=DATA, in_axes=(None, 0, None), devices=self._devices,
-                              out_axes=(None, None) if donate else 0, donate_argnums=donated)
+            mapped = jax.pmap(
+                function,
+                axis_name=DATA,
+                in_axes=(None, 0, None),
+                devices=self._devices,
+                out_axes=(None, None) if donate else 0,
+                donate_argnums=donated,
+            )
             # pmap takes no options of its own; inside jit it would take a process's arrays for those of all.
             if options and self.processes == 1:
                 mapped = jit(mapped)
@@ -140,8 +163,15 @@ class Layout:
         if self.axes.data is None:
             return jit(function)
         specs = self._specs(state)
-        return jit(jax.shard_map(function, mesh=self._mesh, in_specs=(specs, self._rows, P()),
-                                 out_specs=(specs, P()) if donate else self._rows, check_vma=False))
+        return jit(
+            jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=(specs, self._rows, P()),
+                out_specs=(specs, P()) if donate else self._rows,
+                check_vma=False,
+            )
+        )
 
     def _compiler_options(self) -> dict | None:
         with compiling_for(self.platform):
@@ -151,6 +181,7 @@ class Layout:
         def traced(*arguments):
             with compiling_for(self.platform):
                 return function(*arguments)
+
         return traced
 
     def put_state(self, state: Any) -> Any:
@@ -171,6 +202,7 @@ class Layout:
         """Fetches the results of a mapped function as NumPy arrays, whole on every process."""
         if self.processes > 1:
             from jax.experimental import multihost_utils
+
             return multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(np.asarray, tree)
 

@@ -22,16 +22,21 @@ def join_cluster() -> None:
       UserError: the others were not found.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    explicit = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    explicit = {
+        name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")
+    }
     try:
         jax.distributed.initialize(
             coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
             **{name: int(value) for name, value in explicit.items() if value is not None},
-            heartbeat_timeout_seconds=30, initialization_timeout=300)
+            heartbeat_timeout_seconds=30,
+            initialization_timeout=300,
+        )
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes or with "
-            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set.") from None
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -54,4 +59,5 @@ def agreed(ok: bool) -> bool:
     if jax.process_count() == 1:
         return ok
     from jax.experimental import multihost_utils
+
     return bool(multihost_utils.process_allgather(np.array(ok)).all())

@@ -15,14 +15,48 @@ from typing import Any
 
 from bert4rec_jax.devices.communication import all_reduce, gathered
 
-SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1, "s8": 1, "u8": 1, "f64": 8, "s64": 8, "u64": 8,
-         "s16": 2, "u16": 2, "f8e4m3fn": 1, "f8e5m2": 1, "c64": 8}
+SIZES = {
+    "f32": 4,
+    "s32": 4,
+    "u32": 4,
+    "bf16": 2,
+    "f16": 2,
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "f64": 8,
+    "s64": 8,
+    "u64": 8,
+    "s16": 2,
+    "u16": 2,
+    "f8e4m3fn": 1,
+    "f8e5m2": 1,
+    "c64": 8,
+}
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # What moves no bytes of its own.
-_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "call-start",
-         "after-all", "partition-id", "replica-id", "copy-done", "opt-barrier", "domain", "add-dependency",
-         "async-update"}
-_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::((?:[TSLE]\([^)]*\)|\([^)]*\))*))?[^}]*\})?")
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "call-start",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "copy-done",
+    "opt-barrier",
+    "domain",
+    "add-dependency",
+    "async-update",
+}
+_ARRAY = re.compile(
+    r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::((?:[TSLE]\([^)]*\)|\([^)]*\))*))?[^}]*\})?"
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +92,9 @@ class Program:
     computations: dict[str, dict[str, Instruction]]
     entry: str
 
-    def runs(self, inside_fusions: bool = False) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
+    def runs(
+        self, inside_fusions: bool = False
+    ) -> Iterator[tuple[Instruction, dict[str, Instruction], int]]:
         """Yields every instruction, its computation, and how often it runs.
 
         Args:
@@ -76,11 +112,17 @@ class Program:
                 again *= int(trips[1]) if trips else 1
             elif line.kind == "fusion" and not inside_fusions:
                 continue
-            for called in re.findall(r"\b(?:body|calls|branch_computations|true_computation|false_computation)="
-                                     r"(\{[^}]*\}|%?[\w.-]+)", line.rest):
+            for called in re.findall(
+                r"\b(?:body|calls|branch_computations|true_computation|false_computation)="
+                r"(\{[^}]*\}|%?[\w.-]+)",
+                line.rest,
+            ):
                 for inner in re.findall(r"[\w.-]+", called):
                     yield from self._visit(inner, again, inside_fusions)
-            if line.kind in ("call", "call-start"):  # the latter by sparse cores of a TPU, as collectives
+            if line.kind in (
+                "call",
+                "call-start",
+            ):  # the latter by sparse cores of a TPU, as collectives
                 inner = re.search(r"to_apply=%?([\w.-]+)", line.rest)
                 yield from self._visit(inner[1], again, inside_fusions)
 
@@ -103,8 +145,10 @@ def parse(text: str) -> Program:
         close = _closing(line, opening)
         operands = tuple(re.findall(r"%([\w.-]+)", line[opening:close]))
         kind = line[end:opening].strip()
-        rest = line[opening if kind == "parameter" else close:]
-        current[match[2]] = Instruction(match[2], line[after:end], kind, operands, rest, bool(match[1]))
+        rest = line[opening if kind == "parameter" else close :]
+        current[match[2]] = Instruction(
+            match[2], line[after:end], kind, operands, rest, bool(match[1])
+        )
     return Program(computations, entry)
 
 
@@ -162,7 +206,9 @@ def _moved(line: Instruction, computation: dict, program: Program, size, chains:
     if line.kind in _FREE or line.kind.endswith("-done"):
         return 0
     shapes = [computation[name].shape for name in line.operands if name in computation]
-    estimate = re.search(r'"bytes_accessed":"?(\d+)', line.rest) if line.kind == "custom-call" else None
+    estimate = (
+        re.search(r'"bytes_accessed":"?(\d+)', line.rest) if line.kind == "custom-call" else None
+    )
     if estimate and int(estimate[1]) > 0:
         return int(estimate[1])
     if line.kind in ("gather", "dynamic-slice", "slice"):
@@ -194,20 +240,35 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, 
     total = 0
     for name, number in parameters.items():
         read = _users_behind_bitcasts(name, users)
-        working = [(user, place) for user, place in read if user.kind != "tuple" and user.name not in under_way]
+        working = [
+            (user, place)
+            for user, place in read
+            if user.kind != "tuple" and user.name not in under_way
+        ]
         if read and not working:
             continue
-        if working and all(place == 0 and user.kind in ("gather", "dynamic-slice", "slice", *in_place)
-                           for user, place in working):
-            total += min(size(shapes[number]), sum(size(_same_space(user.shape, shapes[number])) for user, _ in working
-                                                   if user.kind not in in_place))
+        if working and all(
+            place == 0 and user.kind in ("gather", "dynamic-slice", "slice", *in_place)
+            for user, place in working
+        ):
+            total += min(
+                size(shapes[number]),
+                sum(
+                    size(_same_space(user.shape, shapes[number]))
+                    for user, _ in working
+                    if user.kind not in in_place
+                ),
+            )
         elif number < len(shapes):
             total += size(shapes[number])
     written = size(line.shape)
     root = next((each for each in inner.values() if each.root), None)
     if root and root.kind == "tuple":
-        written -= sum(size(part[0]) for part, name in zip(_ARRAY.finditer(line.shape), root.operands)
-                       if name in parameters or name in under_way)
+        written -= sum(
+            size(part[0])
+            for part, name in zip(_ARRAY.finditer(line.shape), root.operands)
+            if name in parameters or name in under_way
+        )
     for each in replaced:
         update = inner.get(each.operands[in_place[each.kind]])
         if update is not None and size(each.shape) <= written:
@@ -218,7 +279,9 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, 
 def _users_behind_bitcasts(name: str, users: dict) -> list:
     found = []
     for user, place in users.get(name, ()):
-        found += _users_behind_bitcasts(user.name, users) if user.kind == "bitcast" else [(user, place)]
+        found += (
+            _users_behind_bitcasts(user.name, users) if user.kind == "bitcast" else [(user, place)]
+        )
     return found
 
 
@@ -245,14 +308,23 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
             continue
         chains.add(chain)
         # How a TPU's compiler writes a reduce-scatter: a fusion that sums and keeps a part.
-        if kind == "all-reduce" and any(each.root and each.kind == "dynamic-slice" and line.name in each.operands
-                                        for each in computation.values()):
+        if kind == "all-reduce" and any(
+            each.root and each.kind == "dynamic-slice" and line.name in each.operands
+            for each in computation.values()
+        ):
             kind = "reduce-scatter"
         group = _group_size(line.rest, devices)
-        operand = sum(shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands)
-        sent[kind] += times * {"all-reduce": lambda: all_reduce(operand, group),
-                               "all-gather": lambda: gathered(operand * group, group),
-                               "reduce-scatter": lambda: gathered(operand, group)}.get(kind, lambda: operand)()
+        operand = sum(
+            shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands
+        )
+        sent[kind] += (
+            times
+            * {
+                "all-reduce": lambda: all_reduce(operand, group),
+                "all-gather": lambda: gathered(operand * group, group),
+                "reduce-scatter": lambda: gathered(operand, group),
+            }.get(kind, lambda: operand)()
+        )
     return sent
 
 
@@ -271,7 +343,10 @@ def operations(jaxpr: Any) -> float:
     body at every place of the grid. What nobody reads counts nothing, as compilers leave it out.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    total, read = 0.0, {id(x) for x in itertools.chain(jaxpr.outvars, *(each.invars for each in jaxpr.eqns))}
+    total, read = (
+        0.0,
+        {id(x) for x in itertools.chain(jaxpr.outvars, *(each.invars for each in jaxpr.eqns))},
+    )
     for equation in jaxpr.eqns:
         if not equation.effects and not any(id(x) in read for x in equation.outvars):
             continue
@@ -279,16 +354,25 @@ def operations(jaxpr: Any) -> float:
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
             shape = equation.invars[0].aval.shape
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+            total += (
+                2
+                * math.prod(equation.outvars[0].aval.shape)
+                * math.prod(shape[axis] for axis in contracted)
+            )
         elif name == "pallas_call":
             estimate = parameters.get("cost_estimate")
-            total += estimate.flops if estimate else operations(parameters["jaxpr"]) * math.prod(
-                parameters["grid_mapping"].grid)
+            total += (
+                estimate.flops
+                if estimate
+                else operations(parameters["jaxpr"]) * math.prod(parameters["grid_mapping"].grid)
+            )
         elif name == "cond":
             total += max(map(operations, parameters["branches"]))
         else:
             times = parameters["length"] if name == "scan" else 1
-            total += times * sum(operations(value) for value in parameters.values() if _is_program(value))
+            total += times * sum(
+                operations(value) for value in parameters.values() if _is_program(value)
+            )
     return total
 
 

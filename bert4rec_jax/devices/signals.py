@@ -72,7 +72,9 @@ class StopSignal:
             name = signal.Signals(number).name
             if self._first is None:
                 self._first, self._stopping = time.monotonic(), True
-                _say(f"{name}: saving and stopping after the current step or batch; send it again to quit at once.")
+                _say(
+                    f"{name}: saving and stopping after the current step or batch; send it again to quit at once."
+                )
             elif time.monotonic() - self._first > _SAME_SECONDS:
                 _say(f"{name} again: quitting at once; what the last checkpoint holds is safe.")
                 os._exit(128 + number)
@@ -84,6 +86,7 @@ class StopSignal:
         if step is not None and step % _AGREE_EVERY:
             return False
         from jax.experimental import multihost_utils
+
         return bool(multihost_utils.process_allgather(np.int32(self._stopping)).max())
 
 

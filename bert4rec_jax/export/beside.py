@@ -10,7 +10,7 @@ from bert4rec_jax.export.stablehlo import room_of
 from bert4rec_jax.files import replacing
 from bert4rec_jax.serving.recommender import Recommender
 
-_ONNX = '''```python
+_ONNX = """```python
 import csv
 import numpy as np
 import onnxruntime  # pip install onnxruntime
@@ -35,9 +35,9 @@ Outputs: `items` int64 [batch, k], item numbers, best first, without the history
 logits; `probabilities` float32 [batch, k], softmax over the whole catalogue; `all_scores` float32 [batch, NUMBER],
 column = item number, below -1e8 in column 0 and for items of the history. Where fewer than k items are left, the last
 places are item 0.
-'''
+"""
 
-_JAX = '''```python
+_JAX = """```python
 import csv
 import jax
 import numpy as np  # pip install jax
@@ -56,13 +56,18 @@ for item, probability in zip(out["items"][0].tolist(), out["probabilities"][0].t
 
 It takes any batch and any length up to ROOM, on CPU, CUDA and TPU, and returns the best LISTED items without those of
 the history. Which versions of JAX can read it is said in JAX's own page on exporting and serialization.
-'''
+"""
 
 
 def write_items(folder: str, recommender: Recommender) -> str:
     """Writes `items.csv`: number, item (original id), title, year, genres; returns its path."""
     catalogue = recommender.catalogue
-    table = pd.DataFrame({"number": np.arange(1, len(catalogue) + 1), "item": catalogue["item"].astype(str).to_numpy()})
+    table = pd.DataFrame(
+        {
+            "number": np.arange(1, len(catalogue) + 1),
+            "item": catalogue["item"].astype(str).to_numpy(),
+        }
+    )
     for name in ("title", "year", "genres"):
         values = catalogue[name] if name in catalogue else pd.Series([None] * len(catalogue))
         if name == "year":
@@ -74,20 +79,30 @@ def write_items(folder: str, recommender: Recommender) -> str:
     return path
 
 
-def write_readme(folder: str, recommender: Recommender, kind: str, notes: list[str], k: int = 10) -> str:
+def write_readme(
+    folder: str, recommender: Recommender, kind: str, notes: list[str], k: int = 10
+) -> str:
     """Writes `README.md` for a model exported as `onnx` or `stablehlo`; returns its path."""
     results = recommender.results or {}
     example = ", ".join(str(n) for n in range(1, min(3, recommender.num_items) + 1))
     text = (_ONNX if kind == "onnx" else _JAX).replace("*EXAMPLE", example)
     text = text.replace("ROOM", str(room_of(recommender.config.model)))
-    text = text.replace("NUMBER", str(recommender.num_items + 1)).replace("LISTED", str(min(k, recommender.num_items)))
-    about = [f"{recommender.config.model_name}, {recommender.num_items:,} items, checkpoint of step "
-             f"{recommender.step:,}; written by `python -m bert4rec_jax.export`."]
+    text = text.replace("NUMBER", str(recommender.num_items + 1)).replace(
+        "LISTED", str(min(k, recommender.num_items))
+    )
+    about = [
+        f"{recommender.config.model_name}, {recommender.num_items:,} items, checkpoint of step "
+        f"{recommender.step:,}; written by `python -m bert4rec_jax.export`."
+    ]
     if results:
-        about.append(f"Test: NDCG@10 {results['test']['ndcg@10']:.4f}, HR@10 {results['test']['hr@10']:.4f}. "
-                     f"Protocol: {results['protocol']}.")
-    about.append("The model scores the items of `items.csv` and no others: an item that was not in its training data "
-                 "has no number.")
+        about.append(
+            f"Test: NDCG@10 {results['test']['ndcg@10']:.4f}, HR@10 {results['test']['hr@10']:.4f}. "
+            f"Protocol: {results['protocol']}."
+        )
+    about.append(
+        "The model scores the items of `items.csv` and no others: an item that was not in its training data "
+        "has no number."
+    )
     path = os.path.join(folder, "README.md")
     with replacing(path) as file:
         file.write("# A trained model\n\n" + "\n\n".join([*about, *notes, text]))

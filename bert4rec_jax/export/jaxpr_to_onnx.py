@@ -17,13 +17,45 @@ from bert4rec_jax.errors import UserError
 
 OPSET = 20
 
-_SAME = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "neg": "Neg", "exp": "Exp", "log": "Log",
-         "erf": "Erf", "cos": "Cos", "sin": "Sin", "tanh": "Tanh", "sqrt": "Sqrt", "logistic": "Sigmoid",
-         "abs": "Abs", "max": "Max", "min": "Min", "pow": "Pow", "gt": "Greater", "ge": "GreaterOrEqual",
-         "lt": "Less", "le": "LessOrEqual", "eq": "Equal", "and": "And", "or": "Or", "not": "Not"}
+_SAME = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "neg": "Neg",
+    "exp": "Exp",
+    "log": "Log",
+    "erf": "Erf",
+    "cos": "Cos",
+    "sin": "Sin",
+    "tanh": "Tanh",
+    "sqrt": "Sqrt",
+    "logistic": "Sigmoid",
+    "abs": "Abs",
+    "max": "Max",
+    "min": "Min",
+    "pow": "Pow",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "eq": "Equal",
+    "and": "And",
+    "or": "Or",
+    "not": "Not",
+}
 _IDENTITY = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
-_INLINED = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2",
-            "checkpoint", "remat")
+_INLINED = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "remat2",
+    "checkpoint",
+    "remat",
+)
 
 
 class Graph:
@@ -75,8 +107,12 @@ class Graph:
         if key not in self._known:
             if all(isinstance(size, int) for size in sizes):
                 return self.constant(list(sizes), np.int64)
-            parts = [self.constant([size], np.int64) if isinstance(size, int)
-                     else self._sizes.get(str(size)) or self.constant([-1], np.int64) for size in sizes]
+            parts = [
+                self.constant([size], np.int64)
+                if isinstance(size, int)
+                else self._sizes.get(str(size)) or self.constant([-1], np.int64)
+                for size in sizes
+            ]
             self._known[key] = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
         return self._known[key]
 
@@ -104,7 +140,10 @@ def translate(graph: Graph, function: Callable, arguments: Any, names: Sequence[
       UserError: the computation has an operation that is not known here; says which.
     """
     closed = jax.make_jaxpr(function)(*arguments)
-    inputs = [_Value(name, leaf.shape) for name, leaf in zip(names, jax.tree.leaves(arguments), strict=True)]
+    inputs = [
+        _Value(name, leaf.shape)
+        for name, leaf in zip(names, jax.tree.leaves(arguments), strict=True)
+    ]
     return [_full(graph, value) for value in _run(graph, closed.jaxpr, closed.consts, inputs)]
 
 
@@ -127,24 +166,34 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[_Value]) 
 def _equation(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
     operation, parameters = equation.primitive.name, equation.params
     if operation in _INLINED:
-        inner = next(parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters)
+        inner = next(
+            parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters
+        )
         return _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
     if operation in _IDENTITY:
         return inputs
     shape = equation.outvars[0].aval.shape
-    if operation in _SAME and not (operation in ("max", "min") and equation.outvars[0].aval.dtype == bool):
+    if operation in _SAME and not (
+        operation in ("max", "min") and equation.outvars[0].aval.dtype == bool
+    ):
         return [_elementwise(graph, _SAME[operation], inputs, shape)]
     rule = _RULES.get(operation)
     if rule is None:
-        raise UserError(f"this model uses the operation {operation!r}, which cannot be exported to ONNX yet; use "
-                        "--format stablehlo.")
+        raise UserError(
+            f"this model uses the operation {operation!r}, which cannot be exported to ONNX yet; use "
+            "--format stablehlo."
+        )
     return [rule(graph, equation, inputs, shape)]
 
 
-def _elementwise(graph: Graph, operation: str, inputs: list[_Value], shape: tuple, **attributes) -> _Value:
+def _elementwise(
+    graph: Graph, operation: str, inputs: list[_Value], shape: tuple, **attributes
+) -> _Value:
     # ONNX spreads axes of size 1 by itself, so what JAX has spread may stay thin as long as all operands are.
     thin = all(value.thin or not value.shape for value in inputs) and len(shape) > 0
-    return _Value(graph.add(operation, *(value.name for value in inputs), **attributes), shape, thin)
+    return _Value(
+        graph.add(operation, *(value.name for value in inputs), **attributes), shape, thin
+    )
 
 
 def _full(graph: Graph, value: _Value) -> str:
@@ -172,9 +221,16 @@ def _reshape(graph, equation, inputs, shape):
     if value.thin and not ones:
         value = _Value(_full(graph, value), value.shape)
     if ones:  # only axes of size 1 come and go
-        name = graph.add("Squeeze", value.name, graph.constant(_ones(value.shape), np.int64)) if _ones(
-            value.shape) else value.name
-        name = graph.add("Unsqueeze", name, graph.constant(_ones(shape), np.int64)) if _ones(shape) else name
+        name = (
+            graph.add("Squeeze", value.name, graph.constant(_ones(value.shape), np.int64))
+            if _ones(value.shape)
+            else value.name
+        )
+        name = (
+            graph.add("Unsqueeze", name, graph.constant(_ones(shape), np.int64))
+            if _ones(shape)
+            else name
+        )
         return _Value(name, shape, value.thin)
     return _Value(graph.add("Reshape", value.name, graph.shape(shape)), shape)
 
@@ -239,12 +295,16 @@ def _reduce(operation):
     def rule(graph, equation, inputs, shape):
         axes = graph.constant(list(equation.params["axes"]), np.int64)
         return _Value(graph.add(operation, _full(graph, inputs[0]), axes, keepdims=0), shape)
+
     return rule
 
 
 def _cumsum(graph, equation, inputs, shape):
     axis = graph.constant(equation.params["axis"], np.int64)
-    return _Value(graph.add("CumSum", _full(graph, inputs[0]), axis, reverse=int(equation.params["reverse"])), shape)
+    return _Value(
+        graph.add("CumSum", _full(graph, inputs[0]), axis, reverse=int(equation.params["reverse"])),
+        shape,
+    )
 
 
 def _iota(graph, equation, inputs, shape):
@@ -273,18 +333,32 @@ def _dimension(graph, equation, inputs, shape):
 def _slice(graph, equation, inputs, shape):
     p, value = equation.params, inputs[0]
     name = _full(graph, value)
-    for axis, (start, limit, size) in enumerate(zip(p["start_indices"], p["limit_indices"], value.shape)):
+    for axis, (start, limit, size) in enumerate(
+        zip(p["start_indices"], p["limit_indices"], value.shape)
+    ):
         step = p["strides"][axis] if p["strides"] else 1
         if (start, step) != (0, 1) or str(limit) != str(size):
-            stop = graph.shape((limit,)) if isinstance(limit, int) or str(limit) != str(size) else graph.constant(
-                [np.iinfo(np.int64).max])
-            name = graph.add("Slice", name, graph.constant([start], np.int64), stop,
-                             graph.constant([axis], np.int64), graph.constant([step], np.int64))
+            stop = (
+                graph.shape((limit,))
+                if isinstance(limit, int) or str(limit) != str(size)
+                else graph.constant([np.iinfo(np.int64).max])
+            )
+            name = graph.add(
+                "Slice",
+                name,
+                graph.constant([start], np.int64),
+                stop,
+                graph.constant([axis], np.int64),
+                graph.constant([step], np.int64),
+            )
     return _Value(name, shape)
 
 
 def _concatenate(graph, equation, inputs, shape):
-    return _Value(graph.add("Concat", *(_full(graph, v) for v in inputs), axis=equation.params["dimension"]), shape)
+    return _Value(
+        graph.add("Concat", *(_full(graph, v) for v in inputs), axis=equation.params["dimension"]),
+        shape,
+    )
 
 
 def _gather(graph, equation, inputs, shape):
@@ -297,15 +371,24 @@ def _gather(graph, equation, inputs, shape):
         if d.collapsed_slice_dims == (axis,) and not d.operand_batching_dims and axis == 0:
             rows = graph.add("Squeeze", _full(graph, indices), last)
             return _Value(graph.add("Gather", operand, rows, axis=0), shape)
-        if d.collapsed_slice_dims == (axis,) and d.operand_batching_dims == (0,) and axis == 1 and len(sizes) == 2:
+        if (
+            d.collapsed_slice_dims == (axis,)
+            and d.operand_batching_dims == (0,)
+            and axis == 1
+            and len(sizes) == 2
+        ):
             columns = graph.add("Squeeze", _full(graph, indices), last)
             return _Value(graph.add("GatherElements", operand, columns, axis=1), shape)
         if not d.collapsed_slice_dims and indices.shape == (1,):
             start = graph.add("Cast", _full(graph, indices), to=TensorProto.INT64)
             stop = graph.add("Add", start, graph.shape((sizes[axis],)))
-            return _Value(graph.add("Slice", operand, start, stop, graph.constant([axis], np.int64)), shape)
-    raise UserError(f"this model looks up an array in a way ({d}) that cannot be exported to ONNX yet; use --format "
-                    "stablehlo.")
+            return _Value(
+                graph.add("Slice", operand, start, stop, graph.constant([axis], np.int64)), shape
+            )
+    raise UserError(
+        f"this model looks up an array in a way ({d}) that cannot be exported to ONNX yet; use --format "
+        "stablehlo."
+    )
 
 
 def _dot_general(graph, equation, inputs, shape):
@@ -320,8 +403,10 @@ def _dot_general(graph, equation, inputs, shape):
             return _Value(graph.add("Gemm", a, b, **turned), shape)
         product = _matmul(graph, inputs, shape, contract_a[0], contract_b[0], batch_a, batch_b)
     if product is None:
-        raise UserError("this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "
-                        "stablehlo.")
+        raise UserError(
+            "this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "
+            "stablehlo."
+        )
     return product
 
 
@@ -346,10 +431,26 @@ def _matmul(graph, inputs, shape, contract_a, contract_b, batch_a, batch_b):
 
 
 _RULES = {
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _squeeze, "expand_dims": _expand_dims,
-    "transpose": _transpose, "convert_element_type": _convert, "select_n": _select, "square": _square,
-    "integer_pow": _power, "rsqrt": _rsqrt, "erfc": _erfc, "clamp": _clamp, "reduce_sum": _reduce("ReduceSum"),
-    "reduce_max": _reduce("ReduceMax"), "reduce_min": _reduce("ReduceMin"), "cumsum": _cumsum, "iota": _iota,
-    "dim_as_value": _dimension, "slice": _slice, "concatenate": _concatenate, "gather": _gather,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "squeeze": _squeeze,
+    "expand_dims": _expand_dims,
+    "transpose": _transpose,
+    "convert_element_type": _convert,
+    "select_n": _select,
+    "square": _square,
+    "integer_pow": _power,
+    "rsqrt": _rsqrt,
+    "erfc": _erfc,
+    "clamp": _clamp,
+    "reduce_sum": _reduce("ReduceSum"),
+    "reduce_max": _reduce("ReduceMax"),
+    "reduce_min": _reduce("ReduceMin"),
+    "cumsum": _cumsum,
+    "iota": _iota,
+    "dim_as_value": _dimension,
+    "slice": _slice,
+    "concatenate": _concatenate,
+    "gather": _gather,
     "dot_general": _dot_general,
 }

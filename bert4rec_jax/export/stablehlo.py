@@ -36,7 +36,10 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
     config = dataclasses.replace(config, dtype="float32")
     structure = jax.tree.structure(params)
     names = weight_names(params)
-    weights = {name: np.asarray(leaf, np.float32) for name, leaf in zip(names, jax.tree.leaves(params), strict=True)}
+    weights = {
+        name: np.asarray(leaf, np.float32)
+        for name, leaf in zip(names, jax.tree.leaves(params), strict=True)
+    }
     k = min(k, num_items)
 
     def recommend(weights: dict, history_BN: jax.Array) -> dict[str, jax.Array]:
@@ -51,13 +54,18 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
         left_BV = scores_BV.at[jnp.arange(B)[:, None], history_BN].set(-2e9)
         scores_BK, items_BK = jax.lax.top_k(left_BV, k)
         items_BK = jnp.where(scores_BK > -1e8, items_BK, 0)
-        return {"items": items_BK, "scores": scores_BK, "probabilities": jnp.exp(scores_BK - total_B1)}
+        return {
+            "items": items_BK,
+            "scores": scores_BK,
+            "probabilities": jnp.exp(scores_BK - total_B1),
+        }
 
     room = room_of(config)
     shape = export.symbolic_shape("b, n", constraints=["b >= 1", "n >= 1", f"n <= {room}"])
     exported = export.export(jax.jit(recommend), platforms=PLATFORMS)(
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights),
-        jax.ShapeDtypeStruct(shape, jnp.int32))
+        jax.ShapeDtypeStruct(shape, jnp.int32),
+    )
     with replacing(path + ".npz", "wb") as file:
         np.savez(file, **weights)
     with replacing(path, "wb") as file:
@@ -87,7 +95,9 @@ def scores_of(config: ModelConfig, num_items: int, params: Any, tokens_BL: jax.A
     slots_B1 = jnp.full((B, 1), L - 1, jnp.int32)
     none = jnp.zeros((0,), jnp.int32)
     inputs = Inputs(tokens_BL, real_BL, positions_BL, slots_B1)
-    return item_scores(config, num_items, params, Histories(inputs, jnp.arange(B), none, none), None)
+    return item_scores(
+        config, num_items, params, Histories(inputs, jnp.arange(B), none, none), None
+    )
 
 
 def weight_names(params: Any) -> list[str]:

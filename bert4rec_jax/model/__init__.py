@@ -20,6 +20,24 @@ from bert4rec_jax.model.item_table import (
 from bert4rec_jax.model.losses import loss_sum
 from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_history, next_items
 
-__all__ = ["Draws", "Inputs", "all_rows", "at_slots", "candidate_bias", "encode", "encoder_inputs", "first_row",
-           "fold_features", "init_params", "learns_next_item", "lookup", "loss_sum", "mask_items", "mask_token",
-           "masks_per_history", "next_items", "rows_bias", "table_rows"]
+__all__ = [
+    "Draws",
+    "Inputs",
+    "all_rows",
+    "at_slots",
+    "candidate_bias",
+    "encode",
+    "encoder_inputs",
+    "first_row",
+    "fold_features",
+    "init_params",
+    "learns_next_item",
+    "lookup",
+    "loss_sum",
+    "mask_items",
+    "mask_token",
+    "masks_per_history",
+    "next_items",
+    "rows_bias",
+    "table_rows",
+]

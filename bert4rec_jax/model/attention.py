@@ -18,9 +18,15 @@ ROTARY_BASE = 1000.0
 KERNELS = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 
 
-def attend(config: ModelConfig, causal: bool | tuple[bool, ...], query_BQD: jax.Array, key_value_BLD2: jax.Array,
-           queries: tuple[jax.Array, jax.Array, jax.Array], keys: tuple[jax.Array, jax.Array, jax.Array],
-           draws: Draws | None) -> jax.Array:
+def attend(
+    config: ModelConfig,
+    causal: bool | tuple[bool, ...],
+    query_BQD: jax.Array,
+    key_value_BLD2: jax.Array,
+    queries: tuple[jax.Array, jax.Array, jax.Array],
+    keys: tuple[jax.Array, jax.Array, jax.Array],
+    draws: Draws | None,
+) -> jax.Array:
     """Returns what queries read from the values of their own segment: float[B, Q, D], heads side by side.
 
     Args:
@@ -37,8 +43,16 @@ def attend(config: ModelConfig, causal: bool | tuple[bool, ...], query_BQD: jax.
     if chosen == "auto":
         chosen = KERNELS.get(platform(), "dense")
     path = _dense if chosen == "dense" else _fused
-    return path(config, chosen, _last_seen(causal, queries[2], key_value_BLD2.shape[1]), query_BQD, key_value_BLD2,
-                queries, keys, draws)
+    return path(
+        config,
+        chosen,
+        _last_seen(causal, queries[2], key_value_BLD2.shape[1]),
+        query_BQD,
+        key_value_BLD2,
+        queries,
+        keys,
+        draws,
+    )
 
 
 def _last_seen(causal, columns, length):
@@ -54,7 +68,9 @@ def _dense(config, _, last_seen, query_BQD, key_value_BLD2, queries, keys, draws
     q_BHQE = query_BQD.reshape(B, -1, *heads).transpose(0, 2, 1, 3)
     k_BHLE, v_BHLE = key_value_BLD2.reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
     if config.positions == "rotary":
-        q_BHQE, k_BHLE = (rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys)))
+        q_BHQE, k_BHLE = (
+            rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys))
+        )
     allowed_BQL = queries[0][:, :, None] == keys[0][:, None, :]
     if last_seen is not None:
         allowed_BQL &= last_seen[:, :, None] >= keys[2]
@@ -65,7 +81,9 @@ def _dense(config, _, last_seen, query_BQD, key_value_BLD2, queries, keys, draws
     # Normalising after the product spares one pass over [B, H, Q, L].
     total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
     weights_BHQL = dropout(weights_BHQL.astype(query_BQD.dtype), config.attention_dropout, draws)
-    y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(query_BQD.dtype)
+    y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(
+        query_BQD.dtype
+    )
     return y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D)
 
 
@@ -74,8 +92,13 @@ def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, 
     E = D // config.heads
     rate = config.attention_dropout if draws is not None else 0.0
     seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
-    places = [jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
-              for segments, columns in ((queries[0], queries[2] if last_seen is None else last_seen), keys[::2])]
+    places = [
+        jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
+        for segments, columns in (
+            (queries[0], queries[2] if last_seen is None else last_seen),
+            keys[::2],
+        )
+    ]
     # On another machine the kernel is interpreted: slow, and what tests do.
     interpret = kernel != KERNELS.get(platform())
     how = (places[0], places[1], seeds_B2, config.heads, last_seen is not None, rate)
@@ -85,7 +108,9 @@ def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, 
     def turned(x_BLD, columns):
         if config.positions != "rotary":
             return x_BLD
-        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), columns[:, :, None]).reshape(x_BLD.shape)
+        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), columns[:, :, None]).reshape(
+            x_BLD.shape
+        )
 
     # Importing Pallas takes half a second, which a run on CPU need not wait for.
     if kernel == "pallas_tpu":
@@ -93,13 +118,15 @@ def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, 
 
         # That kernel turns keys itself, and queries too unless they are at columns of their own.
         every_column = queries is keys
-        q_BQD = (query_BQD if every_column else turned(query_BQD, queries[2])) * E ** -0.5
+        q_BQD = (query_BQD if every_column else turned(query_BQD, queries[2])) * E**-0.5
         frequencies = _frequencies(E) if config.positions == "rotary" else None
-        return attention_tpu.attend(q_BQD, key_value_BLD2, *how, frequencies, every_column, interpret)
+        return attention_tpu.attend(
+            q_BQD, key_value_BLD2, *how, frequencies, every_column, interpret
+        )
     from bert4rec_jax.model.kernels import attention_gpu
 
     q_BQD, k_BLD = turned(query_BQD, queries[2]), turned(key_value_BLD2[..., :D], keys[2])
-    return attention_gpu.attend(q_BQD * E ** -0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
+    return attention_gpu.attend(q_BQD * E**-0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
@@ -117,7 +144,9 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = x[..., :half], x[..., half:]
     # In float32 whatever the dtype of x: a rounded angle would depend on the place.
-    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1).astype(x.dtype)
+    return jnp.concatenate(
+        [first * cos - second * sin, first * sin + second * cos], axis=-1
+    ).astype(x.dtype)
 
 
 def _frequencies(width: int) -> np.ndarray:

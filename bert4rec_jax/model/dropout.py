@@ -40,7 +40,9 @@ def dropout(x: jax.Array, rate: float, draws: Draws | None) -> jax.Array:
 
 def row_seeds(draws: Draws) -> jax.Array:
     """Returns uint32[B, 2]: the two numbers that each row draws, as `kept_in_kernel` wants them."""
-    return jax.vmap(lambda row: jax.random.bits(jax.random.fold_in(draws.key, row), (2,), jnp.uint32))(draws.rows_B)
+    return jax.vmap(
+        lambda row: jax.random.bits(jax.random.fold_in(draws.key, row), (2,), jnp.uint32)
+    )(draws.rows_B)
 
 
 def kept_in_kernel(place: jax.Array, seeds: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:

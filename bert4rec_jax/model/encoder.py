@@ -42,7 +42,9 @@ class Inputs(NamedTuple):
     slots: jax.Array | None
 
 
-def encoder_inputs(config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None) -> Inputs:
+def encoder_inputs(
+    config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None
+) -> Inputs:
     """Returns what the encoder reads of packed histories.
 
     Args:
@@ -65,7 +67,8 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array, num_feature
     embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
     encoder = Encoder(config, causal=False).init(
-        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None)["params"]
+        encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None
+    )["params"]
     params = {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
     if num_features:
         feature_key = jax.random.fold_in(table_key, 1)
@@ -73,8 +76,14 @@ def init_params(config: ModelConfig, num_items: int, key: jax.Array, num_feature
     return params
 
 
-def encode(config: ModelConfig, encoder_params: dict, x_BLD: jax.Array, inputs: Inputs,
-           draws: Draws | None, causal: bool | tuple[bool, ...]) -> jax.Array:
+def encode(
+    config: ModelConfig,
+    encoder_params: dict,
+    x_BLD: jax.Array,
+    inputs: Inputs,
+    draws: Draws | None,
+    causal: bool | tuple[bool, ...],
+) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
 
     Args:
@@ -119,7 +128,9 @@ class Encoder(nn.Module):
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
         for layer in range(looped, c.layers):
             slots_BK = inputs.slots if layer == c.layers - 1 else None
-            x_BLD = block(c, self.causal, name=f"block_{layer}")(x_BLD, inputs, slots_BK, next(draw))
+            x_BLD = block(c, self.causal, name=f"block_{layer}")(
+                x_BLD, inputs, slots_BK, next(draw)
+            )
         h_BKD = x_BLD
         if c.norm == "pre":
             h_BKD = _layer_norm(c, "final_norm")(h_BKD)
@@ -142,11 +153,18 @@ class Encoder(nn.Module):
 
         def layer(x_BLD, turn):
             params, draws = turn
-            return Block(c, self.causal, parent=None).apply({"params": params}, x_BLD, inputs, None, draws), None
+            return Block(c, self.causal, parent=None).apply(
+                {"params": params}, x_BLD, inputs, None, draws
+            ), None
 
         policies = jax.checkpoint_policies
-        kept = policies.nothing_saveable if c.remat else policies.save_from_both_policies(
-            policies.dots_saveable, policies.save_only_these_names(KEPT))
+        kept = (
+            policies.nothing_saveable
+            if c.remat
+            else policies.save_from_both_policies(
+                policies.dots_saveable, policies.save_only_these_names(KEPT)
+            )
+        )
         turns = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(layers, draws))
         return jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x_BLD, turns)[0]
 
@@ -164,7 +182,9 @@ class Block(nn.Module):
         draw = _draw_stream(draws)
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, self.causal, name="attention")(normed_BLD, inputs, slots_BK, next(draw))
+        attended = Attention(c, self.causal, name="attention")(
+            normed_BLD, inputs, slots_BK, next(draw)
+        )
         x = x_BLD if slots_BK is None else at_slots(x_BLD, slots_BK)
         x = x + dropout(attended, c.dropout, next(draw))
         if not pre:
@@ -191,9 +211,17 @@ class Attention(nn.Module):
         query_BQD, queries = x_BLD, keys
         if slots_BK is not None:
             query_BQD = at_slots(x_BLD, slots_BK)
-            queries = (*(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]), slots_BK)
-        query_BQD, key_value_BLD2 = _dense(c, D, "query")(query_BQD), _dense(c, 2 * D, "key_value")(x_BLD)
-        return _dense(c, D, "out")(attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws))
+            queries = (
+                *(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]),
+                slots_BK,
+            )
+        query_BQD, key_value_BLD2 = (
+            _dense(c, D, "query")(query_BQD),
+            _dense(c, 2 * D, "key_value")(x_BLD),
+        )
+        return _dense(c, D, "out")(
+            attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws)
+        )
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -230,5 +258,6 @@ def _dense(config, features, name):
 
 
 def _layer_norm(config, name):
-    return functools.partial(nn.LayerNorm, epsilon=1e-12 if config.dtype == "float32" else 1e-6,
-                             dtype=config.dtype)(name=name)
+    return functools.partial(
+        nn.LayerNorm, epsilon=1e-12 if config.dtype == "float32" else 1e-6, dtype=config.dtype
+    )(name=name)

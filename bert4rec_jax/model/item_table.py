@@ -116,7 +116,9 @@ def _own_pairs(bags: Bags, rows: int, axis: str | None) -> tuple:
     places_SP = np.where(own_SP, places_SP, 0)
     ids_SP = np.where(own_SP, bags.items[places_SP] % rows, rows)
     shard = jax.lax.axis_index(axis)
-    return tuple(jnp.asarray(x)[shard] for x in (ids_SP, bags.features[places_SP], share_P[places_SP]))
+    return tuple(
+        jnp.asarray(x)[shard] for x in (ids_SP, bags.features[places_SP], share_P[places_SP])
+    )
 
 
 def candidate_bias(bias_V: jax.Array, num_items: int, axis: str | None) -> jax.Array:
@@ -128,4 +130,3 @@ def rows_bias(bias_C: jax.Array, num_items: int, first: jax.Array | int) -> jax.
     """Does what `candidate_bias` does for any rows of the table, of which the first has the id `first`."""
     ids_C = first + jnp.arange(bias_C.shape[0])
     return jnp.where((ids_C >= 1) & (ids_C <= num_items), bias_C, -1e9)
-

@@ -15,7 +15,14 @@ from bert4rec_jax.config import LossConfig
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model import softmax
-from bert4rec_jax.model.item_table import add_rows, all_rows, candidate_bias, first_row, lookup, own_rows
+from bert4rec_jax.model.item_table import (
+    add_rows,
+    all_rows,
+    candidate_bias,
+    first_row,
+    lookup,
+    own_rows,
+)
 
 # Probabilities up to this size are kept for the backward pass; beyond it they are computed again.
 KEEP_BYTES = 512 * 2**20
@@ -24,8 +31,16 @@ CHUNK_BYTES = 64 * 2**20
 MAX_CHUNKS = 32
 
 
-def loss_sum(config: LossConfig, items: dict, h_MD: jax.Array, labels_M: jax.Array, weights_M: jax.Array,
-             num_items: int, key: jax.Array, axis: str | None = None) -> jax.Array:
+def loss_sum(
+    config: LossConfig,
+    items: dict,
+    h_MD: jax.Array,
+    labels_M: jax.Array,
+    weights_M: jax.Array,
+    num_items: int,
+    key: jax.Array,
+    axis: str | None = None,
+) -> jax.Array:
     """Returns the summed loss of the configured kind.
 
     Args:
@@ -42,18 +57,45 @@ def loss_sum(config: LossConfig, items: dict, h_MD: jax.Array, labels_M: jax.Arr
     bias_V = candidate_bias(items["bias"], num_items, axis)
     if config.name == "softmax" and platform() == "cpu":
         return softmax_cross_entropy(
-            h_MD, embedding_VD.astype(h_MD.dtype), bias_V, labels_M, weights_M, config.chunk_items, axis)
+            h_MD,
+            embedding_VD.astype(h_MD.dtype),
+            bias_V,
+            labels_M,
+            weights_M,
+            config.chunk_items,
+            axis,
+        )
     if config.name == "softmax":
-        return softmax.cross_entropy(h_MD, embedding_VD, bias_V, labels_M, weights_M,
-                                     softmax.chosen_way(config.chunk_items), config.chunk_items, axis)
+        return softmax.cross_entropy(
+            h_MD,
+            embedding_VD,
+            bias_V,
+            labels_M,
+            weights_M,
+            softmax.chosen_way(config.chunk_items),
+            config.chunk_items,
+            axis,
+        )
     negatives_N = jax.random.randint(key, (config.negatives,), 1, num_items + 1)
-    sampled = {"sampled_softmax": sampled_softmax, "gbce": functools.partial(gbce, t=config.gbce_t)}[config.name]
-    return sampled(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, num_items=num_items, axis=axis)
+    sampled = {
+        "sampled_softmax": sampled_softmax,
+        "gbce": functools.partial(gbce, t=config.gbce_t),
+    }[config.name]
+    return sampled(
+        h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, num_items=num_items, axis=axis
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def softmax_cross_entropy(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, labels_M: jax.Array,
-                          weights_M: jax.Array, chunk_items: int = 0, axis: str | None = None) -> jax.Array:
+def softmax_cross_entropy(
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    labels_M: jax.Array,
+    weights_M: jax.Array,
+    chunk_items: int = 0,
+    axis: str | None = None,
+) -> jax.Array:
     """Sum over slots of weight * -log softmax(h E^T + bias)[label], exact over the whole catalogue.
 
     The catalogue is visited in chunks. Each chunk's exponentials are taken relative to its own maximum, and the
@@ -80,7 +122,9 @@ def _chunks(slots: int, rows: int, chunk_items: int) -> list[slice]:
 
 
 def _exponentials(h_MD, embedding_VD, bias_V, chunk):
-    logits_MC = jnp.einsum("md,cd->mc", h_MD, embedding_VD[chunk], preferred_element_type=jnp.float32)
+    logits_MC = jnp.einsum(
+        "md,cd->mc", h_MD, embedding_VD[chunk], preferred_element_type=jnp.float32
+    )
     logits_MC += bias_V[chunk]
     max_M = logits_MC.max(axis=1)
     return jnp.exp(logits_MC - max_M[:, None]), max_M
@@ -110,7 +154,16 @@ def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_item
     losses_M = log_sum_M - target_M
     if axis is not None:
         losses_M = jax.lax.dynamic_slice_in_dim(losses_M, jax.lax.axis_index(axis) * own_M, own_M)
-    residuals = (h_MD, embedding_VD, bias_V, labels_M, weights_M, log_sum_M, tuple(kept), tuple(maxima))
+    residuals = (
+        h_MD,
+        embedding_VD,
+        bias_V,
+        labels_M,
+        weights_M,
+        log_sum_M,
+        tuple(kept),
+        tuple(maxima),
+    )
     return jnp.sum(losses_M * weights_M), residuals
 
 
@@ -122,16 +175,21 @@ def _softmax_backward(chunk_items, axis, residuals, gradient):
     target_MD = embedding_VD.at[ids_M].get(mode="fill", fill_value=0, wrap_negative_indices=False)
     d_hidden = -scale_M[:, None] * target_MD.astype(jnp.float32)
     d_embedding, d_bias = [], []
-    for chunk, e_MC, max_M in zip(_chunks(*hidden.shape[:1], embedding_VD.shape[0], chunk_items), kept, maxima):
+    for chunk, e_MC, max_M in zip(
+        _chunks(*hidden.shape[:1], embedding_VD.shape[0], chunk_items), kept, maxima
+    ):
         if e_MC is None:
             done = [log_sum_M, d_hidden, *d_embedding[-1:], *d_bias[-1:]]
             e_MC, _ = _exponentials(cpu.after(hidden, done), embedding_VD, bias_V, chunk)
         scale_to_p_M = scale_M * jnp.exp(max_M - log_sum_M)
         e_MC = e_MC.astype(h_MD.dtype)
         d_hidden += scale_to_p_M[:, None] * jnp.dot(
-            e_MC, embedding_VD[chunk], preferred_element_type=jnp.float32)
+            e_MC, embedding_VD[chunk], preferred_element_type=jnp.float32
+        )
         scaled_MD = (hidden * scale_to_p_M[:, None]).astype(h_MD.dtype)
-        d_embedding.append(jnp.einsum("mc,md->cd", e_MC, scaled_MD, preferred_element_type=jnp.float32))
+        d_embedding.append(
+            jnp.einsum("mc,md->cd", e_MC, scaled_MD, preferred_element_type=jnp.float32)
+        )
         d_bias.append(jnp.einsum("mc,m->c", e_MC, scale_to_p_M, preferred_element_type=jnp.float32))
     d_embedding = add_rows(jnp.concatenate(d_embedding), ids_M, -scale_M[:, None] * hidden)
     d_bias = add_rows(jnp.concatenate(d_bias), ids_M, -scale_M)
@@ -146,14 +204,30 @@ def _sampled_logits(h_MD, embedding_VD, bias_V, labels_M, negatives_N, axis):
     """Returns target logits [M] and negative logits [M, N]; a negative that is the slot's target gets -1e9."""
     bias_V1 = bias_V[:, None]
     # Rows are looked up before they are rounded: the table is large, and its gradient stays float32.
-    target_M = jnp.einsum("md,md->m", h_MD, lookup(embedding_VD, labels_M, axis).astype(h_MD.dtype),
-                          preferred_element_type=jnp.float32) + lookup(bias_V1, labels_M, axis)[:, 0]
-    negative_MN = jnp.einsum("md,nd->mn", h_MD, lookup(embedding_VD, negatives_N, axis).astype(h_MD.dtype),
-                             preferred_element_type=jnp.float32) + lookup(bias_V1, negatives_N, axis)[:, 0]
+    target_M = (
+        jnp.einsum(
+            "md,md->m",
+            h_MD,
+            lookup(embedding_VD, labels_M, axis).astype(h_MD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        + lookup(bias_V1, labels_M, axis)[:, 0]
+    )
+    negative_MN = (
+        jnp.einsum(
+            "md,nd->mn",
+            h_MD,
+            lookup(embedding_VD, negatives_N, axis).astype(h_MD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        + lookup(bias_V1, negatives_N, axis)[:, 0]
+    )
     return target_M, jnp.where(labels_M[:, None] == negatives_N, -1e9, negative_MN)
 
 
-def sampled_softmax(h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, *, num_items, axis=None):
+def sampled_softmax(
+    h_MD, embedding_VD, bias_V, labels_M, weights_M, negatives_N, *, num_items, axis=None
+):
     """Softmax over the target and shared uniform negatives with log-Q correction (Jean et al. 2015).
 
     Negatives are drawn from all items, and those that hit the slot's own target do not count. Each of N then stands

@@ -38,21 +38,33 @@ def chosen_way(chunk_items: int) -> str:
 
 def _sums(way: str, chunk_items: int) -> _Sums:
     if way == "scan":
-        return _Sums(functools.partial(_scanned_log_sum_exp, chunk_items),
-                     functools.partial(_scanned_gradients, chunk_items))
+        return _Sums(
+            functools.partial(_scanned_log_sum_exp, chunk_items),
+            functools.partial(_scanned_gradients, chunk_items),
+        )
     # Importing Pallas takes half a second, which a run on CPU need not wait for.
     if way == "pallas_tpu":
         from bert4rec_jax.model.kernels import softmax_tpu as kernels
     else:
         from bert4rec_jax.model.kernels import softmax_gpu as kernels
     interpret = way != KERNELS.get(platform())
-    return _Sums(functools.partial(kernels.log_sum_exp, interpret=interpret),
-                 functools.partial(kernels.gradients, interpret=interpret))
+    return _Sums(
+        functools.partial(kernels.log_sum_exp, interpret=interpret),
+        functools.partial(kernels.gradients, interpret=interpret),
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def cross_entropy(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, labels_M: jax.Array,
-                  weights_M: jax.Array, way: str, chunk_items: int = 0, axis: str | None = None) -> jax.Array:
+def cross_entropy(
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    labels_M: jax.Array,
+    weights_M: jax.Array,
+    way: str,
+    chunk_items: int = 0,
+    axis: str | None = None,
+) -> jax.Array:
     """Sum over slots of weight * -log softmax(h E^T + bias)[label], exact over the whole catalogue.
 
     Args:
@@ -73,8 +85,12 @@ def _forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, way, chunk_items, 
     hidden, labels = all_rows(h_MD, axis), all_rows(labels_M, axis)
     lse_M = _sums(way, chunk_items).log_sum_exp(hidden, embedding_VD, bias_V)
     ids_M = labels - first_row(embedding_VD.shape[0], axis)
-    target_M = jnp.einsum("md,md->m", hidden, _taken(embedding_VD, ids_M).astype(hidden.dtype),
-                          preferred_element_type=jnp.float32) + _taken(bias_V, ids_M)
+    target_M = jnp.einsum(
+        "md,md->m",
+        hidden,
+        _taken(embedding_VD, ids_M).astype(hidden.dtype),
+        preferred_element_type=jnp.float32,
+    ) + _taken(bias_V, ids_M)
     if axis is not None:
         lse_M = jax.nn.logsumexp(jax.lax.all_gather(lse_M, axis), axis=0)
         target_M = jax.lax.psum(target_M, axis)
@@ -89,7 +105,9 @@ def _backward(way, chunk_items, axis, residuals, gradient):
     hidden, labels = all_rows(h_MD, axis), all_rows(labels_M, axis)
     scale_M = all_rows(weights_M * gradient, axis)
     ids_M = labels - first_row(embedding_VD.shape[0], axis)
-    d_hidden, d_embedding, d_bias = _sums(way, chunk_items).gradients(hidden, embedding_VD, bias_V, lse_M, scale_M)
+    d_hidden, d_embedding, d_bias = _sums(way, chunk_items).gradients(
+        hidden, embedding_VD, bias_V, lse_M, scale_M
+    )
     d_hidden -= scale_M[:, None] * _taken(embedding_VD, ids_M)
     d_embedding = add_rows(d_embedding, ids_M, -scale_M[:, None] * hidden)
     d_bias = add_rows(d_bias, ids_M, -scale_M)
@@ -125,7 +143,8 @@ def _scanned_log_sum_exp(chunk_items, h_MD, embedding_VD, bias_V):
 
     M = h_MD.shape[0]
     (top_M, sum_M), _ = jax.lax.scan(
-        visit, (jnp.full(M, -2e9), jnp.zeros(M)), _chunked(chunk_items, M, embedding_VD, bias_V))
+        visit, (jnp.full(M, -2e9), jnp.zeros(M)), _chunked(chunk_items, M, embedding_VD, bias_V)
+    )
     return top_M + jnp.log(sum_M)
 
 
@@ -134,14 +153,22 @@ def _scanned_gradients(chunk_items, h_MD, embedding_VD, bias_V, lse_M, scale_M):
         p_MC = jnp.exp(_logits(h_MD, *chunk) - lse_M[:, None]) * scale_M[:, None]
         d_bias_C, p_MC = p_MC.sum(axis=0), p_MC.astype(h_MD.dtype)
         d_h_MD += jnp.dot(p_MC, chunk[0].astype(h_MD.dtype), preferred_element_type=jnp.float32)
-        return d_h_MD, (jnp.einsum("mc,md->cd", p_MC, h_MD, preferred_element_type=jnp.float32), d_bias_C)
+        return d_h_MD, (
+            jnp.einsum("mc,md->cd", p_MC, h_MD, preferred_element_type=jnp.float32),
+            d_bias_C,
+        )
 
     V, D = embedding_VD.shape
     d_h_MD, (d_embedding, d_bias) = jax.lax.scan(
-        visit, jnp.zeros(h_MD.shape), _chunked(chunk_items, h_MD.shape[0], embedding_VD, bias_V))
+        visit, jnp.zeros(h_MD.shape), _chunked(chunk_items, h_MD.shape[0], embedding_VD, bias_V)
+    )
     return d_h_MD, d_embedding.reshape(-1, D)[:V], d_bias.reshape(-1)[:V]
 
 
 def _logits(h_MD, embedding_CD, bias_C):
-    return jnp.einsum("md,cd->mc", h_MD, embedding_CD.astype(h_MD.dtype),
-                      preferred_element_type=jnp.float32) + bias_C
+    return (
+        jnp.einsum(
+            "md,cd->mc", h_MD, embedding_CD.astype(h_MD.dtype), preferred_element_type=jnp.float32
+        )
+        + bias_C
+    )

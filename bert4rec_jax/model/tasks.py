@@ -47,8 +47,14 @@ def learns_next_item(share: float, rows: int) -> np.ndarray:
     return whole[1:] > whole[:-1]
 
 
-def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items: int, key: jax.Array,
-               row_numbers: jax.Array | np.ndarray) -> Task:
+def mask_items(
+    config: MaskingConfig,
+    packed: Packed,
+    num_slots: int,
+    num_items: int,
+    key: jax.Array,
+    row_numbers: jax.Array | np.ndarray,
+) -> Task:
     """Masks a random subset of every history (Sun et al. 2019, section 3.5).
 
     Every history loses `masks_per_history` items, or only its last one with probability `last_item_only`.
@@ -66,7 +72,9 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
     B, L = tokens_BL.shape
 
     def draw(kind, *shape):
-        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(row_numbers)
+        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(
+            row_numbers
+        )
         return jax.vmap(lambda row_key: jax.random.uniform(row_key, shape))(keys_B)
 
     real_BL = segments_BL > 0
@@ -74,8 +82,7 @@ def mask_items(config: MaskingConfig, packed: Packed, num_slots: int, num_items:
     draw_BL = draw(0, L)
     if config.last_item_only > 0:
         start_BL = jnp.arange(L) - from_left_BL
-        last_only_BL = jnp.take_along_axis(
-            draw(1, L) < config.last_item_only, start_BL, axis=1)
+        last_only_BL = jnp.take_along_axis(draw(1, L) < config.last_item_only, start_BL, axis=1)
         draw_BL = jnp.where(last_only_BL & (from_right_BL == 0), -0.5, draw_BL)
         count_BL = jnp.where(last_only_BL, 1, count_BL)
     # Sorting by (history, draw) permutes every history within its own columns, so `from_left` of a sorted column is

@@ -20,7 +20,9 @@ def _axes(width: float, height: float):
     return figure, axes
 
 
-def item_map(path: str, places: np.ndarray, shares: np.ndarray, groups: list[str], labels: dict[int, str]) -> None:
+def item_map(
+    path: str, places: np.ndarray, shares: np.ndarray, groups: list[str], labels: dict[int, str]
+) -> None:
     """Draws items on two axes, coloured by group.
 
     Args:
@@ -37,24 +39,43 @@ def item_map(path: str, places: np.ndarray, shares: np.ndarray, groups: list[str
     rest = ~np.isin(groups, largest)
     size = float(np.clip(20000 / max(len(places), 1), 3, 22))
     if rest.any():
-        axes.scatter(*places[rest].T, s=size, color=COLOURS[7], alpha=0.5, linewidths=0,
-                     label="other" if largest else None)
+        axes.scatter(
+            *places[rest].T,
+            s=size,
+            color=COLOURS[7],
+            alpha=0.5,
+            linewidths=0,
+            label="other" if largest else None,
+        )
     for name, colour in zip(largest, COLOURS):
-        axes.scatter(*places[groups == name].T, s=size, color=colour, alpha=0.65, linewidths=0, label=name)
+        axes.scatter(
+            *places[groups == name].T, s=size, color=colour, alpha=0.65, linewidths=0, label=name
+        )
     # Names that would lie over another are left out; the first ones count most.
     width, height = np.ptp(places, axis=0) + 1e-9
     taken: list[np.ndarray] = []
     for row, text in labels.items():
         place = places[row] / (width, height)
-        if all(abs(place[0] - other[0]) > 0.17 or abs(place[1] - other[1]) > 0.035 for other in taken):
+        if all(
+            abs(place[0] - other[0]) > 0.17 or abs(place[1] - other[1]) > 0.035 for other in taken
+        ):
             taken.append(place)
             short = text if len(text) <= 28 else text[:27] + "…"
-            axes.annotate(short, places[row], fontsize=7.5, xytext=(4, 3), textcoords="offset points", color="#222")
+            axes.annotate(
+                short,
+                places[row],
+                fontsize=7.5,
+                xytext=(4, 3),
+                textcoords="offset points",
+                color="#222",
+            )
     axes.set_xlabel(f"first principal axis ({100 * shares[0]:.0f} % of the variance)")
     axes.set_ylabel(f"second ({100 * shares[1]:.0f} %)")
     axes.set_xticks([]), axes.set_yticks([])
     if largest:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5, markerscale=2.5)
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8.5, markerscale=2.5
+        )
     figure.savefig(path)
     plt.close(figure)
 
@@ -65,10 +86,18 @@ def bars(path: str, bins: dict[str, list[Bin]], label: str) -> None:
     width = 0.8 / len(bins)
     for place, (name, values) in enumerate(bins.items()):
         x = np.arange(len(values)) + (place - (len(bins) - 1) / 2) * width
-        axes.bar(x, [b.ndcg for b in values], width, color=MODEL if place == 0 else BESIDE[(place - 1) % 3], label=name)
+        axes.bar(
+            x,
+            [b.ndcg for b in values],
+            width,
+            color=MODEL if place == 0 else BESIDE[(place - 1) % 3],
+            label=name,
+        )
     first = next(iter(bins.values()))
     ranges = [f"{b.low:,}" if b.low == b.high else f"{b.low:,}–{b.high:,}" for b in first]
-    axes.set_xticks(range(len(first)), [f"{r}\n{b.cases:,} users" for r, b in zip(ranges, first)], fontsize=8)
+    axes.set_xticks(
+        range(len(first)), [f"{r}\n{b.cases:,} users" for r, b in zip(ranges, first)], fontsize=8
+    )
     axes.set_xlabel(label), axes.set_ylabel("NDCG@10")
     axes.legend(frameon=False, fontsize=8.5)
     figure.savefig(path)
@@ -86,8 +115,17 @@ def popularity(path: str, recommended: np.ndarray, events: np.ndarray) -> None:
     figure, axes = _axes(6.2, 3.4)
     order = np.argsort(-events, kind="stable")
     share = 100 * np.arange(1, len(events) + 1) / len(events)
-    for name, values, colour in (("recommended", recommended, MODEL), ("training events", events, "#8b8fa5")):
-        axes.plot(share, 100 * np.cumsum(values[order]) / max(values.sum(), 1), color=colour, label=name, linewidth=2)
+    for name, values, colour in (
+        ("recommended", recommended, MODEL),
+        ("training events", events, "#8b8fa5"),
+    ):
+        axes.plot(
+            share,
+            100 * np.cumsum(values[order]) / max(values.sum(), 1),
+            color=colour,
+            label=name,
+            linewidth=2,
+        )
     axes.set_xlabel("most popular share of the catalogue, %"), axes.set_ylabel("share of all, %")
     axes.set_xlim(0, 100), axes.set_ylim(0, 101)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")

@@ -8,7 +8,10 @@ import numpy as np
 from bert4rec_jax.ranking import beyond_accuracy, equal_groups, per_user
 
 # Arrays of ranks_test.npz by which cases are grouped, and what they are.
-GROUPED_BY = {"history_length": "items in the history", "item_popularity": "training interactions of the target"}
+GROUPED_BY = {
+    "history_length": "items in the history",
+    "item_popularity": "training interactions of the target",
+}
 
 
 class Bin(NamedTuple):
@@ -42,8 +45,15 @@ def binned(values: np.ndarray, ranks: np.ndarray, count: int = 6) -> list[Bin]:
     bins = []
     for number in range(group.max() + 1):
         chosen = group == number
-        bins.append(Bin(int(values[chosen].min()), int(values[chosen].max()), int(chosen.sum()),
-                        float(ndcg[chosen].mean()), float(hr[chosen].mean())))
+        bins.append(
+            Bin(
+                int(values[chosen].min()),
+                int(values[chosen].max()),
+                int(chosen.sum()),
+                float(ndcg[chosen].mean()),
+                float(hr[chosen].mean()),
+            )
+        )
     return bins
 
 
@@ -53,7 +63,9 @@ def principal_axes(embedding_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(centred.T.astype(np.float64) @ centred)
     values, vectors = values[::-1], vectors[:, ::-1]
     # The sign of a direction is arbitrary: the largest component is made positive.
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    vectors = vectors * np.sign(
+        vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    )
     return centred @ vectors[:, :2], values[:2] / max(values.sum(), 1e-30)
 
 
@@ -68,7 +80,7 @@ def neighbours(embedding_VD: np.ndarray, number: int, count: int) -> list[tuple[
     unit = embedding_VD / np.maximum(np.linalg.norm(embedding_VD, axis=1, keepdims=True), 1e-12)
     cosine = unit @ unit[number - 1]
     cosine[number - 1] = -np.inf
-    best = np.argsort(-cosine, kind="stable")[:min(count, len(cosine) - 1)]
+    best = np.argsort(-cosine, kind="stable")[: min(count, len(cosine) - 1)]
     return [(int(i) + 1, float(cosine[i])) for i in best]
 
 
@@ -85,7 +97,12 @@ def concentration(recommended: np.ndarray, popularity: np.ndarray) -> dict[str, 
     """
     items = recommended[recommended > 0] - 1
     head = np.zeros(len(popularity), bool)
-    head[np.argsort(-popularity, kind="stable")[:max(1, len(popularity) // 10)]] = True
-    coverage = beyond_accuracy(recommended, np.append(0, popularity))[f"coverage@{recommended.shape[1]}"]
-    return {"coverage": coverage, "head": float(head[items].mean()),
-            "head_events": float(popularity[head].sum() / max(popularity.sum(), 1))}
+    head[np.argsort(-popularity, kind="stable")[: max(1, len(popularity) // 10)]] = True
+    coverage = beyond_accuracy(recommended, np.append(0, popularity))[
+        f"coverage@{recommended.shape[1]}"
+    ]
+    return {
+        "coverage": coverage,
+        "head": float(head[items].mean()),
+        "head_events": float(popularity[head].sum() / max(popularity.sum(), 1)),
+    }

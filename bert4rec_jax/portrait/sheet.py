@@ -37,13 +37,16 @@ class Sheet:
     def write(self, path: str) -> None:
         """Writes the page."""
         with replacing(path) as file:
-            file.write("<!doctype html><html lang=en><meta charset=utf-8>"
-                       "<meta name=viewport content='width=device-width,initial-scale=1'>"
-                       "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
-                       "style-src 'unsafe-inline'\">"
-                       f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style>"
-                       f"<h1>{html.escape(self._title)}</h1><p class=soft>{html.escape(self._below)}</p>"
-                       + "".join(self._parts) + "</html>\n")
+            file.write(
+                "<!doctype html><html lang=en><meta charset=utf-8>"
+                "<meta name=viewport content='width=device-width,initial-scale=1'>"
+                "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
+                "style-src 'unsafe-inline'\">"
+                f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style>"
+                f"<h1>{html.escape(self._title)}</h1><p class=soft>{html.escape(self._below)}</p>"
+                + "".join(self._parts)
+                + "</html>\n"
+            )
 
 
 def image(path: str, description: str) -> str:

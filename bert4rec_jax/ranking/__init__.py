@@ -8,19 +8,45 @@ held; `ranker` ranks every user's target exactly,
 """
 
 from bert4rec_jax.ranking import baselines
-from bert4rec_jax.ranking.cases import Cases, Ranking, digest, protocol, repeated_targets, tied_targets
+from bert4rec_jax.ranking.cases import (
+    Cases,
+    Ranking,
+    digest,
+    protocol,
+    repeated_targets,
+    tied_targets,
+)
 from bert4rec_jax.ranking.metrics import beyond_accuracy, equal_groups, from_ranks, per_user
 from bert4rec_jax.ranking.negatives import sample_negatives
 from bert4rec_jax.ranking.ranker import Ranker, rank_step
 from bert4rec_jax.ranking.scores import (
-           Histories,
-           PackedHistories,
-           item_scores,
-           own_histories,
-           top_items,
-           without_removed,
+    Histories,
+    PackedHistories,
+    item_scores,
+    own_histories,
+    top_items,
+    without_removed,
 )
 
-__all__ = ["Cases", "Histories", "PackedHistories", "Ranker", "Ranking", "baselines", "beyond_accuracy", "digest",
-           "equal_groups", "from_ranks", "item_scores", "own_histories", "per_user", "protocol", "rank_step",
-           "repeated_targets", "sample_negatives", "tied_targets", "top_items", "without_removed"]
+__all__ = [
+    "Cases",
+    "Histories",
+    "PackedHistories",
+    "Ranker",
+    "Ranking",
+    "baselines",
+    "beyond_accuracy",
+    "digest",
+    "equal_groups",
+    "from_ranks",
+    "item_scores",
+    "own_histories",
+    "per_user",
+    "protocol",
+    "rank_step",
+    "repeated_targets",
+    "sample_negatives",
+    "tied_targets",
+    "top_items",
+    "without_removed",
+]

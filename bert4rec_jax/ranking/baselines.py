@@ -15,7 +15,15 @@ import numpy as np
 from scipy import sparse
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Dataset, Split, blocks_of_users, in_blocks, positions, recent_counts, training_blocks
+from bert4rec_jax.data import (
+    Dataset,
+    Split,
+    blocks_of_users,
+    in_blocks,
+    positions,
+    recent_counts,
+    training_blocks,
+)
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.negatives import protocol_negatives
 
@@ -49,7 +57,9 @@ class _Scored(NamedTuple):
     standing: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def transitions(dataset: Dataset, split: Split, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+def transitions(
+    dataset: Dataset, split: Split, first: int, last: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Counts how often item j came right after item i in training, for i from `first` to the one before `last`.
 
     Returns:
@@ -72,7 +82,7 @@ def transitions(dataset: Dataset, split: Split, first: int, last: int) -> tuple[
         begin, stop = dataset.offsets[one], dataset.offsets[end]
         items, followed = np.asarray(dataset.items[begin:stop]), np.ones(stop - begin, bool)
         ends = np.maximum(split.train_stop[one:end] - 1, dataset.offsets[one:end])
-        followed[positions(ends, dataset.offsets[one + 1:end + 1])[1] - begin] = False
+        followed[positions(ends, dataset.offsets[one + 1 : end + 1])[1] - begin] = False
         before = np.flatnonzero((items >= first) & (items < last) & followed)
         fresh.append(items[before] * np.int64(dataset.num_items + 1) + items[before + 1])
         if sum(map(len, fresh)) > _AT_ONCE:
@@ -91,22 +101,34 @@ def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
     size, lengths = dataset.num_items + 1, split.train_stop - dataset.offsets[:-1]
     items, filled = np.empty(lengths.sum(), np.int32), 0
     for events in training_blocks(dataset, split):
-        items[filled:filled + len(events)] = dataset.items[events]
+        items[filled : filled + len(events)] = dataset.items[events]
         filled += len(events)
-    met = sparse.csr_matrix((np.ones(len(items), np.float32), items, np.append(0, np.cumsum(lengths))),
-                            (dataset.num_users, size))
+    met = sparse.csr_matrix(
+        (np.ones(len(items), np.float32), items, np.append(0, np.cumsum(lengths))),
+        (dataset.num_users, size),
+    )
     met.sum_duplicates()  # an item that a user met twice counts once
     users = np.bincount(met.indices, minlength=size)
     met.data = (1 / np.sqrt(np.maximum(users, 1).astype(np.float32)))[met.indices]
-    distinct, reached = np.diff(met.indptr), np.zeros(size)  # what else the users of an item have met
+    distinct, reached = (
+        np.diff(met.indptr),
+        np.zeros(size),
+    )  # what else the users of an item have met
     for first, last in in_blocks(met.indptr, _AT_ONCE):
-        reached += np.bincount(met.indices[met.indptr[first]:met.indptr[last]], minlength=size,
-                               weights=np.repeat(distinct[first:last], distinct[first:last]))
+        reached += np.bincount(
+            met.indices[met.indptr[first] : met.indptr[last]],
+            minlength=size,
+            weights=np.repeat(distinct[first:last], distinct[first:last]),
+        )
     by_item, parts = met.T.tocsr(), []
-    for first, last in in_blocks(np.append(0, np.cumsum(np.minimum(reached, size).astype(np.int64))), _AT_ONCE):
+    for first, last in in_blocks(
+        np.append(0, np.cumsum(np.minimum(reached, size).astype(np.int64))), _AT_ONCE
+    ):
         parts.append(_nearest(by_item[first:last] @ met, first))
         if sum(part.nnz for part in parts) > _MOST_SIMILARITIES:
-            raise LeftOut(f"its table would hold more than {_MOST_SIMILARITIES:,} similarities of two items")
+            raise LeftOut(
+                f"its table would hold more than {_MOST_SIMILARITIES:,} similarities of two items"
+            )
     del met, by_item
     return sparse.vstack(parts).tocsr()
 
@@ -117,15 +139,18 @@ def _nearest(cosine: sparse.csr_matrix, first: int) -> sparse.csr_matrix:
     least = np.zeros(cosine.shape[0], np.float32)
     cosine.data[cosine.indices == row + first] = 0  # of an item with itself
     for crowded in np.flatnonzero(np.diff(cosine.indptr) > NEIGHBOURS):
-        values = cosine.data[cosine.indptr[crowded]:cosine.indptr[crowded + 1]]
+        values = cosine.data[cosine.indptr[crowded] : cosine.indptr[crowded + 1]]
         least[crowded] = np.partition(values, len(values) - NEIGHBOURS)[len(values) - NEIGHBOURS]
     kept = (cosine.data >= least[row]) & (cosine.data > 0)
     ends = np.cumsum(np.bincount(row[kept], minlength=cosine.shape[0]))
-    return sparse.csr_matrix((cosine.data[kept], cosine.indices[kept], np.append(0, ends)), cosine.shape)
+    return sparse.csr_matrix(
+        (cosine.data[kept], cosine.indices[kept], np.append(0, ends)), cosine.shape
+    )
 
 
-def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases,
-             popularity: np.ndarray) -> tuple[dict[str, Ranking], dict[str, str]]:
+def rank_all(
+    config: Config, dataset: Dataset, split: Split, cases: Cases, popularity: np.ndarray
+) -> tuple[dict[str, Ranking], dict[str, str]]:
     """Ranks the cases by every baseline, under the protocol of the configuration.
 
     Args:
@@ -147,7 +172,9 @@ def rank_all(config: Config, dataset: Dataset, split: Split, cases: Cases,
     models["markov"] = _by_last_item(dataset, split, cases, popularity)
     models["item_knn"] = _by_history(dataset, split, cases)
     e = config.eval
-    negatives = None if e.protocol == "full" else protocol_negatives(e, dataset, cases.users, popularity)
+    negatives = (
+        None if e.protocol == "full" else protocol_negatives(e, dataset, cases.users, popularity)
+    )
     last = ranks_last(e, dataset, cases)
     rankings, left_out = {}, {}
     for name, scored in models.items():
@@ -171,13 +198,17 @@ def _by_item(cases: Cases, scores: np.ndarray) -> Iterator[_Scored]:
         yield _Scored(chosen, lambda places, items: scores[items], standing)
 
 
-def _beside(ascending: np.ndarray, value: np.ndarray, last: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+def _beside(
+    ascending: np.ndarray, value: np.ndarray, last: np.ndarray | int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns, of each value, how many of ascending[:last] are greater and how many are equal; none is beyond them."""
     left, right = (np.searchsorted(ascending, value, side) for side in ("left", "right"))
     return last - right, right - left
 
 
-def _by_last_item(dataset: Dataset, split: Split, cases: Cases, popularity: np.ndarray) -> Iterator[_Scored]:
+def _by_last_item(
+    dataset: Dataset, split: Split, cases: Cases, popularity: np.ndarray
+) -> Iterator[_Scored]:
     """Scores by how often an item came right after the last one of the history, for a part of the last items at a time.
 
     Raises:
@@ -187,8 +218,10 @@ def _by_last_item(dataset: Dataset, split: Split, cases: Cases, popularity: np.n
     parts = list(in_blocks(np.append(0, np.cumsum(popularity)), _AT_ONCE))
     events = int(dataset.offsets[-1])
     if len(parts) * events > _MOST_VISITS:
-        raise LeftOut(f"{len(parts):,} passes over {events:,} events would be needed, and it looks at most at "
-                      f"{_MOST_VISITS:.0e}")
+        raise LeftOut(
+            f"{len(parts):,} passes over {events:,} events would be needed, and it looks at most at "
+            f"{_MOST_VISITS:.0e}"
+        )
     for first, stop in parts:
         of_part = np.flatnonzero((last_items >= first) & (last_items < stop))
         if not len(of_part):
@@ -205,9 +238,15 @@ def _by_last_item(dataset: Dataset, split: Split, cases: Cases, popularity: np.n
             def of(places: np.ndarray, items: np.ndarray, item=item) -> np.ndarray:
                 wanted = item[places] * size + items
                 found = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-                return np.where(pairs[found] == wanted, counts[found], 0) if len(pairs) else np.zeros_like(wanted)
+                return (
+                    np.where(pairs[found] == wanted, counts[found], 0)
+                    if len(pairs)
+                    else np.zeros_like(wanted)
+                )
 
-            def standing(score: np.ndarray, item=item, begin=begin, end=end) -> tuple[np.ndarray, np.ndarray]:
+            def standing(
+                score: np.ndarray, item=item, begin=begin, end=end
+            ) -> tuple[np.ndarray, np.ndarray]:
                 greater, equal = _beside(levels, item * most + score, end)
                 # All items that never came after this one have the score 0.
                 return greater, equal + np.where(score == 0, dataset.num_items - (end - begin), 0)
@@ -224,37 +263,55 @@ def _by_history(dataset: Dataset, split: Split, cases: Cases) -> Iterator[_Score
     lengths = split.train_stop - dataset.offsets[:-1]
     products = float(lengths @ lengths) + NEIGHBOURS * float((cases.targets - cases.starts).sum())
     if products > _MOST_PRODUCTS:
-        raise LeftOut(f"it would add up about {products:.1e} products (each user's events squared, and "
-                      f"{NEIGHBOURS} for each event of a history that is ranked), and it does so for at most "
-                      f"{_MOST_PRODUCTS:.0e}")
+        raise LeftOut(
+            f"it would add up about {products:.1e} products (each user's events squared, and "
+            f"{NEIGHBOURS} for each event of a history that is ranked), and it does so for at most "
+            f"{_MOST_PRODUCTS:.0e}"
+        )
     if lengths.sum() > _MOST_EVENTS:
-        raise LeftOut(f"it holds all of {lengths.sum():,} training events in memory, and does so for at most "
-                      f"{_MOST_EVENTS:,}")
+        raise LeftOut(
+            f"it holds all of {lengths.sum():,} training events in memory, and does so for at most "
+            f"{_MOST_EVENTS:,}"
+        )
     similar, size = similarities(dataset, split), dataset.num_items + 1
     scores = np.zeros((max(1, min(_CHUNK, _AT_ONCE // size)), size), np.float32)
     for chosen in cases.blocks(most=len(scores)):
         place, item = cases.events(dataset.items, chosen)
         ends = np.cumsum(np.bincount(place, minlength=len(chosen)))
-        met = sparse.csr_matrix((np.ones(len(item), np.float32), item, np.append(0, ends)), (len(chosen), size))
+        met = sparse.csr_matrix(
+            (np.ones(len(item), np.float32), item, np.append(0, ends)), (len(chosen), size)
+        )
         sums = met @ similar
         row = np.repeat(np.arange(len(chosen)), np.diff(sums.indptr))
         scores[row, sums.indices] = sums.data
 
         def standing(score: np.ndarray, row=row, sums=sums) -> tuple[np.ndarray, np.ndarray]:
-            greater, equal = (np.bincount(row[compare(sums.data, score[row])], minlength=len(score))
-                              for compare in (np.greater, np.equal))
-            return greater, equal + np.where(score == 0, dataset.num_items - np.diff(sums.indptr), 0)
+            greater, equal = (
+                np.bincount(row[compare(sums.data, score[row])], minlength=len(score))
+                for compare in (np.greater, np.equal)
+            )
+            return greater, equal + np.where(
+                score == 0, dataset.num_items - np.diff(sums.indptr), 0
+            )
 
         yield _Scored(chosen, lambda places, items: scores[places, items], standing)
         scores[row, sums.indices] = 0
 
 
-def _rank(dataset: Dataset, cases: Cases, scored: Iterator[_Scored], negatives: np.ndarray | None,
-          filter_seen: bool) -> Ranking:
+def _rank(
+    dataset: Dataset,
+    cases: Cases,
+    scored: Iterator[_Scored],
+    negatives: np.ndarray | None,
+    filter_seen: bool,
+) -> Ranking:
     """Ranks all cases, a block at a time, against the catalogue or the sampled candidates, int32[n, C]."""
     results = greater, ties, candidates = np.zeros((3, len(cases.users)), np.int64)
     for block in scored:
-        here, targets = np.arange(len(block.cases)), np.asarray(dataset.items[cases.targets[block.cases]], np.int64)
+        here, targets = (
+            np.arange(len(block.cases)),
+            np.asarray(dataset.items[cases.targets[block.cases]], np.int64),
+        )
         target = block.of(here, targets)
         if negatives is not None:
             begin, sign = (0, 0, 1), 1
@@ -262,17 +319,27 @@ def _rank(dataset: Dataset, cases: Cases, scored: Iterator[_Scored], negatives: 
         else:  # all items, less those that were seen before
             above, level = block.standing(target)
             begin, sign = (above, level - 1, dataset.num_items), -1
-            place, item = _seen(dataset, cases, block.cases, targets) if filter_seen else np.empty((2, 0), np.int64)
+            place, item = (
+                _seen(dataset, cases, block.cases, targets)
+                if filter_seen
+                else np.empty((2, 0), np.int64)
+            )
         value = block.of(place, item)
-        for result, first, counted in zip(results, begin, (value > target[place], value == target[place], slice(None))):
+        for result, first, counted in zip(
+            results, begin, (value > target[place], value == target[place], slice(None))
+        ):
             result[block.cases] = first + sign * np.bincount(place[counted], minlength=len(here))
     return Ranking(greater, ties, candidates)
 
 
-def _seen(dataset: Dataset, cases: Cases, chosen: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _seen(
+    dataset: Dataset, cases: Cases, chosen: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns (place among the chosen cases, item) of the distinct items of their histories, without the targets."""
     place, item = cases.events(dataset.items, chosen)
-    pairs = np.sort(place * (dataset.num_items + 1) + item)  # np.unique takes ten times as long for so many
+    pairs = np.sort(
+        place * (dataset.num_items + 1) + item
+    )  # np.unique takes ten times as long for so many
     place, item = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], dataset.num_items + 1)
     kept = item != targets[place]
     return place[kept], item[kept]

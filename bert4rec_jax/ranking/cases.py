@@ -38,13 +38,15 @@ class Cases(NamedTuple):
         place, position = positions(self.starts[chosen], self.targets[chosen])
         return place, items[position]
 
-    def blocks(self, chosen: np.ndarray | None = None, most: int = _CASES_AT_ONCE) -> Iterator[np.ndarray]:
+    def blocks(
+        self, chosen: np.ndarray | None = None, most: int = _CASES_AT_ONCE
+    ) -> Iterator[np.ndarray]:
         """Yields numbers of cases, of the `chosen` ones or of all, as many at once as have few events in all."""
         chosen = np.arange(len(self.users)) if chosen is None else chosen
         ends = np.cumsum(self.targets[chosen] - self.starts[chosen])
         for first, last in in_blocks(np.append(0, ends), _EVENTS_AT_ONCE):
             for begin in range(first, last, most):
-                yield chosen[begin:min(begin + most, last)]
+                yield chosen[begin : min(begin + most, last)]
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,11 @@ class Ranking:
 
     def with_last(self, chosen: np.ndarray) -> "Ranking":
         """Returns the outcome with the chosen cases, bool[n], behind all their candidates."""
-        return replace(self, greater=np.where(chosen, self.candidates - 1, self.greater),
-                       ties=np.where(chosen, 0, self.ties))
+        return replace(
+            self,
+            greater=np.where(chosen, self.candidates - 1, self.greater),
+            ties=np.where(chosen, 0, self.ties),
+        )
 
 
 def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
@@ -101,16 +106,24 @@ def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
     if dataset.timestamps is None:
         return None
     return (cases.targets > cases.starts) & (
-        dataset.timestamps[cases.targets] == dataset.timestamps[np.maximum(cases.targets - 1, 0)])
+        dataset.timestamps[cases.targets] == dataset.timestamps[np.maximum(cases.targets - 1, 0)]
+    )
 
 
 def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
     """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates, negatives."""
     content = hashlib.sha256()
-    for array in (cases.users, dataset.items[cases.targets], cases.targets - cases.starts, ranking.candidates,
-                  ranking.negatives):
+    for array in (
+        cases.users,
+        dataset.items[cases.targets],
+        cases.targets - cases.starts,
+        ranking.candidates,
+        ranking.negatives,
+    ):
         for first in range(0, len(array), _CASES_AT_ONCE):
-            content.update(np.ascontiguousarray(array[first:first + _CASES_AT_ONCE], np.int64).tobytes())
+            content.update(
+                np.ascontiguousarray(array[first : first + _CASES_AT_ONCE], np.int64).tobytes()
+            )
     return content.hexdigest()[:16]
 
 
@@ -122,14 +135,25 @@ def protocol(config: EvalConfig, split: Split, repeated: int) -> str:
       split: where they come from.
       repeated: how many targets their users have met before.
     """
-    candidates = {"full": "ranked against the whole catalogue",
-                  "pop100": "ranked against 100 negatives drawn by training popularity, never interacted with",
-                  "uni100": "ranked against 100 negatives drawn uniformly, never interacted with"}[config.protocol]
-    seen = "seen items removed" if config.filter_seen or config.protocol != "full" else "seen items kept"
+    candidates = {
+        "full": "ranked against the whole catalogue",
+        "pop100": "ranked against 100 negatives drawn by training popularity, never interacted with",
+        "uni100": "ranked against 100 negatives drawn uniformly, never interacted with",
+    }[config.protocol]
+    seen = (
+        "seen items removed"
+        if config.filter_seen or config.protocol != "full"
+        else "seen items kept"
+    )
     if repeated and config.protocol == "full" and config.filter_seen:
-        seen += {"last": f", and {repeated} targets among them, which rank last",
-                 "compete": f", but for {repeated} targets among them"}[config.repeated_targets]
+        seen += {
+            "last": f", and {repeated} targets among them, which rank last",
+            "compete": f", but for {repeated} targets among them",
+        }[config.repeated_targets]
     elif repeated:
         seen += f", {repeated} targets among them"
-    ties = {"pessimistic": "the target ranks behind all ties", "expected": "the target ranks in the middle of ties"}
+    ties = {
+        "pessimistic": "the target ranks behind all ties",
+        "expected": "the target ranks in the middle of ties",
+    }
     return f"{split.description}; {candidates}, {seen}; {ties[config.ties]}; one target a user"

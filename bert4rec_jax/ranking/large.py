@@ -26,8 +26,15 @@ def is_large(histories: int, rows: int) -> bool:
     return 4 * histories * rows > MOST_BYTES.get(platform(), MOST_BYTES_ELSEWHERE)
 
 
-def rank_in_chunks(config: ModelConfig, num_items: int, params: Any, histories: Histories, targets_N: jax.Array,
-                   k: int, axis: str | None) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def rank_in_chunks(
+    config: ModelConfig,
+    num_items: int,
+    params: Any,
+    histories: Histories,
+    targets_N: jax.Array,
+    k: int,
+    axis: str | None,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns target scores, counts of greater and of equal scores (the target's own included), and the best k items.
 
     Args:
@@ -55,7 +62,8 @@ def rank_in_chunks(config: ModelConfig, num_items: int, params: Any, histories: 
         part = {name: jax.lax.dynamic_slice_in_dim(x, start, size) for name, x in items.items()}
         scores_NC = scored(h_ND, part, num_items, offset + start)
         scores_NC = scores_NC.at[case_P, item_P - offset - start].set(
-            -2e9, mode="drop", wrap_negative_indices=False)
+            -2e9, mode="drop", wrap_negative_indices=False
+        )
         fresh_C = start + jnp.arange(size) >= first
         return jnp.where(fresh_C, scores_NC, -3e9)
 
@@ -63,16 +71,23 @@ def rank_in_chunks(config: ModelConfig, num_items: int, params: Any, histories: 
         target_N, best = carry
         scores_NC = scores(*chunk)
         found_N = scores_NC.at[local_N, targets_N - offset - chunk[0]].get(
-            mode="fill", fill_value=-3e9, wrap_negative_indices=False)
+            mode="fill", fill_value=-3e9, wrap_negative_indices=False
+        )
         top, places = jax.lax.top_k(scores_NC, min(k, size))
         joined = [jnp.concatenate(x, axis=1) for x in zip(best, (top, places + offset + chunk[0]))]
         top, places = jax.lax.top_k(joined[0], k)
-        return (jnp.maximum(target_N, found_N), (top, jnp.take_along_axis(joined[1], places, axis=1))), None
+        return (
+            jnp.maximum(target_N, found_N),
+            (top, jnp.take_along_axis(joined[1], places, axis=1)),
+        ), None
 
     def compare(carry, chunk):
         scores_NC = scores(*chunk)
         count = lambda condition: condition.sum(axis=1, dtype=jnp.int32)  # noqa: E731
-        return (carry[0] + count(scores_NC > target_N[:, None]), carry[1] + count(scores_NC == target_N[:, None])), None
+        return (
+            carry[0] + count(scores_NC > target_N[:, None]),
+            carry[1] + count(scores_NC == target_N[:, None]),
+        ), None
 
     nothing = (jnp.full((len(h_ND), k), -3e9), jnp.zeros((len(h_ND), k), jnp.int32))
     (target_N, best), _ = jax.lax.scan(find, (jnp.full(len(h_ND), -3e9), nothing), (starts, firsts))

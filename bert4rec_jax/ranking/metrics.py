@@ -39,12 +39,19 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
     """
     match = _NAME.fullmatch(name)
     if not match:
-        raise UserError(f"there is no metric {name!r}; use ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr.")
+        raise UserError(
+            f"there is no metric {name!r}; use ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr."
+        )
     ranks = np.asarray(ranks, np.float64)
     if name == "mrr":
         return 1 / ranks
     kind, hit = SAME.get(match[1], match[1]), ranks <= int(match[2])
-    return hit * {"hr": lambda: 1.0, "ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks}[kind]()
+    return (
+        hit
+        * {"hr": lambda: 1.0, "ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks}[
+            kind
+        ]()
+    )
 
 
 def equal_groups(values: np.ndarray, count: int) -> np.ndarray:

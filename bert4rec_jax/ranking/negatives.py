@@ -10,13 +10,17 @@ from bert4rec_jax.errors import UserError
 NEGATIVES = 100
 
 
-def protocol_negatives(config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+def protocol_negatives(
+    config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray
+) -> np.ndarray:
     """Returns int32[n, `NEGATIVES`]: the candidates of `users` beside their targets, under pop100 or uni100."""
     weights = popularity if config.protocol == "pop100" else np.ones(dataset.num_items + 1)
     return sample_negatives(dataset, users, weights, NEGATIVES, config.negatives_seed)
 
 
-def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, count: int, seed: int) -> np.ndarray:
+def sample_negatives(
+    dataset: Dataset, users: np.ndarray, weights: np.ndarray, count: int, seed: int
+) -> np.ndarray:
     """Draws items that a user never met, in proportion to `weights`, without repetition.
 
     Args:
@@ -34,16 +38,20 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
     cumulative = np.cumsum(weights + 1e-9)
     result = np.empty((len(users), count), np.int32)
     for row, user in enumerate(users):
-        met = np.unique(dataset.items[dataset.offsets[user]:dataset.offsets[user + 1]])
+        met = np.unique(dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]])
         if len(weights) - len(met) < count:
-            raise UserError(f"user number {user} has met {len(met)} of {len(weights)} items, which leaves fewer "
-                            f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'.")
+            raise UserError(
+                f"user number {user} has met {len(met)} of {len(weights)} items, which leaves fewer "
+                f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'."
+            )
         if np.count_nonzero(weights) - np.count_nonzero(weights[met - 1]) < count:
             result[row] = _in_one_draw(generator, weights, met, count)
             continue
         chosen = np.empty(0, np.int32)
         while len(chosen) < count:
-            draws = 1 + np.searchsorted(cumulative, generator.random(3 * count) * cumulative[-1], side="right")
+            draws = 1 + np.searchsorted(
+                cumulative, generator.random(3 * count) * cumulative[-1], side="right"
+            )
             draws = np.r_[chosen, draws[~np.isin(draws, met)]]
             _, first = np.unique(draws, return_index=True)
             chosen = draws[np.sort(first)]
@@ -51,8 +59,12 @@ def sample_negatives(dataset: Dataset, users: np.ndarray, weights: np.ndarray, c
     return result
 
 
-def _in_one_draw(generator: np.random.Generator, weights: np.ndarray, met: np.ndarray, count: int) -> np.ndarray:
+def _in_one_draw(
+    generator: np.random.Generator, weights: np.ndarray, met: np.ndarray, count: int
+) -> np.ndarray:
     """Draws likewise where items without weight are needed, for which drawing and rejecting would take for ever."""
     left = np.setdiff1d(np.arange(1, len(weights) + 1), met)
     # The items whose clocks ring first, at rates that are their weights, are a draw one after another without return.
-    return left[np.argsort(generator.exponential(size=len(left)) / (weights[left - 1] + 1e-9))[:count]]
+    return left[
+        np.argsort(generator.exponential(size=len(left)) / (weights[left - 1] + 1e-9))[:count]
+    ]

@@ -30,8 +30,15 @@ from bert4rec_jax.ranking.scores import (
 TOP = 10  # length of the lists behind coverage, novelty and popularity
 
 
-def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
-              batch: tuple[Histories, tuple[jax.Array, jax.Array]], _key, axes: Axes) -> dict[str, jax.Array]:
+def rank_step(
+    config: Config,
+    num_items: int,
+    with_top: bool,
+    params: dict,
+    batch: tuple[Histories, tuple[jax.Array, jax.Array]],
+    _key,
+    axes: Axes,
+) -> dict[str, jax.Array]:
     """Ranks one device's cases.
 
     Returns `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`, and `finite`: 0 where a score is no number.
@@ -48,31 +55,49 @@ def rank_step(config: Config, num_items: int, with_top: bool, params: dict,
     axis, own = axes.catalogue, histories.used_N.shape[0]
     items = params["items"]
     total = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
-    if is_large(own * (jax.lax.axis_size(axis) if axis else 1), items["bias"].shape[0]) and not sampled_NC.shape[1]:
+    if (
+        is_large(own * (jax.lax.axis_size(axis) if axis else 1), items["bias"].shape[0])
+        and not sampled_NC.shape[1]
+    ):
         target_N, greater_N, equal_N, top_NK = rank_in_chunks(
-            config.model, num_items, params, histories, all_rows(targets_N, axis), TOP, axis)
+            config.model, num_items, params, histories, all_rows(targets_N, axis), TOP, axis
+        )
         result = {"greater": greater_N, "ties": equal_N - 1} | ({"top": top_NK} if with_top else {})
         return _checked(result, target_N, items, total, own, axis)
-    scores_NV = without_removed(item_scores(config.model, num_items, params, histories, axis), histories, axis)
+    scores_NV = without_removed(
+        item_scores(config.model, num_items, params, histories, axis), histories, axis
+    )
     offset = first_row(scores_NV.shape[1], axis)
     targets_N = all_rows(targets_N, axis) - offset
     local_N = jnp.arange(len(targets_N))
-    target_N = total(scores_NV.at[local_N, targets_N].get(mode="fill", fill_value=0, wrap_negative_indices=False))
+    target_N = total(
+        scores_NV.at[local_N, targets_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+    )
     if sampled_NC.shape[1]:
-        compared = total(scores_NV.at[local_N[:, None], all_rows(sampled_NC, axis) - offset].get(
-            mode="fill", fill_value=0, wrap_negative_indices=False))
+        compared = total(
+            scores_NV.at[local_N[:, None], all_rows(sampled_NC, axis) - offset].get(
+                mode="fill", fill_value=0, wrap_negative_indices=False
+            )
+        )
         count = lambda condition: condition.sum(axis=1, dtype=jnp.int32)  # noqa: E731
-        result = {"greater": count(compared > target_N[:, None]), "ties": count(compared == target_N[:, None])}
+        result = {
+            "greater": count(compared > target_N[:, None]),
+            "ties": count(compared == target_N[:, None]),
+        }
     else:
         count = lambda condition: total(condition.sum(axis=1, dtype=jnp.int32))  # noqa: E731
-        result = {"greater": count(scores_NV > target_N[:, None]),
-                  "ties": count(scores_NV == target_N[:, None]) - 1}
+        result = {
+            "greater": count(scores_NV > target_N[:, None]),
+            "ties": count(scores_NV == target_N[:, None]) - 1,
+        }
     if with_top:
         result["top"] = top_items(scores_NV, TOP, axis)[0]
     return _checked(result, target_N, items, total, own, axis)
 
 
-def _checked(result: dict, target_N: jax.Array, items: dict, total: Callable, own: int, axis: str | None) -> dict:
+def _checked(
+    result: dict, target_N: jax.Array, items: dict, total: Callable, own: int, axis: str | None
+) -> dict:
     """Returns this device's part of the results, with `finite`: whether the scores behind them are numbers."""
     # Of scores that are no numbers none is greater than the target's, which would then rank first.
     table_sum = total(items["embedding"].sum() + items["bias"].sum())
@@ -87,8 +112,14 @@ class Ranker:
       histories: the cases' histories, packed.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, cases: Cases, layout: Layout,
-                 popularity: np.ndarray | None = None):
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        cases: Cases,
+        layout: Layout,
+        popularity: np.ndarray | None = None,
+    ):
         """Packs the cases and lists what each user has seen.
 
         Args:
@@ -105,8 +136,15 @@ class Ranker:
         self._last = ranks_last(config.eval, dataset, cases)
         filtered = config.eval.filter_seen
         self.histories = PackedHistories(
-            config.model, dataset.num_items, dataset.items, cases.starts, cases.targets,
-            config.eval.batch_rows // layout.num_devices, layout, self._seen_pairs if filtered else None)
+            config.model,
+            dataset.num_items,
+            dataset.items,
+            cases.starts,
+            cases.targets,
+            config.eval.batch_rows // layout.num_devices,
+            layout,
+            self._seen_pairs if filtered else None,
+        )
         self._sampled = np.empty((len(cases.users), 0), np.int32)
         self._candidates = np.full(len(cases.users), dataset.num_items, np.int32)
         if config.eval.protocol != "full":
@@ -130,11 +168,19 @@ class Ranker:
         """Returns targets and sampled candidates of a device's cases, filled up to the size of a batch."""
         targets = np.ones(self.histories.size, np.int32)
         sampled = np.ones((self.histories.size, self._sampled.shape[1]), np.int32)
-        targets[:len(cases)], sampled[:len(cases)] = self._target_items[cases], self._sampled[cases]
+        targets[: len(cases)], sampled[: len(cases)] = (
+            self._target_items[cases],
+            self._sampled[cases],
+        )
         return targets, sampled
 
-    def rank(self, params: Any, with_top: bool = False, should_stop: Callable[[], bool] = lambda: False,
-             title: str = "ranking") -> Ranking | None:
+    def rank(
+        self,
+        params: Any,
+        with_top: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+        title: str = "ranking",
+    ) -> Ranking | None:
         """Ranks all cases with `params`.
 
         Args:
@@ -148,15 +194,23 @@ class Ranker:
             self._compiled[with_top] = self._layout.map(step, params)
         count, result = len(self._cases.users), {}
         with Phase(title, count, "users", self._layout.process == 0) as phase:
-            for cases, output in self.histories.run(self._compiled[with_top], params, self._targets):
+            for cases, output in self.histories.run(
+                self._compiled[with_top], params, self._targets
+            ):
                 for name, value in output.items():
-                    result.setdefault(name, np.zeros((count, *value.shape[1:]), np.int32))[cases] = value
+                    result.setdefault(name, np.zeros((count, *value.shape[1:]), np.int32))[
+                        cases
+                    ] = value
                 phase.advance(len(cases))
                 if should_stop():
                     return None
         broken = int(count - result.pop("finite").sum())
         if broken:
-            raise UserError(f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
-                            "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
-                            "in another --workdir.")
-        return Ranking(**result, candidates=self._candidates, negatives=self._sampled).with_last(self._last)
+            raise UserError(
+                f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
+                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
+                "in another --workdir."
+            )
+        return Ranking(**result, candidates=self._candidates, negatives=self._sampled).with_last(
+            self._last
+        )

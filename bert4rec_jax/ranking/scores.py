@@ -11,7 +11,16 @@ import numpy as np
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import ranking_batches
 from bert4rec_jax.devices import Layout
-from bert4rec_jax.model import Inputs, all_rows, encode, encoder_inputs, first_row, lookup, mask_token, rows_bias
+from bert4rec_jax.model import (
+    Inputs,
+    all_rows,
+    encode,
+    encoder_inputs,
+    first_row,
+    lookup,
+    mask_token,
+    rows_bias,
+)
 from bert4rec_jax.phases import waiting
 
 _REMOVED = -2e9  # below the -1e9 of rows that are no items
@@ -33,7 +42,9 @@ class Histories(NamedTuple):
     removed_item_P: Any
 
 
-def item_scores(config: ModelConfig, num_items: int, params: Any, histories: Histories, axis: str | None) -> jax.Array:
+def item_scores(
+    config: ModelConfig, num_items: int, params: Any, histories: Histories, axis: str | None
+) -> jax.Array:
     """Scores the catalogue after each history.
 
     Args:
@@ -48,15 +59,23 @@ def item_scores(config: ModelConfig, num_items: int, params: Any, histories: His
       model's dtype; rows that are no items are below -1e8.
     """
     items = params["items"]
-    return scored(history_states(config, params, histories, axis), items, num_items,
-                  first_row(items["bias"].shape[0], axis))
+    return scored(
+        history_states(config, params, histories, axis),
+        items,
+        num_items,
+        first_row(items["bias"].shape[0], axis),
+    )
 
 
-def history_states(config: ModelConfig, params: Any, histories: Histories, axis: str | None) -> jax.Array:
+def history_states(
+    config: ModelConfig, params: Any, histories: Histories, axis: str | None
+) -> jax.Array:
     """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.ranks_from`."""
     inputs = histories.inputs
     x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axis)
-    h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, causal=config.ranks_from == "last_item")
+    h_BKD = encode(
+        config, params["encoder"], x_BLD, inputs, None, causal=config.ranks_from == "last_item"
+    )
     if config.ranks_from == "both":
         # Under causal attention nothing sees the [MASK], so the same rows serve. Scores are linear in hidden states:
         # the mean of these is the mean of both models' scores.
@@ -88,10 +107,13 @@ def without_removed(scores_NV: jax.Array, histories: Histories, axis: str | None
     """Returns what `item_scores` gave with the removed items below -1e8."""
     case_P, item_P = removed_pairs(histories, scores_NV.shape[0], axis)
     return scores_NV.at[case_P, item_P - first_row(scores_NV.shape[1], axis)].set(
-        _REMOVED, mode="drop", wrap_negative_indices=False)
+        _REMOVED, mode="drop", wrap_negative_indices=False
+    )
 
 
-def removed_pairs(histories: Histories, count: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
+def removed_pairs(
+    histories: Histories, count: int, axis: str | None
+) -> tuple[jax.Array, jax.Array]:
     """Returns int32[P'] histories among all `count` of the devices of `axis`, and the items removed from each."""
     case_P, own = histories.removed_case_P, histories.used_N.shape[0]
     if axis is not None:
@@ -109,7 +131,9 @@ def top_items(scores_NV: jax.Array, k: int, axis: str | None) -> tuple[jax.Array
     return merged_top(scores_NK, items_NK + first_row(rows, axis), k, axis)
 
 
-def merged_top(scores_NK: jax.Array, items_NK: jax.Array, k: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
+def merged_top(
+    scores_NK: jax.Array, items_NK: jax.Array, k: int, axis: str | None
+) -> tuple[jax.Array, jax.Array]:
     """Returns the best k of what each shard holds for the best, as `top_items` does."""
     if axis is not None:
         scores_NK = jax.lax.all_gather(scores_NK, axis, axis=1, tiled=True)
@@ -121,7 +145,9 @@ def merged_top(scores_NK: jax.Array, items_NK: jax.Array, k: int, axis: str | No
 
 def own_histories(x: jax.Array, own: int, axis: str | None) -> jax.Array:
     """Returns this device's part of an array over all histories of the devices of `axis`."""
-    return x if axis is None else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * own, own)
+    return (
+        x if axis is None else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * own, own)
+    )
 
 
 class PackedHistories:
@@ -135,8 +161,17 @@ class PackedHistories:
       removed_counts: int32[n], distinct items that are no candidates of each.
     """
 
-    def __init__(self, config: ModelConfig, num_items: int, items: np.ndarray, starts: np.ndarray, stops: np.ndarray,
-                 rows: int, layout: Layout, removed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_items: int,
+        items: np.ndarray,
+        starts: np.ndarray,
+        stops: np.ndarray,
+        rows: int,
+        layout: Layout,
+        removed: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None,
+    ):
         """Packs histories items[starts[n]:stops[n]].
 
         Args:
@@ -150,8 +185,14 @@ class PackedHistories:
           removed: maps numbers of histories to (place among them, item) pairs that are no candidates; None: none are.
         """
         self._config, self._layout, self.count = config, layout, len(starts)
-        self._batches = ranking_batches(items, starts, stops, config.max_length, rows,
-                                        mask_token(num_items) if config.appends_mask else None)
+        self._batches = ranking_batches(
+            items,
+            starts,
+            stops,
+            config.max_length,
+            rows,
+            mask_token(num_items) if config.appends_mask else None,
+        )
         self._removed = removed
         self.slots_in_a_row = self._batches[0].slots.shape[1] if self._batches else 1
         self.size = max((len(self.numbers(n)) for n in range(len(self._batches))), default=1)
@@ -178,15 +219,19 @@ class PackedHistories:
         removed_item = np.zeros(self.pairs, np.int32)
         if number < len(self._batches):
             places = np.flatnonzero(numbers.reshape(-1) >= 0)
-            used[:len(places)] = places
+            used[: len(places)] = places
             if self._removed:
                 case, item = self._removed(self.numbers(number))
-                removed_case[:len(case)], removed_item[:len(case)] = case, item
+                removed_case[: len(case)], removed_item[: len(case)] = case, item
         inputs = encoder_inputs(self._config, packed, packed.tokens, slots)
         return Histories(inputs, used, removed_case, removed_item)
 
-    def run(self, compiled: Callable, params: Any, beside: Callable[[np.ndarray], Any] = lambda numbers: (),
-            ) -> Iterator[tuple[np.ndarray, dict]]:
+    def run(
+        self,
+        compiled: Callable,
+        params: Any,
+        beside: Callable[[np.ndarray], Any] = lambda numbers: (),
+    ) -> Iterator[tuple[np.ndarray, dict]]:
         """Yields (numbers of histories, dict of host arrays with a row for each of them) a batch of all devices.
 
         Args:
@@ -198,16 +243,24 @@ class PackedHistories:
         per_process = devices // layout.processes
         under_way = []  # the device works on a batch while the host looks at the one before it
         for first in range(0, len(self._batches), devices):
-            mine = range(first + layout.process * per_process, first + (layout.process + 1) * per_process)
+            mine = range(
+                first + layout.process * per_process, first + (layout.process + 1) * per_process
+            )
             parts = [(self._device_batch(n), beside(self.numbers(n))) for n in mine]
             batch = jax.tree.map(lambda *x: np.concatenate(x), *parts)
             with waiting("compiling the ranking", layout.process == 0 and not first):
-                under_way.append((first, compiled(params, layout.put_batch(batch), jax.random.key(0))))
+                under_way.append(
+                    (first, compiled(params, layout.put_batch(batch), jax.random.key(0)))
+                )
             if len(under_way) > 1:
                 yield self._to_host(*under_way.pop(0))
         yield from (self._to_host(*x) for x in under_way)
 
     def _to_host(self, first: int, output: dict) -> tuple[np.ndarray, dict]:
         numbers = [self.numbers(first + device) for device in range(self._layout.num_devices)]
-        kept = np.concatenate([device * self.size + np.arange(len(n)) for device, n in enumerate(numbers)])
-        return np.concatenate(numbers), {name: x[kept] for name, x in self._layout.to_host(output).items()}
+        kept = np.concatenate(
+            [device * self.size + np.arange(len(n)) for device, n in enumerate(numbers)]
+        )
+        return np.concatenate(numbers), {
+            name: x[kept] for name, x in self._layout.to_host(output).items()
+        }

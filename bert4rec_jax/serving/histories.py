@@ -17,16 +17,22 @@ def read_histories(path: str) -> dict[str, list[str]]:
         raise UserError(f"--histories {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         reason = str(error)[:100]
-        raise UserError(f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}.") from None
+        raise UserError(
+            f"--histories {path} is not JSON ({reason}); it holds {{name: [title or id, ...]}}."
+        ) from None
     if isinstance(named, list):
         named = {str(number): history for number, history in enumerate(named, 1)}
     if not isinstance(named, dict) or not named:
-        raise UserError(f"--histories {path} holds no histories; write {{name: [title or id, ...]}}.")
+        raise UserError(
+            f"--histories {path} holds no histories; write {{name: [title or id, ...]}}."
+        )
     for name, history in named.items():
         _check_text(path, name)
         if not isinstance(history, list):
-            raise UserError(f"--histories {path}: the history {name!r} must be a list of titles or ids, not "
-                            f"{str(history)[:60]!r}.")
+            raise UserError(
+                f"--histories {path}: the history {name!r} must be a list of titles or ids, not "
+                f"{str(history)[:60]!r}."
+            )
     return {name: [_item(path, name, item) for item in history] for name, history in named.items()}
 
 
@@ -36,8 +42,10 @@ def _item(path: str, name: str, item: object) -> str:
         _check_text(path, item)
         return item
     if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
-        raise UserError(f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
-                        "nor an id.")
+        raise UserError(
+            f"--histories {path}: the history {name!r} holds {str(item)[:60]}, which is neither a title "
+            "nor an id."
+        )
     # A whole number stays as it is, however long: not every one is a float.
     return f"id:{int(item) if item == int(item) else item}"
 
@@ -47,5 +55,7 @@ def _check_text(path: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UserError(f"--histories {path}: {ascii(text)[:60]} holds half of a character, which is no text; write "
-                        "both halves, or the character itself.") from None
+        raise UserError(
+            f"--histories {path}: {ascii(text)[:60]} holds half of a character, which is no text; write "
+            "both halves, or the character itself."
+        ) from None

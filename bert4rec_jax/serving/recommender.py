@@ -20,7 +20,14 @@ from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
 from bert4rec_jax.model import fold_features
-from bert4rec_jax.ranking import Histories, PackedHistories, item_scores, own_histories, top_items, without_removed
+from bert4rec_jax.ranking import (
+    Histories,
+    PackedHistories,
+    item_scores,
+    own_histories,
+    top_items,
+    without_removed,
+)
 from bert4rec_jax.serving.titles import TitleIndex
 from bert4rec_jax.training import Checkpoints, state_template
 
@@ -73,27 +80,43 @@ class Recommender:
                 config = config_lib.resolve(json.load(file))
             self.catalogue = pd.read_parquet(os.path.join(workdir, "catalogue.parquet"))
         except (OSError, ValueError):
-            raise UserError(f"{workdir} is no run directory; train one with python -m bert4rec_jax.main --config FILE "
-                            f"--workdir {workdir}.") from None
+            raise UserError(
+                f"{workdir} is no run directory; train one with python -m bert4rec_jax.main --config FILE "
+                f"--workdir {workdir}."
+            ) from None
         self._workdir = workdir
         self.config: Config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
         self.titles = TitleIndex(self.catalogue)
         self.num_items = len(self.catalogue)
         self._layout = Layout(self.config.parallel)
-        bags = Bags.from_lists(self.catalogue["features"]) if "features" in self.catalogue.columns else None
-        template = state_template(self.config, self.num_items, self._layout, feature_count(bags)).params
+        bags = (
+            Bags.from_lists(self.catalogue["features"])
+            if "features" in self.catalogue.columns
+            else None
+        )
+        template = state_template(
+            self.config, self.num_items, self._layout, feature_count(bags)
+        ).params
         with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
                 if trained := _ranked_with(workdir):
-                    raise UserError(f"{workdir} holds no model: it only ranked with that of {trained}; name that run.")
+                    raise UserError(
+                        f"{workdir} holds no model: it only ranked with that of {trained}; name that run."
+                    )
                 raise UserError(f"{workdir} holds no checkpoint yet; train first.")
             best = progress["best_step"]
             self.step, params = checkpoints.restore_params(
-                max(checkpoints.steps()) if best is None else best, template)
-        self.params = jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
+                max(checkpoints.steps()) if best is None else best, template
+            )
+        self.params = (
+            jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
+        )
         self._map = functools.cache(
-            lambda k: self._layout.map(functools.partial(_score_step, self.config, self.num_items, k), self.params))
+            lambda k: self._layout.map(
+                functools.partial(_score_step, self.config, self.num_items, k), self.params
+            )
+        )
 
     @property
     def results(self) -> dict | None:
@@ -107,7 +130,7 @@ class Recommender:
     @property
     def embeddings(self) -> np.ndarray:
         """float32[num_items, D]; row i belongs to item number i + 1."""
-        return np.asarray(self.params["items"]["embedding"])[1:self.num_items + 1]
+        return np.asarray(self.params["items"]["embedding"])[1 : self.num_items + 1]
 
     def numbers(self, history: History) -> list[int]:
         """Returns the item numbers of a history.
@@ -116,21 +139,31 @@ class Recommender:
           UserError: it is empty, a title is unknown or ambiguous, or a number is out of range; says which.
         """
         if isinstance(history, str) or not len(history):
-            raise UserError("a history is a list of at least one title, original id or item number; this one is "
-                            + ("a single text." if isinstance(history, str) else "empty."))
+            raise UserError(
+                "a history is a list of at least one title, original id or item number; this one is "
+                + ("a single text." if isinstance(history, str) else "empty.")
+            )
         return [self._number(item) for item in history]
 
     def _number(self, item: str | int) -> int:
         if isinstance(item, str):
             return self.titles.find(item)
         if isinstance(item, bool) or not isinstance(item, int | np.integer):
-            raise UserError(f"{item!r} is neither a title or original id (str) nor an item number (int).")
+            raise UserError(
+                f"{item!r} is neither a title or original id (str) nor an item number (int)."
+            )
         if not 1 <= item <= self.num_items:
-            raise UserError(f"item number {item} is out of range: there are items 1 to {self.num_items}.")
+            raise UserError(
+                f"item number {item} is out of range: there are items 1 to {self.num_items}."
+            )
         return int(item)
 
-    def recommend(self, history: History | Sequence[History], k: int = 10, include_seen: bool | None = None,
-                  ) -> list[Recommendation] | list[list[Recommendation]]:
+    def recommend(
+        self,
+        history: History | Sequence[History],
+        k: int = 10,
+        include_seen: bool | None = None,
+    ) -> list[Recommendation] | list[list[Recommendation]]:
         """Returns the k best items that are not in the history, best first.
 
         Args:
@@ -147,18 +180,35 @@ class Recommender:
         """
         if k < 1:
             raise UserError(f"k = {k} must be at least 1.")
-        several = len(history) > 0 and isinstance(history[0], Sequence | np.ndarray) and not isinstance(history[0], str)
+        several = (
+            len(history) > 0
+            and isinstance(history[0], Sequence | np.ndarray)
+            and not isinstance(history[0], str)
+        )
         histories = [self.numbers(h) for h in (history if several else [history])]
-        out = self._run(histories, min(k, self.num_items),
-                        self.config.eval.filter_seen if include_seen is None else not include_seen)
-        lists = [[self._recommendation(int(item), float(score), float(total))
-                  for item, score in zip(items, scores) if item]
-                 for items, scores, total in zip(out["items"], out["scores"], out["log_total"])]
+        out = self._run(
+            histories,
+            min(k, self.num_items),
+            self.config.eval.filter_seen if include_seen is None else not include_seen,
+        )
+        lists = [
+            [
+                self._recommendation(int(item), float(score), float(total))
+                for item, score in zip(items, scores)
+                if item
+            ]
+            for items, scores, total in zip(out["items"], out["scores"], out["log_total"])
+        ]
         return lists if several else lists[0]
 
     def _recommendation(self, number: int, score: float, log_total: float) -> Recommendation:
-        return Recommendation(number, str(self.catalogue.at[number, "item"]), self.titles.label(number), score,
-                              float(np.exp(score - log_total)))
+        return Recommendation(
+            number,
+            str(self.catalogue.at[number, "item"]),
+            self.titles.label(number),
+            score,
+            float(np.exp(score - log_total)),
+        )
 
     def popular(self, k: int = 10) -> list[Recommendation]:
         """Returns the k items with the most training interactions; the score is their number.
@@ -167,10 +217,20 @@ class Recommender:
         """
         counts = self.catalogue["training_interactions"]
         best = counts.sort_values(ascending=False, kind="stable").index[:k]
-        return [Recommendation(int(n), str(self.catalogue.at[n, "item"]), self.titles.label(n), float(counts[n]),
-                               float(counts[n] / counts.sum())) for n in best]
+        return [
+            Recommendation(
+                int(n),
+                str(self.catalogue.at[n, "item"]),
+                self.titles.label(n),
+                float(counts[n]),
+                float(counts[n] / counts.sum()),
+            )
+            for n in best
+        ]
 
-    def score(self, histories: Sequence[History], items: Sequence[str | int] | None = None) -> np.ndarray:
+    def score(
+        self, histories: Sequence[History], items: Sequence[str | int] | None = None
+    ) -> np.ndarray:
         """Returns the scores of items after each history: float32[n, len(items)].
 
         They are those that the ranker compares, whatever the model's dtype; the same histories packed together give
@@ -183,7 +243,11 @@ class Recommender:
         Raises:
           UserError: as `numbers`.
         """
-        columns = np.arange(1, self.num_items + 1) if items is None else np.array([self._number(x) for x in items])
+        columns = (
+            np.arange(1, self.num_items + 1)
+            if items is None
+            else np.array([self._number(x) for x in items])
+        )
         if not len(histories):
             return np.empty((0, len(columns)), np.float32)
         return self._run([self.numbers(h) for h in histories], 0, False)["all"][:, columns]
@@ -197,29 +261,48 @@ class Recommender:
 
         def seen(cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             place = np.repeat(np.arange(len(cases)), lengths[cases])
-            return place, np.concatenate([items[starts[case]:stops[case]] for case in cases])
+            return place, np.concatenate([items[starts[case] : stops[case]] for case in cases])
 
         # A single history is not padded to a batch of the evaluation.
         rows = min(self.config.eval.batch_rows, 1 << (len(histories) - 1).bit_length())
-        packed = PackedHistories(self.config.model, self.num_items, items, starts, stops, rows, self._layout,
-                                 seen if remove_seen else None)
+        packed = PackedHistories(
+            self.config.model,
+            self.num_items,
+            items,
+            starts,
+            stops,
+            rows,
+            self._layout,
+            seen if remove_seen else None,
+        )
         result: dict[str, Any] = {}
         for cases, output in packed.run(self._map(k), self.params):
             for name, value in output.items():
-                result.setdefault(name, np.zeros((len(histories), *value.shape[1:]), value.dtype))[cases] = value
+                result.setdefault(name, np.zeros((len(histories), *value.shape[1:]), value.dtype))[
+                    cases
+                ] = value
         return result
 
 
 def _ranked_with(workdir: str) -> str:
     """Returns the run that the newest start in `workdir` ranked with (--trained); empty where it was not given one."""
     try:
-        return flag(read_json(os.path.join(workdir, "environment.json"))["starts"][-1]["command"], "trained")
+        return flag(
+            read_json(os.path.join(workdir, "environment.json"))["starts"][-1]["command"], "trained"
+        )
     except (OSError, ValueError, KeyError, IndexError):
         return ""
 
 
-def _score_step(config: Config, num_items: int, k: int, params: Any, batch: tuple[Histories, tuple], _key,
-                axes: Axes) -> dict[str, jax.Array]:
+def _score_step(
+    config: Config,
+    num_items: int,
+    k: int,
+    params: Any,
+    batch: tuple[Histories, tuple],
+    _key,
+    axes: Axes,
+) -> dict[str, jax.Array]:
     """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
     histories, _ = batch
     axis, own = axes.catalogue, histories.used_N.shape[0]
@@ -228,5 +311,9 @@ def _score_step(config: Config, num_items: int, k: int, params: Any, batch: tupl
         result = {"all": scores_NV}
     else:
         items_NK, scores_NK = top_items(without_removed(scores_NV, histories, axis), k, axis)
-        result = {"items": items_NK, "scores": scores_NK, "log_total": jax.nn.logsumexp(scores_NV, axis=1)}
+        result = {
+            "items": items_NK,
+            "scores": scores_NK,
+            "log_total": jax.nn.logsumexp(scores_NV, axis=1),
+        }
     return {name: own_histories(x, own, axis) for name, x in result.items()}

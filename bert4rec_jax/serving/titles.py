@@ -17,14 +17,19 @@ _TRAILING = re.compile(rf"^(.*),\s*({_ARTICLES})'?\s*$", re.IGNORECASE)
 
 def _plain(text: str) -> str:
     """Lower case, no accents, no punctuation, a trailing article in front: `Matrix, The` -> `the matrix`."""
-    text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
+    text = "".join(
+        c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)
+    ).casefold()
     text = _TRAILING.sub(r"\2 \1", text.strip())
     return " ".join(re.sub(r"[^\w]+", " ", text.replace("&", " and ").replace("'", "")).split())
 
 
 def _forms(title: str) -> list[str]:
     """The ways to write a title: whole, without its parentheses, and what stands in them (`a.k.a. Se7en`)."""
-    inside = [re.sub(r"^a\.?k\.?a\.?\s+", "", part, flags=re.IGNORECASE) for part in re.findall(r"\(([^()]*)\)", title)]
+    inside = [
+        re.sub(r"^a\.?k\.?a\.?\s+", "", part, flags=re.IGNORECASE)
+        for part in re.findall(r"\(([^()]*)\)", title)
+    ]
     return [title, re.sub(r"\s*\([^()]*\)", "", title), *inside]
 
 
@@ -54,7 +59,9 @@ class TitleIndex:
             label = table["title"].astype(object).where(table["title"].notna(), label)
             if "year" in table:
                 dated = table["title"].notna() & table["year"].notna()
-                label = label.where(~dated, label + " (" + table["year"].fillna(0).astype(int).astype(str) + ")")
+                label = label.where(
+                    ~dated, label + " (" + table["year"].fillna(0).astype(int).astype(str) + ")"
+                )
         return label.tolist()
 
     def label(self, number: int) -> str:
@@ -76,8 +83,10 @@ class TitleIndex:
         kind, _, rest = text.partition(":")
         if kind == "id" and rest:
             if rest not in self._by_id:
-                raise UserError(f"there is no item with the id {shortened(rest)} in the catalogue"
-                                f"{self._hint(difflib.get_close_matches(rest, self._by_id, n=3, cutoff=0.6))}.")
+                raise UserError(
+                    f"there is no item with the id {shortened(rest)} in the catalogue"
+                    f"{self._hint(difflib.get_close_matches(rest, self._by_id, n=3, cutoff=0.6))}."
+                )
             return self._by_id[rest]
         if kind == "title" and rest:
             return self._by_title(rest)
@@ -85,8 +94,10 @@ class TitleIndex:
             number = self._by_id[text]
             others = [n for n in self._titled(text) if n != number]
             if others:
-                raise AmbiguousTitle(f"{shortened(text)} is the id of {self.label(number)!r} and the title of "
-                                     f"{self.label(others[0])!r}; write 'id:{text}' or 'title:{text}'.")
+                raise AmbiguousTitle(
+                    f"{shortened(text)} is the id of {self.label(number)!r} and the title of "
+                    f"{self.label(others[0])!r}; write 'id:{text}' or 'title:{text}'."
+                )
             return number
         return self._by_title(text)
 
@@ -116,13 +127,22 @@ class TitleIndex:
             labels = list(dict.fromkeys(self.label(n) for n in found[:8]))
             if len(labels) == 1:
                 raise AmbiguousTitle(
-                    f"{shortened(text)} is the title of {len(found)} items; write the id of one: {ids}.")
-            raise AmbiguousTitle(f"{shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its "
-                                 f"year, or the item's id ({ids}).")
-        raise UserError(f"there is no {shortened(text)} in the catalogue{self._hint(self._nearest(text))}.")
+                    f"{shortened(text)} is the title of {len(found)} items; write the id of one: {ids}."
+                )
+            raise AmbiguousTitle(
+                f"{shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its "
+                f"year, or the item's id ({ids})."
+            )
+        raise UserError(
+            f"there is no {shortened(text)} in the catalogue{self._hint(self._nearest(text))}."
+        )
 
     def _hint(self, nearest: list[str]) -> str:
-        return "; the nearest are " + ", ".join(repr(x) for x in nearest) if nearest else "; nothing is like it"
+        return (
+            "; the nearest are " + ", ".join(repr(x) for x in nearest)
+            if nearest
+            else "; nothing is like it"
+        )
 
     def _year(self, number: int) -> int | None:
         year = self._catalogue["year"].get(number) if "year" in self._catalogue else None
@@ -139,7 +159,9 @@ class TitleIndex:
             forms = [*sorted(whole, key=self._fame)[:2], *sorted(holds, key=self._fame)[:3]]
         forms += difflib.get_close_matches(" ".join(words) or text, self._by_form, n=9, cutoff=0.4)
         labels = [self.label(self._by_form[form][0]) for form in forms]
-        labels += difflib.get_close_matches(text, self._by_id, n=3, cutoff=0.4) if not labels else []
+        labels += (
+            difflib.get_close_matches(text, self._by_id, n=3, cutoff=0.4) if not labels else []
+        )
         return list(dict.fromkeys(labels))[:3]
 
     def _fame(self, form: str) -> tuple[float, int]:

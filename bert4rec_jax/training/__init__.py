@@ -14,5 +14,20 @@ from bert4rec_jax.training.results import add_baselines, collect, summary
 from bert4rec_jax.training.run_directory import RunDirectory
 from bert4rec_jax.training.step import TrainState, init_state, state_template, train_step
 
-__all__ = ["Checkpoints", "Loop", "MetricWriter", "Progress", "RunDirectory", "TrainState", "add_baselines", "collect",
-           "curves", "init_state", "run_directory", "state_template", "summary", "train_step", "write_test_line"]
+__all__ = [
+    "Checkpoints",
+    "Loop",
+    "MetricWriter",
+    "Progress",
+    "RunDirectory",
+    "TrainState",
+    "add_baselines",
+    "collect",
+    "curves",
+    "init_state",
+    "run_directory",
+    "state_template",
+    "summary",
+    "train_step",
+    "write_test_line",
+]

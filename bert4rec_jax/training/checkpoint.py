@@ -29,6 +29,7 @@ def fingerprint(tree: Any) -> jax.Array:
 
     Sums, modulo 2^32, of the bits times a hash of their position: a changed, swapped or missing value shows.
     """
+
     def leaf_digest(x):
         if x.dtype.itemsize != 4:
             x = x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.uint32)
@@ -64,9 +65,15 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         with _unwarned():  # that a folder opened to be read is read-only
-            return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._policy, read_only=self._read_only, create=not self._read_only,
-                cleanup_tmp_directories=not self._read_only))
+            return ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._policy,
+                    read_only=self._read_only,
+                    create=not self._read_only,
+                    cleanup_tmp_directories=not self._read_only,
+                ),
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -86,7 +93,14 @@ class Checkpoints:
         """Returns the steps of complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, progress: dict, best_step: int | None, replace: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        progress: dict,
+        best_step: int | None,
+        replace: bool = False,
+    ) -> None:
         """Starts saving in the background; waits for the save before it.
 
         Args:
@@ -107,10 +121,17 @@ class Checkpoints:
             self._policy.best_step = best_step
             params, rest = _parts(state)
             # A copy: it is written while training goes on and changes the original.
-            progress = copy.deepcopy(progress) | {"digest": np.asarray(self._digest((params, rest))).tolist()}
-            self._manager.save(step, args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest),
-                progress=ocp.args.JsonSave({**progress, "checksum": _checksum(progress)})))
+            progress = copy.deepcopy(progress) | {
+                "digest": np.asarray(self._digest((params, rest))).tolist()
+            }
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    rest=ocp.args.StandardSave(rest),
+                    progress=ocp.args.JsonSave({**progress, "checksum": _checksum(progress)}),
+                ),
+            )
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -139,10 +160,14 @@ class Checkpoints:
                 raise lost_process(f"{type(error).__name__} while saving {step}") from error
             free = shutil.disk_usage(self._folder).free / 2**20
             chain = " ".join(str(e) for e in _causes(error))
-            full = any(word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota"))
+            full = any(
+                word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
+            )
             reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
-            raise SaveError(f"saving checkpoints in {self._folder} failed by {step}",
-                            f"{reason} ({free:.0f} MiB are free)") from error
+            raise SaveError(
+                f"saving checkpoints in {self._folder} failed by {step}",
+                f"{reason} ({free:.0f} MiB are free)",
+            ) from error
 
     def restore_latest(self, template: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
@@ -184,13 +209,21 @@ class Checkpoints:
         """
         others = [s for s in reversed(self.steps()) if s != step]
         for candidate in [step, *others] if step in self.steps() else others:
-            intact = self._try(candidate, lambda s: self._read(s, {"params": template})[0]["params"])
+            intact = self._try(
+                candidate, lambda s: self._read(s, {"params": template})[0]["params"]
+            )
             if intact is not None:
                 if candidate != step:
-                    logging.warning("the checkpoint of step %d cannot be read; using that of step %d", step, candidate)
+                    logging.warning(
+                        "the checkpoint of step %d cannot be read; using that of step %d",
+                        step,
+                        candidate,
+                    )
                 return candidate, intact
         self._none_left()
-        raise UserError(f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir.")
+        raise UserError(
+            f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir."
+        )
 
     def latest_progress(self) -> dict | None:
         """Returns the progress of the newest checkpoint whose progress reads back, or None."""
@@ -204,8 +237,10 @@ class Checkpoints:
         """Raises where there were checkpoints: all were damaged."""
         if self.steps() or self._damaged:
             damaged = ", ".join(map(str, self._damaged))
-            raise UserError(f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); move "
-                            "that folder away to start again from step 0.")
+            raise UserError(
+                f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); move "
+                "that folder away to start again from step 0."
+            )
 
     def _try(self, step: int, read: Callable[[int], Any]) -> Any | None:
         """Returns read(step), or None when this process or another finds the checkpoint damaged."""
@@ -216,8 +251,11 @@ class Checkpoints:
             damage = error
         if agreed(damage is None):
             return result
-        logging.warning("checkpoint %d is damaged (%s); going on to another", step,
-                        damage or "another process cannot read it")
+        logging.warning(
+            "checkpoint %d is damaged (%s); going on to another",
+            step,
+            damage or "another process cannot read it",
+        )
         self._damaged.append(step)
         return None
 
@@ -238,9 +276,16 @@ class Checkpoints:
         """
         try:
             with waiting(f"reading the checkpoint of step {step}", jax.process_index() == 0):
-                restored = self._manager.restore(step, args=ocp.args.Composite(
-                    progress=ocp.args.JsonRestore(),
-                    **{name: ocp.args.StandardRestore(template) for name, template in templates.items()}))
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        progress=ocp.args.JsonRestore(),
+                        **{
+                            name: ocp.args.StandardRestore(template)
+                            for name, template in templates.items()
+                        },
+                    ),
+                )
             progress = dict(restored["progress"])
             intact = progress.pop("checksum") == _checksum(progress)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
@@ -252,7 +297,7 @@ class Checkpoints:
         parts = {name: restored[name] for name in templates}
         if "params" in parts:  # The digest begins with the leaves of the parameters.
             read = np.asarray(self._digest((parts["params"], parts.get("rest", {})))).tolist()
-            if read != digest[:len(read)]:
+            if read != digest[: len(read)]:
                 raise _Damaged("its contents differ from what was saved")
         return parts, progress
 
@@ -266,6 +311,7 @@ def _parts(state: TrainState) -> tuple[Any, dict]:
 @contextlib.contextmanager
 def _unwarned() -> Iterator[None]:
     """Keeps warnings of Orbax from whoever uses this package as a library; commands never show them."""
+
     def serious(record) -> bool:
         return "orbax" not in record.pathname or record.levelname in ("ERROR", "CRITICAL")
 

@@ -21,12 +21,27 @@ def draw(run: RunDirectory, metric: str) -> None:
     loss.plot([x["step"] for x in train], [x["loss"] for x in train], color="tab:blue")
     loss.set(xlabel="step", ylabel="training loss (nats per target)")
     valid = [x for x in lines if x["split"] == "valid"]
-    quality.plot([x["step"] for x in valid], [x[metric] for x in valid], marker="o", ms=3, label="validation")
-    quality.plot(results["best_step"], results["test"][metric], "*", ms=11, color="tab:red", label="test, best step")
-    known = {name: b["test"][metric] for name, b in results["baselines"].items() if metric in b["test"]}
-    for (name, value), style in zip(known.items(), itertools.cycle((":", "--", "-.", (0, (5, 1, 1, 1, 1, 1))))):
+    quality.plot(
+        [x["step"] for x in valid], [x[metric] for x in valid], marker="o", ms=3, label="validation"
+    )
+    quality.plot(
+        results["best_step"],
+        results["test"][metric],
+        "*",
+        ms=11,
+        color="tab:red",
+        label="test, best step",
+    )
+    known = {
+        name: b["test"][metric] for name, b in results["baselines"].items() if metric in b["test"]
+    }
+    for (name, value), style in zip(
+        known.items(), itertools.cycle((":", "--", "-.", (0, (5, 1, 1, 1, 1, 1))))
+    ):
         quality.axhline(value, color="grey", ls=style, label=f"test, {name}")
-    figure.suptitle(f"{results['model']} on {results['dataset']['name']}, seed {results['seed']}", fontsize=10)
+    figure.suptitle(
+        f"{results['model']} on {results['dataset']['name']}, seed {results['seed']}", fontsize=10
+    )
     quality.set(xlabel="step", ylabel=metric, ylim=(0, None))
     quality.legend(fontsize=8)
     for axes in (loss, quality):

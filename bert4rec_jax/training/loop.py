@@ -25,9 +25,17 @@ from bert4rec_jax.training.step import TrainState
 class Loop:
     """Trains; its parts are functions, so that it knows neither data nor devices."""
 
-    def __init__(self, config: TrainConfig, update: Callable[[TrainState, Any], tuple[TrainState, dict]],
-                 batch: Callable[[int], Any], validate: Callable[[Any], dict[str, float] | None], metric: str,
-                 checkpoints: Checkpoints, writer: MetricWriter, stop: StopSignal):
+    def __init__(
+        self,
+        config: TrainConfig,
+        update: Callable[[TrainState, Any], tuple[TrainState, dict]],
+        batch: Callable[[int], Any],
+        validate: Callable[[Any], dict[str, float] | None],
+        metric: str,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        stop: StopSignal,
+    ):
         """Holds the parts.
 
         Args:
@@ -40,7 +48,13 @@ class Loop:
           writer: where numbers go.
           stop: says whether a signal came.
         """
-        self._config, self._update, self._batch, self._validate, self._metric = config, update, batch, validate, metric
+        self._config, self._update, self._batch, self._validate, self._metric = (
+            config,
+            update,
+            batch,
+            validate,
+            metric,
+        )
         self._checkpoints, self._writer, self._stop = checkpoints, writer, stop
 
     def run(self, state: TrainState, progress: Progress) -> bool:
@@ -51,7 +65,9 @@ class Loop:
             if progress.validation_due:
                 if not self._validated(state, step, progress):
                     return False
-                self._checkpoints.save(step, state, vars(progress), progress.best_step, replace=True)
+                self._checkpoints.save(
+                    step, state, vars(progress), progress.best_step, replace=True
+                )
             begin, compiled = time.perf_counter(), False
             while step < c.steps and not (c.patience and progress.waited >= c.patience):
                 with waiting("compiling the training step", self._writer.speaks and not compiled):
@@ -68,9 +84,17 @@ class Loop:
                     progress.losses.append(self._checked_loss(*under_way.pop(0)))
                 progress.seconds += time.perf_counter() - begin
                 if logging_now:
-                    self._writer.write(step, "train", progress.seconds, {
-                        "loss": _finite_mean(progress.losses), "grad_norm": float(metrics["grad_norm"]),
-                        "targets": float(metrics["targets"]), "skipped": int(state.skipped)})
+                    self._writer.write(
+                        step,
+                        "train",
+                        progress.seconds,
+                        {
+                            "loss": _finite_mean(progress.losses),
+                            "grad_norm": float(metrics["grad_norm"]),
+                            "targets": float(metrics["targets"]),
+                            "skipped": int(state.skipped),
+                        },
+                    )
                     progress.losses = []
                 self._writer.show_progress(step, progress.seconds)
                 if validating:
@@ -99,10 +123,16 @@ class Loop:
         if self._config.on_nan == "stop" and not np.isfinite(loss + norm):
             self._checkpoints.wait()
             last = max(self._checkpoints.steps(), default=None)
-            where = f"the last good checkpoint is that of step {last}" if last else "there is no checkpoint yet"
-            raise UserError(f"step {step}: the loss is {loss} and the gradient's norm {norm}; {where}. Lower "
-                            "config.optimizer.learning_rate, set config.optimizer.clip_norm, or leave such steps out "
-                            "with config.train.on_nan=skip.")
+            where = (
+                f"the last good checkpoint is that of step {last}"
+                if last
+                else "there is no checkpoint yet"
+            )
+            raise UserError(
+                f"step {step}: the loss is {loss} and the gradient's norm {norm}; {where}. Lower "
+                "config.optimizer.learning_rate, set config.optimizer.clip_norm, or leave such steps out "
+                "with config.train.on_nan=skip."
+            )
         return loss
 
 

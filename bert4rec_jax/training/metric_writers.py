@@ -31,8 +31,14 @@ class MetricWriter:
       speaks: whether this is the process that writes the run's files and speaks to people.
     """
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, tokens_per_step: float, step: int,
-                 validation_due: bool = False):
+    def __init__(
+        self,
+        run: RunDirectory,
+        config: TrainConfig,
+        tokens_per_step: float,
+        step: int,
+        validation_due: bool = False,
+    ):
         """Opens the writers.
 
         Args:
@@ -44,7 +50,9 @@ class MetricWriter:
         """
         self.speaks = run.writes
         self._steps, self._tokens_per_step, self._shown = config.steps, tokens_per_step, {}
-        self._first: tuple[int, float] | None = None  # step and seconds at the first call of show_progress
+        self._first: tuple[int, float] | None = (
+            None  # step and seconds at the first call of show_progress
+        )
         self._last_line = 0.0  # when a line was last printed
         self._file, self._trackers, self._bar = None, [], None
         if not self.speaks:
@@ -52,7 +60,9 @@ class MetricWriter:
         self._folder, path = run.path(""), run.path("metrics.jsonl")
         _cut(path, step, validation_due)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._trackers = [_tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()]
+        self._trackers = [
+            _tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()
+        ]
         if step:
             print(f"continuing at step {step}", file=sys.stderr)
 
@@ -78,12 +88,17 @@ class MetricWriter:
             return
         # JSON knows no NaN.
         values = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values}) + "\n"
+        line = (
+            json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values})
+            + "\n"
+        )
         try:
             self._file.write(line)
             self._file.flush()
         except OSError as error:
-            raise SaveError(f"metrics.jsonl in {self._folder} cannot be written", SaveError.reason(error)) from error
+            raise SaveError(
+                f"metrics.jsonl in {self._folder} cannot be written", SaveError.reason(error)
+            ) from error
         values = {name: value for name, value in values.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})
@@ -102,28 +117,45 @@ class MetricWriter:
         if self._first is None:  # estimates start after the first step, which was compiled
             self._first, self._last_line = (step, seconds), time.monotonic()
             if sys.stderr.isatty():
-                self._bar = tqdm(total=self._steps, initial=step, unit="step", dynamic_ncols=True, bar_format=_BAR)
+                self._bar = tqdm(
+                    total=self._steps,
+                    initial=step,
+                    unit="step",
+                    dynamic_ncols=True,
+                    bar_format=_BAR,
+                )
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self._shown.items())
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str("  ".join(shown.split("  ")[:2]), refresh=False)  # 80 columns have room for two
+            self._bar.set_postfix_str(
+                "  ".join(shown.split("  ")[:2]), refresh=False
+            )  # 80 columns have room for two
         elif time.monotonic() - self._last_line > LINE_SECONDS or step == self._steps:
             self._last_line = time.monotonic()
             first_step, first_seconds = self._first
             speed = (step - first_step) / (seconds - first_seconds) if step > first_step else None
-            timing = "" if not speed else (f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
-                                           f"{(self._steps - step) / speed:.0f} s left  ")
+            timing = (
+                ""
+                if not speed
+                else (
+                    f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
+                    f"{(self._steps - step) / speed:.0f} s left  "
+                )
+            )
             print(f"step {step}/{self._steps}  {timing}{shown}", file=sys.stderr)
 
 
 def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
     """Makes the test metrics the last line of metrics.jsonl; an earlier test line goes."""
-    line = json.dumps({"step": step, "split": "test", "seconds": round(seconds, 3), **values}) + "\n"
+    line = (
+        json.dumps({"step": step, "split": "test", "seconds": round(seconds, 3), **values}) + "\n"
+    )
     _rewrite(path, lambda entry: entry["split"] != "test", line)
 
 
 def _cut(path: str, step: int, validation_due: bool) -> None:
     """Drops lines of later steps, test lines, and a last line that was not written whole."""
+
     def keep(entry: dict) -> bool:
         repeated = validation_due and entry["step"] == step and entry["split"] == "valid"
         return entry["step"] <= step and entry["split"] != "test" and not repeated
@@ -152,12 +184,14 @@ def _tracker(name: str, run: RunDirectory):
         return kinds[name](run)
     except ImportError:
         raise UserError(
-            f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'.") from None
+            f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'."
+        ) from None
 
 
 class _TensorBoard:
     def __init__(self, run: RunDirectory):
         from tensorboardX import SummaryWriter
+
         self._writer = SummaryWriter(run.path("tensorboard"))
 
     def log(self, step: int, values: dict) -> None:
@@ -171,10 +205,13 @@ class _TensorBoard:
 class _WandB:
     def __init__(self, run: RunDirectory):
         import wandb
+
         name = os.path.basename(run.path("").rstrip("/"))
         # Trials of all sweeps are called 000, 001, ...: their paths tell them apart.
         identity = hashlib.sha256(run.path("").encode()).hexdigest()[:16]
-        self._run = wandb.init(project="bert4rec_jax", name=name, id=identity, resume="allow", dir=run.path(""))
+        self._run = wandb.init(
+            project="bert4rec_jax", name=name, id=identity, resume="allow", dir=run.path("")
+        )
 
     def log(self, step: int, values: dict) -> None:
         self._run.log(values, step=step)
@@ -186,12 +223,15 @@ class _WandB:
 class _MLflow:
     def __init__(self, run: RunDirectory):
         import mlflow
+
         self._mlflow = mlflow
         mlflow.set_experiment("bert4rec_jax")
         mlflow.start_run(run_name=os.path.basename(run.path("").rstrip("/")))
 
     def log(self, step: int, values: dict) -> None:
-        self._mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in values.items()}, step=step)
+        self._mlflow.log_metrics(
+            {name.replace("@", "_at_"): value for name, value in values.items()}, step=step
+        )
 
     def close(self) -> None:
         self._mlflow.end_run()

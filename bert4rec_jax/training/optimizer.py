@@ -34,5 +34,9 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     betas = {"b1": config.beta1, "b2": config.beta2}
     if config.name == "adam":
         return optax.adam(schedule, **betas)
-    return optax.adamw(schedule, weight_decay=config.weight_decay, **betas,
-                       mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params))
+    return optax.adamw(
+        schedule,
+        weight_decay=config.weight_decay,
+        **betas,
+        mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+    )

@@ -11,8 +11,14 @@ from bert4rec_jax.phases import coloured, columns
 from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_ranks, tied_targets
 
 
-def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dict[str, Cases],
-            rankings: dict[str, Ranking], run: dict) -> tuple[dict, dict[str, np.ndarray]]:
+def collect(
+    config: Config,
+    dataset: Dataset,
+    popularity: np.ndarray,
+    cases: dict[str, Cases],
+    rankings: dict[str, Ranking],
+    run: dict,
+) -> tuple[dict, dict[str, np.ndarray]]:
     """Returns what goes into results.json and into ranks_test.npz, before there are baselines.
 
     Args:
@@ -31,14 +37,25 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
     if tied is not None:
         for name, chosen in (("tied", tied), ("untied", ~tied)):
             if chosen.any():
-                metrics[f"test_{name}"] = {"users": int(chosen.sum()), **from_ranks(test.ranks(ties)[chosen])}
+                metrics[f"test_{name}"] = {
+                    "users": int(chosen.sum()),
+                    **from_ranks(test.ranks(ties)[chosen]),
+                }
     results = {
-        **metrics, **run, "cases_digest": digest(dataset, cases["test"], test), "dataset": dataset.statistics(),
-        "seed": config.seed, "model": config.model_name,
-        "baselines": {}, "baselines_left_out": {"all": "the run ended before them; the same command ranks again"},
+        **metrics,
+        **run,
+        "cases_digest": digest(dataset, cases["test"], test),
+        "dataset": dataset.statistics(),
+        "seed": config.seed,
+        "model": config.model_name,
+        "baselines": {},
+        "baselines_left_out": {"all": "the run ended before them; the same command ranks again"},
     }
     ranks = {
-        "user": cases["test"].users, "item": targets, "rank": test.ranks(ties), "candidates": test.candidates,
+        "user": cases["test"].users,
+        "item": targets,
+        "rank": test.ranks(ties),
+        "candidates": test.candidates,
         "history_length": (cases["test"].targets - cases["test"].starts).astype(np.int32),
         "item_popularity": popularity[targets],
         **({} if tied is None else {"tied": tied}),
@@ -46,8 +63,13 @@ def collect(config: Config, dataset: Dataset, popularity: np.ndarray, cases: dic
     return results, ranks
 
 
-def add_baselines(config: Config, results: dict, ranks: dict[str, np.ndarray], counting: dict[str, Ranking],
-                  left_out: dict[str, str]) -> None:
+def add_baselines(
+    config: Config,
+    results: dict,
+    ranks: dict[str, np.ndarray],
+    counting: dict[str, Ranking],
+    left_out: dict[str, str],
+) -> None:
     """Adds the baselines to what `collect` has returned.
 
     Args:
@@ -66,21 +88,35 @@ def add_baselines(config: Config, results: dict, ranks: dict[str, np.ndarray], c
 def summary(results: dict) -> str:
     """Returns the test metrics beside the baselines, with their protocol, as text for a terminal."""
     names = ("ndcg@10", "hr@10", "mrr", "ndcg@100", "hr@100")
-    rows = [(results["model"], results["test"])] + [(k, v["test"]) for k, v in results["baselines"].items()]
+    rows = [(results["model"], results["test"])] + [
+        (k, v["test"]) for k, v in results["baselines"].items()
+    ]
     first = max(16, *(len(name) + 2 for name, _ in rows))
     lines = ["", f"{'test':{first}s}" + "".join(f"{name:>10s}" for name in names)]
-    lines += [f"{model:{first}s}" + "".join(f"{metrics[name]:10.4f}" for name in names) for model, metrics in rows]
+    lines += [
+        f"{model:{first}s}" + "".join(f"{metrics[name]:10.4f}" for name in names)
+        for model, metrics in rows
+    ]
     lines[1:3] = [coloured(line, "bold") for line in lines[1:3]]  # the head and the model itself
     data, left_out = results["dataset"], results.get("baselines_left_out", {})
     facts = {
         "data": f"{data['name']}, {data['users']:,} users, {data['items']:,} items, "
-                f"{data['interactions']:,} interactions, fingerprint {data['fingerprint']}",
+        f"{data['interactions']:,} interactions, fingerprint {data['fingerprint']}",
         "protocol": results["protocol"],
         **({"left out": "; ".join(f"{k}: {v}" for k, v in left_out.items())} if left_out else {}),
         "run": f"best step {results['best_step']} of {results['steps']} by validation, seed {results['seed']}, "
-               f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
-               f"{results['users_per_second']:,.0f} users ranked a second",
+        f"{results['parameters']:,} parameters, {results['train_seconds']:.0f} s of training, "
+        f"{results['users_per_second']:,.0f} users ranked a second",
     }
-    return "\n".join([*lines, "", *(
-        textwrap.fill(text, columns(), initial_indent=f"{name + ':':10s}", subsequent_indent=" " * 10)
-        for name, text in facts.items())])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *(
+                textwrap.fill(
+                    text, columns(), initial_indent=f"{name + ':':10s}", subsequent_indent=" " * 10
+                )
+                for name, text in facts.items()
+            ),
+        ]
+    )

@@ -21,7 +21,13 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
 
 # What may differ between a run and one that ranks with its model: they do not change what is trained or chosen.
-_PROTOCOL = ("eval.protocol", "eval.ties", "eval.filter_seen", "eval.repeated_targets", "eval.negatives_seed")
+_PROTOCOL = (
+    "eval.protocol",
+    "eval.ties",
+    "eval.filter_seen",
+    "eval.repeated_targets",
+    "eval.negatives_seed",
+)
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
 
@@ -50,11 +56,14 @@ class RunDirectory:
                 self._lock = open(self.path(".lock"), "w")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is at work in {self._workdir}; wait for it or choose another "
-                            "--workdir.") from None
+            raise UserError(
+                f"another process is at work in {self._workdir}; wait for it or choose another "
+                "--workdir."
+            ) from None
         except OSError as error:
             raise UserError(
-                f"{self._workdir} cannot be written ({error.strerror}); choose another --workdir.") from None
+                f"{self._workdir} cannot be written ({error.strerror}); choose another --workdir."
+            ) from None
         return self
 
     def __exit__(self, *_) -> None:
@@ -77,7 +86,10 @@ class RunDirectory:
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
             starts = (self.read("environment.json") or {"starts": []})["starts"]
-            write_json(self.path("environment.json"), _fingerprints(dataset) | {"starts": [*starts, _start(mode)]})
+            write_json(
+                self.path("environment.json"),
+                _fingerprints(dataset) | {"starts": [*starts, _start(mode)]},
+            )
             self._write_catalogue(dataset, popularity)
 
     def check_trained(self, dataset: Dataset, popularity: np.ndarray) -> None:
@@ -91,7 +103,9 @@ class RunDirectory:
           UserError: it is not one; names what differs.
         """
         if self.read("results.json") is None:
-            raise UserError(f"{self._workdir} is no finished run; name one that has been trained and ranked.")
+            raise UserError(
+                f"{self._workdir} is no finished run; name one that has been trained and ranked."
+            )
         self._check_config((*INCIDENTAL, *_PROTOCOL))
         self._check_data(dataset, popularity)
 
@@ -102,13 +116,15 @@ class RunDirectory:
             if before != fingerprint and environment and self._holds_something():
                 raise UserError(
                     f"{self._workdir} belongs to other {name.removesuffix('_fingerprint')} (fingerprint "
-                    f"{before}, not {fingerprint}); choose another --workdir or restore the data.")
+                    f"{before}, not {fingerprint}); choose another --workdir or restore the data."
+                )
         # Another version of the program may split the same data otherwise.
         counts = self._trained_on() if self._holds_something() else None
         if counts is not None and not np.array_equal(counts, popularity[1:]):
             raise UserError(
                 f"{self._workdir} was trained on {counts.sum():,} events, and the present program would train on "
-                f"{popularity[1:].sum():,} of these data; choose another --workdir and train again.")
+                f"{popularity[1:].sum():,} of these data; choose another --workdir and train again."
+            )
 
     def _trained_on(self) -> np.ndarray | None:
         """Returns int64[num_items], the training interactions that the run has noted, None where it has not."""
@@ -127,21 +143,27 @@ class RunDirectory:
             return
         # A field that is younger than the run had its default then.
         old, new = _flatten(Config().to_dict()) | _flatten(before), _flatten(self._config.to_dict())
-        differing = [k for k in sorted(old.keys() | new.keys())
-                     if old.get(k) != new.get(k) and not k.startswith(free)]
+        differing = [
+            k
+            for k in sorted(old.keys() | new.keys())
+            if old.get(k) != new.get(k) and not k.startswith(free)
+        ]
         if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
             # A longer run of the same curve, or a shorter one as far as it has not been run yet.
             if new["train.steps"] < (newest := max(self._checkpoint_steps(), default=0)):
                 raise UserError(
                     f"{self._workdir} has a checkpoint of step {newest}, and config.train.steps is now "
-                    f"{new['train.steps']}; give {newest} or more, or choose another --workdir.")
+                    f"{new['train.steps']}; give {newest} or more, or choose another --workdir."
+                )
             return
         if differing and self._holds_something():
             name = differing[0]
             raise UserError(
                 f"{self._workdir} belongs to another run: config.{name} was {old.get(name)!r} and is now "
-                f"{new.get(name)!r}" + (f" ({len(differing) - 1} more fields differ)" if differing[1:] else "")
-                + "; choose another --workdir.")
+                f"{new.get(name)!r}"
+                + (f" ({len(differing) - 1} more fields differ)" if differing[1:] else "")
+                + "; choose another --workdir."
+            )
 
     def _holds_something(self) -> bool:
         """Whether there is a checkpoint or a result that another configuration would spoil."""
@@ -149,7 +171,11 @@ class RunDirectory:
 
     def _checkpoint_steps(self) -> list[int]:
         folder = self.path("checkpoints")
-        return [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+        return (
+            [int(name) for name in os.listdir(folder) if name.isdigit()]
+            if os.path.isdir(folder)
+            else []
+        )
 
     def _write_catalogue(self, dataset: Dataset, popularity: np.ndarray) -> None:
         """Keeps what recommending needs, so that a run directory can be moved to another machine."""
@@ -171,8 +197,10 @@ class RunDirectory:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise UserError(f"{self.path(name)} is not valid JSON; it was not written by this program: choose another "
-                            "--workdir.") from None
+            raise UserError(
+                f"{self.path(name)} is not valid JSON; it was not written by this program: choose another "
+                "--workdir."
+            ) from None
 
     def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:
         """Writes ranks_test.npz, then results.json, whose presence means that the model is trained and ranked."""
@@ -184,14 +212,18 @@ class RunDirectory:
 
 
 def _fingerprints(dataset: Dataset) -> dict[str, str]:
-    features = {} if dataset.features is None else {"features_fingerprint": dataset.features.fingerprint}
+    features = (
+        {} if dataset.features is None else {"features_fingerprint": dataset.features.fingerprint}
+    )
     return {"data_fingerprint": dataset.fingerprint, **features}
 
 
 def _flatten(tree: dict, prefix: str = "") -> dict:
     flat = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 
@@ -204,9 +236,14 @@ def _start(mode: str) -> dict:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_commit": commit,
         # Untracked files count too: one that is imported changes the program.
-        "git_dirty": None if commit is None else bool(_git("status", "--porcelain", "--", _PACKAGE)),
-        "versions": {"bert4rec_jax": __version__, "python": platform.python_version(),
-                     **{name: importlib.metadata.version(name) for name in _PACKAGES}},
+        "git_dirty": None
+        if commit is None
+        else bool(_git("status", "--porcelain", "--", _PACKAGE)),
+        "versions": {
+            "bert4rec_jax": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
         "devices": [str(device) for device in jax.devices()],
         "device_count": jax.device_count(),
         "process_count": jax.process_count(),
@@ -219,8 +256,9 @@ def _start(mode: str) -> dict:
 def _git(*arguments: str) -> str | None:
     """Returns what git says of the program's checkout, None where there is no git or no checkout."""
     try:
-        done = subprocess.run(["git", "-C", _PACKAGE, *arguments], capture_output=True, text=True,
-                              check=False)
+        done = subprocess.run(
+            ["git", "-C", _PACKAGE, *arguments], capture_output=True, text=True, check=False
+        )
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

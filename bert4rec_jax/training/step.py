@@ -65,7 +65,9 @@ def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainSt
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def state_template(config: Config, num_items: int, layout: Layout, num_features: int = 0) -> TrainState:
+def state_template(
+    config: Config, num_items: int, layout: Layout, num_features: int = 0
+) -> TrainState:
     """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into.
 
     Raises:
@@ -73,12 +75,24 @@ def state_template(config: Config, num_items: int, layout: Layout, num_features:
     """
     shapes = jax.eval_shape(functools.partial(init_state, config, num_items, num_features))
     layout.check_table(len(shapes.params["items"]["bias"]), "config.parallel.catalogue")
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                        shapes, layout.shardings(shapes))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        layout.shardings(shapes),
+    )
 
 
-def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, packed: Packed, root: jax.Array,
-               step: jax.Array, first_row: jax.Array | int, axes: Axes) -> tuple[jax.Array, jax.Array]:
+def batch_loss(
+    config: Config,
+    num_items: int,
+    num_slots: int,
+    params: Any,
+    packed: Packed,
+    root: jax.Array,
+    step: jax.Array,
+    first_row: jax.Array | int,
+    axes: Axes,
+) -> tuple[jax.Array, jax.Array]:
     """Returns the loss summed over a device's slots, and the number of them that hold a target.
 
     Args:
@@ -100,8 +114,18 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         if len(chosen) == 0:
             continue
         rows, numbers = jax.tree.map(lambda x: x[chosen], packed), row_numbers[chosen]
-        task = next_items(rows) if next_item else mask_items(
-            config.masking, rows, num_slots, num_items, stream_key(root, "masking", step), numbers)
+        task = (
+            next_items(rows)
+            if next_item
+            else mask_items(
+                config.masking,
+                rows,
+                num_slots,
+                num_items,
+                stream_key(root, "masking", step),
+                numbers,
+            )
+        )
         parts.append((rows, numbers, task.tokens))
         tasks.append(task)
         causal.append(next_item)
@@ -120,17 +144,38 @@ def batch_loss(config: Config, num_items: int, num_slots: int, params: Any, pack
         h_BLD = hidden(together, None, tuple(np.sort(learns_next).tolist()))
         h_parts = [at_slots(h_BLD[:masked], tasks[0].slots), h_BLD[masked:]]
     else:
-        h_parts = [hidden(part, task.slots, is_causal) for part, task, is_causal in zip(parts, tasks, causal)]
+        h_parts = [
+            hidden(part, task.slots, is_causal)
+            for part, task, is_causal in zip(parts, tasks, causal)
+        ]
     h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in h_parts])
-    labels_M, weights_M = (jnp.concatenate([x.reshape(-1) for x in xs])
-                           for xs in zip(*[(task.labels, task.weights) for task in tasks]))
-    total = loss_sum(config.loss, params["items"], h_MD, labels_M, weights_M, num_items,
-                     stream_key(root, "negatives", step), axes.catalogue)
+    labels_M, weights_M = (
+        jnp.concatenate([x.reshape(-1) for x in xs])
+        for xs in zip(*[(task.labels, task.weights) for task in tasks])
+    )
+    total = loss_sum(
+        config.loss,
+        params["items"],
+        h_MD,
+        labels_M,
+        weights_M,
+        num_items,
+        stream_key(root, "negatives", step),
+        axes.catalogue,
+    )
     return total, weights_M.sum()
 
 
-def train_step(config: Config, num_items: int, num_slots: int, state: TrainState, packed: Packed, root: jax.Array,
-               axes: Axes, bags: Bags | None = None) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(
+    config: Config,
+    num_items: int,
+    num_slots: int,
+    state: TrainState,
+    packed: Packed,
+    root: jax.Array,
+    axes: Axes,
+    bags: Bags | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, written for one device's rows; sums go over the devices of `axes`.
 
     Args:
@@ -148,12 +193,15 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
     """
     rows = packed.tokens.shape[0]
     parts = config.train.accumulate
-    params, unfold = jax.vjp(lambda params: fold_features(params, bags, axes.catalogue), state.params)
+    params, unfold = jax.vjp(
+        lambda params: fold_features(params, bags, axes.catalogue), state.params
+    )
 
     def part_gradient(part, rows_of_part):
         first_row = axes.index() * rows + part * (rows // parts)
         loss = lambda params: batch_loss(  # noqa: E731
-            config, num_items, num_slots, params, rows_of_part, root, state.step, first_row, axes)
+            config, num_items, num_slots, params, rows_of_part, root, state.step, first_row, axes
+        )
         (loss_sum, targets), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return loss_sum, targets, gradient
 
@@ -161,15 +209,21 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
         loss_sum, targets, gradient = part_gradient(0, packed)
     else:
         split = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), packed)
-        zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(part_gradient, 0, jax.tree.map(lambda x: x[0], split)))
+        zero = jax.tree.map(
+            jnp.zeros_like, jax.eval_shape(part_gradient, 0, jax.tree.map(lambda x: x[0], split))
+        )
         (loss_sum, targets, gradient), _ = jax.lax.scan(
             lambda total, part: (jax.tree.map(jnp.add, total, part_gradient(*part)), None),
-            zero, (jnp.arange(parts), split))
+            zero,
+            (jnp.arange(parts), split),
+        )
 
     # Sums of numerators and denominators: shards hold different numbers of targets.
     loss_sum, targets = axes.sum((loss_sum, targets))
-    gradient = {"items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
-                "encoder": axes.sum(gradient["encoder"])}
+    gradient = {
+        "items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
+        "encoder": axes.sum(gradient["encoder"]),
+    }
     (gradient,) = unfold(jax.tree.map(lambda g: g / targets, gradient))
     over_shards = Axes(None, axes.catalogue)
     if bags is not None:
@@ -186,7 +240,10 @@ def train_step(config: Config, num_items: int, num_slots: int, state: TrainState
     if config.train.on_nan == "skip":
         finite = jnp.isfinite(norm) & jnp.isfinite(loss_sum)
         params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (params, opt_state), (state.params, state.opt_state))
+            lambda new, old: jnp.where(finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
         skipped += ~finite
     metrics = {"loss": loss_sum / targets, "targets": targets, "grad_norm": norm}
     return TrainState(state.step + 1, params, opt_state, skipped), metrics

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks a built site without a network: every link inside it leads to a file, every anchor to an element.
 
-  python docs/_extensions/check_links.py build/site
+python docs/_extensions/check_links.py build/site
 """
 
 import sys
@@ -28,7 +28,10 @@ class Page(HTMLParser):
 
 def problems(site: Path) -> list[str]:
     """Returns what is wrong, a line each."""
-    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
+    pages = {
+        path.resolve(): Page(path.read_text(encoding="utf-8"))
+        for path in sorted(site.rglob("*.html"))
+    }
     found = [] if pages else [f"there is no page in {site}"]
     for path, page in pages.items():
         for link in page.links:
@@ -40,7 +43,11 @@ def problems(site: Path) -> list[str]:
                 target /= "index.html"
             if not target.exists():
                 found.append(f"{path.relative_to(site.resolve())}: {link} leads nowhere")
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors | {"top"}:
+            elif (
+                parts.fragment
+                and target in pages
+                and unquote(parts.fragment) not in pages[target].anchors | {"top"}
+            ):
                 found.append(f"{path.relative_to(site.resolve())}: {link} has no such anchor")
     return found
 

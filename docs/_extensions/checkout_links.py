@@ -23,7 +23,10 @@ class CheckoutLinks(SphinxTransform):
         docs = CHECKOUT / "docs"
         kinds = addnodes.pending_xref | addnodes.download_reference | nodes.reference
         for link in list(self.document.findall(lambda n: isinstance(n, kinds))):
-            target, anchor = link.get("reftarget") or link.get("refuri") or "", link.get("reftargetid") or ""
+            target, anchor = (
+                link.get("reftarget") or link.get("refuri") or "",
+                link.get("reftargetid") or "",
+            )
             if re.match(r"[a-z]+:|#|$", target):
                 continue
             if link.get("refdomain") == "doc":  # Markdown anywhere, its suffix taken off
@@ -33,7 +36,10 @@ class CheckoutLinks(SphinxTransform):
             file, _, fragment = target.partition("#")
             anchor = anchor or fragment
             # A link of an included file begins where that file lies.
-            begins = [docs / Path(self.env.docname).parent, Path(get_node_source(link) or docs).resolve().parent]
+            begins = [
+                docs / Path(self.env.docname).parent,
+                Path(get_node_source(link) or docs).resolve().parent,
+            ]
             paths = [(begin / file).resolve() for begin in begins]
             path = next((path for path in paths if path.exists()), paths[0])
             if not file or path.is_relative_to(docs) or not path.is_relative_to(CHECKOUT):
@@ -43,7 +49,9 @@ class CheckoutLinks(SphinxTransform):
             text = link.astext() or path.relative_to(CHECKOUT).as_posix()
             base = self.config.repository
             if base:
-                uri = f"{base}/blob/main/{path.relative_to(CHECKOUT).as_posix()}" + (f"#{anchor}" if anchor else "")
+                uri = f"{base}/blob/main/{path.relative_to(CHECKOUT).as_posix()}" + (
+                    f"#{anchor}" if anchor else ""
+                )
                 new = nodes.reference("", "", refuri=uri, internal=False)
             else:
                 new = nodes.inline()

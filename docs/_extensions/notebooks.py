@@ -19,7 +19,9 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def sources(notebook: dict) -> str:
     """Returns a digest of the cells' code, which tells whether the outputs belong to it."""
-    text = "\0".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
+    text = "\0".join(
+        "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -28,8 +30,12 @@ def shown(cell: dict) -> str:
     texts = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
-        texts.append("".join(output.get("text") or data.get("text/markdown") or data.get("text/plain", "")))
-    return " ".join(re.sub(r"-?\d[\d.,]*", "#", re.sub(r"[-=─━]{2,}", " ", " ".join(texts))).split())
+        texts.append(
+            "".join(output.get("text") or data.get("text/markdown") or data.get("text/plain", ""))
+        )
+    return " ".join(
+        re.sub(r"-?\d[\d.,]*", "#", re.sub(r"[-=─━]{2,}", " ", " ".join(texts))).split()
+    )
 
 
 def run(path: Path) -> dict:
@@ -38,21 +44,33 @@ def run(path: Path) -> dict:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=900, kernel_name="python3", record_timing=False,
-                   extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=900,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # progress is for who waits
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"},
-                         "outputs_of": sources(notebook)}
+    notebook.metadata = {
+        "kernelspec": notebook.metadata["kernelspec"],
+        "language_info": {"name": "python"},
+        "outputs_of": sources(notebook),
+    }
     return notebook
 
 
 def differences(kept: dict, now: dict) -> list[str]:
     """Returns what the kept outputs have and a new run has not, a line for each cell."""
-    found = [] if kept["metadata"].get("outputs_of") == sources(kept) else ["its code was changed since it ran"]
+    found = (
+        []
+        if kept["metadata"].get("outputs_of") == sources(kept)
+        else ["its code was changed since it ran"]
+    )
     for number, (old, new) in enumerate(zip(kept["cells"], now["cells"])):
         varies = "varies" in old["metadata"].get("tags", [])
         if not varies and shown(old) != shown(new):
@@ -64,13 +82,20 @@ def main() -> int:
     """Runs all that are named; returns 1 where one differs."""
     import nbformat
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", action="store_true", help="keep the outputs")
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
     place = CHECKOUT / "build" / "notebooks"  # data and compiled programs
-    os.environ |= {"BERT4REC_DATA": str(place / "data"), "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
-                   "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(CHECKOUT), "COLUMNS": "100"}
+    os.environ |= {
+        "BERT4REC_DATA": str(place / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(place / "compiled"),
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(CHECKOUT),
+        "COLUMNS": "100",
+    }
     differ = False
     for path in arguments.notebooks:
         now = run(path)
@@ -81,7 +106,10 @@ def main() -> int:
             differ = True
             print(f"{path}: {difference}", file=sys.stderr)
     if differ:
-        print("if that is as it should be: python docs/_extensions/notebooks.py --write NOTEBOOK", file=sys.stderr)
+        print(
+            "if that is as it should be: python docs/_extensions/notebooks.py --write NOTEBOOK",
+            file=sys.stderr,
+        )
     return differ
 
 

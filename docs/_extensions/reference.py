@@ -50,17 +50,29 @@ class ConfigFields(_Markdown):
     def text(self) -> str:
         """Returns Markdown."""
         lines = []
-        for group, fields in groupby(config_lib.describe(), lambda field: field.name.rpartition(".")[0]):
+        for group, fields in groupby(
+            config_lib.describe(), lambda field: field.name.rpartition(".")[0]
+        ):
             cls = config_lib.Config
             for part in filter(None, group.split(".")):
                 cls = {f.name: f.type for f in cls.__dataclass_fields__.values()}[part]
-            lines += [f"## {group or 'config'}", "", _sentence(cls.__doc__), "", "| field | default | what it does |",
-                      "|---|---|---|"]
+            lines += [
+                f"## {group or 'config'}",
+                "",
+                _sentence(cls.__doc__),
+                "",
+                "| field | default | what it does |",
+                "|---|---|---|",
+            ]
             for field in fields:
                 kinds = field.kind.split("|")
-                kind = "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
+                kind = (
+                    "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
+                )
                 text = _cell(_capital(field.text).rstrip("."))
-                lines.append(f"| `{field.name}` | `{field.default!r}` | {text}{'; ' if text else ''}*{kind}* |")
+                lines.append(
+                    f"| `{field.name}` | `{field.default!r}` | {text}{'; ' if text else ''}*{kind}* |"
+                )
             lines.append("")
         return "\n".join(lines)
 
@@ -87,7 +99,11 @@ class Command(_Markdown):
         for flag in sorted(found, key=lambda flag: flag.name):
             choices = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", ()))
             kind = f" ({choices})" if choices else ""
-            default = "" if flag.default in (None, "", []) else f"`{flag.default}`".lower().replace("`none`", "")
+            default = (
+                ""
+                if flag.default in (None, "", [])
+                else f"`{flag.default}`".lower().replace("`none`", "")
+            )
             # Without what absl adds: the choices in front, and that a flag may be repeated.
             text = re.sub(r"^<[^>]*>: |[.;]*;\s+repeat this option.*", "", _sentence(flag.help))
             text = re.sub(r"--[a-z]+", r"`\g<0>`", _cell(_capital(text)))
@@ -159,21 +175,38 @@ class Records(_Markdown):
             lines += [*self._table(rows), "", ":::{container} figures"]
             for figure in sorted(file.parent.glob(f"{file.stem}-*.png")):
                 shows = figure.stem.removeprefix(f"{file.stem}-").replace("_", " ")
-                lines += ["", f"```{{image}} {here}/{figure.name}", f":alt: {file.parent.name}, {shows}", "```"]
+                lines += [
+                    "",
+                    f"```{{image}} {here}/{figure.name}",
+                    f":alt: {file.parent.name}, {shows}",
+                    "```",
+                ]
             table, runs = f"{here}/{file.stem}.md", f"{here}/runs"
-            lines += [":::", "", f"The whole table with its tests: [{table[3:]}]({table}). The records: "
-                      f"[{runs[3:]}]({runs}).", ""]
+            lines += [
+                ":::",
+                "",
+                f"The whole table with its tests: [{table[3:]}]({table}). The records: "
+                f"[{runs[3:]}]({runs}).",
+                "",
+            ]
         return "\n".join(lines)
 
     def _table(self, rows: list[dict[str, str]]) -> list[str]:
         cells = {(row["model"], row["metric"]): row for row in rows}
         metrics = [metric for metric in self.metrics if any(known == metric for _, known in cells)]
-        lines = ["| model | seeds | " + " | ".join(metrics) + " |", "|---|--:|" + "--:|" * len(metrics)]
+        lines = [
+            "| model | seeds | " + " | ".join(metrics) + " |",
+            "|---|--:|" + "--:|" * len(metrics),
+        ]
         for model in dict.fromkeys(model for model, _ in cells):
             numbers = []
             for metric in metrics:
                 row = cells.get((model, metric), {})
-                error = f" ± {float(row['se']):.4f}" if row.get("se") and row["seeds"].count(" ") else ""
+                error = (
+                    f" ± {float(row['se']):.4f}"
+                    if row.get("se") and row["seeds"].count(" ")
+                    else ""
+                )
                 numbers.append(f"{float(row['mean']):.4f}{error}" if row.get("mean") else "")
             seeds = len(cells[model, metrics[0]]["seeds"].split()) or "-"
             lines.append(f"| {_cell(model)} | {seeds} | " + " | ".join(numbers) + " |")
@@ -184,15 +217,20 @@ def _separate(app, what, name, thing, options, lines: list[str]) -> None:
     """Lets a letter follow code, as in `Recommendation`s, and code stand in a module's docstring without `::`."""
     lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
     if what == "module":
-        starts = [n for n in range(2, len(lines)) if re.match(r"  +\S", lines[n]) and not lines[n - 1]
-                  and re.match(r"\S", lines[n - 2])]
+        starts = [
+            n
+            for n in range(2, len(lines))
+            if re.match(r"  +\S", lines[n]) and not lines[n - 1] and re.match(r"\S", lines[n - 2])
+        ]
         for n in reversed(starts):
             lines[n:n] = ["::", ""]
 
 
 def _leave_out(app, what, name, thing, skip, options) -> bool | None:
     """Leaves out what Python writes itself: the fields of a NamedTuple, whose docstring has them already."""
-    return True if (getattr(thing, "__doc__", "") or "").startswith("Alias for field number") else None
+    return (
+        True if (getattr(thing, "__doc__", "") or "").startswith("Alias for field number") else None
+    )
 
 
 def setup(app) -> dict:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables in documents that the program writes, between `<!-- cite: ... -->` and `<!-- end -->`.
 
-  <!-- cite: results ml_1m/ml-1m.csv ndcg@10 hr@10 -->     our rows, from the CSV of a report
-  <!-- cite: published ml-1m full leave_one_out hr@10 -->   other people's, from experiments/published.json
-  <!-- cite: table benchmarks/catalogue.json -->           {"columns": [...], "rows": [[...]]}, as a benchmark wrote it
+<!-- cite: results ml_1m/ml-1m.csv ndcg@10 hr@10 -->     our rows, from the CSV of a report
+<!-- cite: published ml-1m full leave_one_out hr@10 -->   other people's, from experiments/published.json
+<!-- cite: table benchmarks/catalogue.json -->           {"columns": [...], "rows": [[...]]}, as a benchmark wrote it
 """
 
 import csv
@@ -46,8 +46,10 @@ def _table(words: Sequence[str], root: Path) -> str:
         return _file(root / words[1])
     if words[0] == "published" and len(words) > 4:
         return _published(*words[1:4], words[4:])
-    raise UserError("must be `results FILE.csv METRIC...`, `table FILE.json` or "
-                    "`published DATA CANDIDATES SPLIT METRIC...`.")
+    raise UserError(
+        "must be `results FILE.csv METRIC...`, `table FILE.json` or "
+        "`published DATA CANDIDATES SPLIT METRIC...`."
+    )
 
 
 def _results(file: Path, metrics: Sequence[str]) -> str:
@@ -68,23 +70,39 @@ def _results(file: Path, metrics: Sequence[str]) -> str:
                 for key, kind in (("se", "s"), ("users_se", "u"))
                 if line[key]
             )
-            cells.append((shown(float(line["mean"]), ".4") if line["mean"] else "-") + "".join(errors))
-        body.append([model, str(len(lines[model, metrics[0]]["seeds"].split())) if line["seeds"] else "-", *cells])
+            cells.append(
+                (shown(float(line["mean"]), ".4") if line["mean"] else "-") + "".join(errors)
+            )
+        body.append(
+            [
+                model,
+                str(len(lines[model, metrics[0]]["seeds"].split())) if line["seeds"] else "-",
+                *cells,
+            ]
+        )
     return _markdown(["model", "seeds", *metrics], body)
 
 
 def _file(file: Path) -> str:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return _markdown(content["columns"], [[str(cell) for cell in row] for row in content["rows"]])
+        return _markdown(
+            content["columns"], [[str(cell) for cell in row] for row in content["rows"]]
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} is no table of columns and rows: {error}.") from None
 
 
 def _published(data: str, candidates: str, split: str, metrics: Sequence[str]) -> str:
-    rows = [row for row in published.load() if data in row.data and (row.candidates, row.split) == (candidates, split)]
+    rows = [
+        row
+        for row in published.load()
+        if data in row.data and (row.candidates, row.split) == (candidates, split)
+    ]
     if not rows:
-        raise UserError(f"nothing is published on {data} with candidates {candidates} and split {split}.")
+        raise UserError(
+            f"nothing is published on {data} with candidates {candidates} and split {split}."
+        )
     header, body, notes = published.lettered(rows, metrics)
     return _markdown(header, body) + "\n" + "".join(f"- {note}\n" for note in notes)
 

@@ -71,18 +71,24 @@ def load(file: Path = FILE) -> list[Citation]:
         numbers = {k: v for k, v in entry.items() if k not in ("in", "text", "from")}
         holes = _HOLE.findall(entry.get("text", ""))
         if not entry.get("in") or sorted(holes) != sorted(numbers):
-            raise UserError(f"{file}: {entry} needs `in`, `text`, and for each {{name}} in the text how to derive it.")
+            raise UserError(
+                f"{file}: {entry} needs `in`, `text`, and for each {{name}} in the text how to derive it."
+            )
         found.append(Citation(tuple(entry["in"]), entry["text"], entry.get("from", ""), numbers))
     for entry in content.get("said", []):
         if not all(entry.get(key) for key in ("in", "text", "why")):
-            raise UserError(f"{file}: {entry} needs `in`, `text`, and `why` its numbers are no measurements.")
+            raise UserError(
+                f"{file}: {entry} needs `in`, `text`, and `why` its numbers are no measurements."
+            )
         found.append(Citation(tuple(entry["in"]), entry["text"], "", {}, entry["why"]))
     return found
 
 
 def documents(checkout: Path = CHECKOUT) -> list[str]:
     """Returns the documents that may state numbers, as paths from the checkout's root."""
-    return sorted(path.relative_to(checkout).as_posix() for one in DOCUMENTS for path in checkout.glob(one))
+    return sorted(
+        path.relative_to(checkout).as_posix() for one in DOCUMENTS for path in checkout.glob(one)
+    )
 
 
 def check(
@@ -101,7 +107,9 @@ def check(
     """
     text = (checkout / document).read_text(encoding="utf-8")
     problems, written = blocks.write(text, root)
-    problems += ["a table between comments is not what the records give"] * (written != text and not problems)
+    problems += ["a table between comments is not what the records give"] * (
+        written != text and not problems
+    )
     changes: list[tuple[int, int, str]] = []
     covered = list(blocks.spans(written))
     for citation in citations:
@@ -109,7 +117,9 @@ def check(
             continue
         matches = list(citation.pattern().finditer(written))
         if len(matches) != 1:
-            problems.append(f"the sentence stands {len(matches)} times and not once: {citation.text!r}")
+            problems.append(
+                f"the sentence stands {len(matches)} times and not once: {citation.text!r}"
+            )
             continue
         covered.append(matches[0].span())
         for name, spec in citation.numbers.items():

@@ -60,11 +60,15 @@ def derive(spec: str, source: str, root: Path = RESULTS) -> str:
     if match["reduction"] == "one":
         value = _only(values, spec)
     elif match["reduction"] == "users":
-        value = users_error(np.stack([_by_user(content, match["path"], where) for where, content in found], axis=1))
+        value = users_error(
+            np.stack([_by_user(content, match["path"], where) for where, content in found], axis=1)
+        )
     elif match["reduction"] in REDUCTIONS:
         value = REDUCTIONS[match["reduction"]](np.array(values))
     else:
-        raise UserError(f"{spec!r}: there is no {match['reduction']!r}; use one, users, {', '.join(REDUCTIONS)}.")
+        raise UserError(
+            f"{spec!r}: there is no {match['reduction']!r}; use one, users, {', '.join(REDUCTIONS)}."
+        )
     return shown(float(value), match["format"])
 
 
@@ -72,7 +76,9 @@ def shown(value: float, form: str) -> str:
     """Returns a number in a format of `derive`."""
     match = _FORMAT.fullmatch(form)
     if not match:
-        raise UserError(f"there is no format {form!r}; use .4, 0.4, 1, ',', %1, with + before it for a sign, or text.")
+        raise UserError(
+            f"there is no format {form!r}; use .4, 0.4, 1, ',', %1, with + before it for a sign, or text."
+        )
     digits = int(match["digits"] or 0)
     value *= 100 if match["kind"] == "%" else 1
     text = f"{value:{match['sign']}{',' if match['kind'] == ',' else ''}.{digits}f}"
@@ -83,7 +89,12 @@ def shown(value: float, form: str) -> str:
 def _open(source: str, root: str) -> list[tuple[str, dict]]:
     """Returns (where, content) of every file or run of a source."""
     if source == "published":
-        return [(published.FILE.name, {row.id: row.metrics | {"model": row.model} for row in published.load()})]
+        return [
+            (
+                published.FILE.name,
+                {row.id: row.metrics | {"model": row.model} for row in published.load()},
+            )
+        ]
     paths = sorted(Path(root).glob(source))
     if not paths:
         raise UserError(f"there is no experiments/results/{source}.")
@@ -95,7 +106,9 @@ def _content(path: Path) -> dict:
         content: dict = {}
         with path.open(newline="") as file:
             for line in csv.DictReader(file):
-                content.setdefault(line["model"], {})[line["metric"]] = {k: _number(v) for k, v in line.items()}
+                content.setdefault(line["model"], {})[line["metric"]] = {
+                    k: _number(v) for k, v in line.items()
+                }
         return content
     if path.suffix == ".json":
         return json.loads(path.read_text())
@@ -103,7 +116,12 @@ def _content(path: Path) -> dict:
     curve: dict = {}
     for line in run.curve:
         curve.setdefault(line["split"], {})[str(line["step"])] = line
-    return run.results | {"config": run.config, "environment": run.environment, "curve": curve, "run": run}
+    return run.results | {
+        "config": run.config,
+        "environment": run.environment,
+        "curve": curve,
+        "run": run,
+    }
 
 
 def _number(text: str) -> float | str:
@@ -130,11 +148,15 @@ def _take(content: dict | list, path: str, where: str):
 def _by_user(content: dict, path: str, where: str) -> np.ndarray:
     *model, split, metric = path.split("/")
     if split != "test" or "run" not in content:
-        raise UserError(f"{where}: the error over users is known for test metrics of runs, not for {path!r}.")
+        raise UserError(
+            f"{where}: the error over users is known for test metrics of runs, not for {path!r}."
+        )
     return per_user(metric, content["run"].ranks[f"{model[1]}_rank" if model else "rank"])
 
 
 def _only(values: list, spec: str):
     if len(values) != 1:
-        raise UserError(f"{spec!r} is one number, but its source has {len(values)} runs; say mean, min, max ...")
+        raise UserError(
+            f"{spec!r} is one number, but its source has {len(values)} runs; say mean, min, max ..."
+        )
     return values[0]

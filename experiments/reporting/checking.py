@@ -41,7 +41,9 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from None
     tags = list(TAG.finditer(text))
     if not tags:
-        raise UserError(f"{file} holds no table of this program: the comment with its options is missing.")
+        raise UserError(
+            f"{file} holds no table of this program: the comment with its options is missing."
+        )
     problems, begin = [], 0
     for tag in tags:
         part = text[begin : tag.start()]
@@ -61,7 +63,11 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
             derived = markdown(table, group, file.parent)
             problems += _differences(part[name.start() :], derived[: TAG.search(derived).start()])
             problems += _beside(file, table)
-        except (UserError, TypeError, KeyError) as error:  # the last two: options or records of another program
+        except (
+            UserError,
+            TypeError,
+            KeyError,
+        ) as error:  # the last two: options or records of another program
             problems.append(f"the table cannot be derived: {error}")
     return problems
 
@@ -118,8 +124,15 @@ def _command(run: Run) -> Iterator[str]:
         return
     base = load(path + colon + variant).to_dict()
     texts = {field for field, value in flatten(base).items() if isinstance(value, str)}
-    given = [word.removeprefix("--config.") for word in command if word.startswith("--config.") and "=" in word]
-    overrides = {field: str(value) if field in texts else value for field, value in parse_assignments(given).items()}
+    given = [
+        word.removeprefix("--config.")
+        for word in command
+        if word.startswith("--config.") and "=" in word
+    ]
+    overrides = {
+        field: str(value) if field in texts else value
+        for field, value in parse_assignments(given).items()
+    }
     now, then = flatten(apply(base, overrides).to_dict()), flatten(run.config)
     for field in now.keys() & then.keys():
         if now[field] != then[field] and not field.startswith(INCIDENTAL):
@@ -140,13 +153,21 @@ def _curve(run: Run) -> Iterator[str]:
         yield f"results.json says that step {best} was the best, by metrics.jsonl it is step {chosen}"
         return
     for name in run.results["valid"].keys() & valid[best].keys():
-        if abs(run.results["valid"][name] - valid[best][name]) > 5e-5:  # two rankings may differ on an accelerator
+        if (
+            abs(run.results["valid"][name] - valid[best][name]) > 5e-5
+        ):  # two rankings may differ on an accelerator
             yield (
                 f"results.json says valid {name} = {run.results['valid'][name]:.6f}, metrics.jsonl has "
                 f"{valid[best][name]:.6f} at step {best}"
             )
-    last = max((x for x in run.curve if x["split"] == "train"), key=lambda x: x["step"], default=None)
-    if last and last["step"] == run.results["steps"] and abs(last["seconds"] - run.results["train_seconds"]) > 0.01:
+    last = max(
+        (x for x in run.curve if x["split"] == "train"), key=lambda x: x["step"], default=None
+    )
+    if (
+        last
+        and last["step"] == run.results["steps"]
+        and abs(last["seconds"] - run.results["train_seconds"]) > 0.01
+    ):
         yield f"results.json says {run.results['train_seconds']:.2f} s of training, metrics.jsonl {last['seconds']:.2f}"
 
 
@@ -156,7 +177,10 @@ def _numbers(run: Run) -> Iterator[str]:
     parts = [("test", run.results["test"], ranks["rank"])]
     if "tied" in ranks:
         chosen = {"test_tied": ranks["tied"], "test_untied": ~ranks["tied"]}
-        parts += [(part, run.results.get(part, {}), ranks["rank"][which]) for part, which in chosen.items()]
+        parts += [
+            (part, run.results.get(part, {}), ranks["rank"][which])
+            for part, which in chosen.items()
+        ]
     for name, results in run.results.get("baselines", {}).items():
         parts.append((name, results["test"], ranks[f"{name}_rank"]))
     for part, recorded, of in parts:
@@ -174,7 +198,10 @@ def _beside(file: Path, table: Table) -> Iterator[str]:
     for suffix, write in ((".tex", latex), (".csv", comma_separated)):
         path = file.with_suffix(suffix)
         if path.exists():
-            yield from (f"{path.name}: {problem}" for problem in _differences(path.read_text(), write(table)))
+            yield from (
+                f"{path.name}: {problem}"
+                for problem in _differences(path.read_text(), write(table))
+            )
 
 
 def _differences(committed: str, derived: str) -> list[str]:

@@ -52,7 +52,12 @@ class Comparison:
 
 
 def compare(
-    found: Sequence[Row], base: Row, metrics: Sequence[str], alpha: float, resamples: int, margin: float
+    found: Sequence[Row],
+    base: Row,
+    metrics: Sequence[str],
+    alpha: float,
+    resamples: int,
+    margin: float,
 ) -> list[Comparison]:
     """Compares every other row with `base`.
 
@@ -113,7 +118,9 @@ def compare(
     ]
 
 
-def _verdict(difference: statistics.Difference, p_different: float, p_equivalent: float, alpha: float) -> str:
+def _verdict(
+    difference: statistics.Difference, p_different: float, p_equivalent: float, alpha: float
+) -> str:
     if math.isnan(difference.se_seeds):
         return ONE_SEED
     if p_different < alpha:
@@ -121,12 +128,16 @@ def _verdict(difference: statistics.Difference, p_different: float, p_equivalent
     return EQUAL if p_equivalent < alpha else UNDECIDED
 
 
-def _bootstrap(per_user: dict, pairs: Sequence[tuple[Row, str]], base: Row, resamples: int) -> np.ndarray:
+def _bootstrap(
+    per_user: dict, pairs: Sequence[tuple[Row, str]], base: Row, resamples: int
+) -> np.ndarray:
     keys = list(per_user)
     ends = np.cumsum([per_user[key].shape[1] for key in keys])
     groups = [list(range(end - per_user[key].shape[1], end)) for key, end in zip(keys, ends)]
     columns = np.concatenate([per_user[key] for key in keys], axis=1)
-    places = [(keys.index((row.name, metric)), keys.index((base.name, metric))) for row, metric in pairs]
+    places = [
+        (keys.index((row.name, metric)), keys.index((base.name, metric))) for row, metric in pairs
+    ]
     return statistics.hierarchical_bootstrap(columns, groups, places, resamples)
 
 

@@ -18,7 +18,9 @@ from experiments.reporting.rows import Row, describe
 GROUPS = 5  # of users or items, about equally large
 MOST_LINES = 8  # more cannot be told apart
 MOST_TICKS = 6
-_GREYS = [{"color": shade, "linestyle": dots} for shade in ("0.3", "0.6") for dots in (":", "--", "-.")]  # of baselines
+_GREYS = [
+    {"color": shade, "linestyle": dots} for shade in ("0.3", "0.6") for dots in (":", "--", "-.")
+]  # of baselines
 matplotlib.rcParams.update(
     {
         "font.size": 8,
@@ -50,7 +52,9 @@ class Drawn:
     spread: str = ""
 
 
-def draw_all(name: str, rows: Sequence[Row], metric: str, baseline: str, spread: str) -> dict[str, Drawn]:
+def draw_all(
+    name: str, rows: Sequence[Row], metric: str, baseline: str, spread: str
+) -> dict[str, Drawn]:
     """Draws the figures that the rows have data for.
 
     Args:
@@ -110,7 +114,9 @@ def save(figures: dict[str, Drawn], folder: Path, prefix: str) -> list[Path]:
         for kind in ("pdf", "png"):
             path = folder / f"{prefix}-{name}.{kind}"
             # No date inside: the same records give the same file.
-            drawn.figure.savefig(path, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None)
+            drawn.figure.savefig(
+                path, dpi=200, metadata={"CreationDate": None} if kind == "pdf" else None
+            )
             paths.append(path)
     return paths
 
@@ -129,7 +135,9 @@ def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure
         seconds = np.array([[s[step][0] for step in steps] for s in series]).mean(axis=0)
         for axis, x in zip(axes, (np.array(steps), seconds)):
             axis.plot(x, values.mean(axis=0), color=color, label=row.name, marker=".", markersize=3)
-            axis.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+            axis.fill_between(
+                x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0
+            )
     for style, row in zip(_GREYS, baselines):
         for axis in axes:
             axis.axhline(row.values(metric, "test").mean(), **style, label=f"{row.name} (test)")
@@ -183,12 +191,22 @@ def coordinates(rows: Sequence[Row], swept: Sequence[str], metric: str) -> Figur
     axis = figure.subplots()
     table = np.zeros((len(rows), len(names)))
     for column, name in enumerate(swept):
-        ordered = sorted({row.runs[0].fields[name] for row in rows}, key=lambda v: (isinstance(v, str), v))
+        ordered = sorted(
+            {row.runs[0].fields[name] for row in rows}, key=lambda v: (isinstance(v, str), v)
+        )
         for place, value in enumerate(ordered):
             height = place / max(len(ordered) - 1, 1)
             if len(ordered) <= 8:
-                axis.annotate(str(value), (column, height), xytext=(3, 2), textcoords="offset points", fontsize=6)
-        table[:, column] = [ordered.index(row.runs[0].fields[name]) / max(len(ordered) - 1, 1) for row in rows]
+                axis.annotate(
+                    str(value),
+                    (column, height),
+                    xytext=(3, 2),
+                    textcoords="offset points",
+                    fontsize=6,
+                )
+        table[:, column] = [
+            ordered.index(row.runs[0].fields[name]) / max(len(ordered) - 1, 1) for row in rows
+        ]
     span = np.ptp(quality) or 1.0
     table[:, -1] = (quality - quality.min()) / span
     colors = matplotlib.colormaps["viridis"](table[:, -1])
@@ -236,7 +254,10 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
             linewidth=1,
             label=row.name,
         )
-    ticks = [f"{key[group == g].min():g}-{key[group == g].max():g}\n{(group == g).sum():,} cases" for g in present]
+    ticks = [
+        f"{key[group == g].min():g}-{key[group == g].max():g}\n{(group == g).sum():,} cases"
+        for g in present
+    ]
     axis.set_xticks(range(len(present)), ticks)
     axis.set(xlabel=label, ylabel=f"test {metric}")
     _legend(figure, axis)
@@ -272,7 +293,9 @@ def _families(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
     Returns:
       What a group has in common and other groups have not -> its rows.
     """
-    swept = [field for field in dict.fromkeys(f for row in rows for f in row.changes) if field != name]
+    swept = [
+        field for field in dict.fromkeys(f for row in rows for f in row.changes) if field != name
+    ]
     families: dict[str, list[Row]] = {}
     for row in rows:
         others = describe({field: row.runs[0].fields[field] for field in swept}, swept)

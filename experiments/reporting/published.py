@@ -73,7 +73,9 @@ def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Publi
     ]
 
 
-def lettered(rows: Sequence[Published], metrics: Sequence[str]) -> tuple[list[str], list[list[str]], list[str]]:
+def lettered(
+    rows: Sequence[Published], metrics: Sequence[str]
+) -> tuple[list[str], list[list[str]], list[str]]:
     """Returns header and lines of a table of such rows, and a note for each letter of its last column.
 
     A note says for all rows of one origin where they are printed, how they were made, and what is different from ours.

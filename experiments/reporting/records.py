@@ -28,7 +28,9 @@ class Run:
           UserError: a file is missing or damaged.
         """
         self.path = path
-        self.config, self.environment, self.results = (self._json(name) for name in FILES if name.endswith(".json"))
+        self.config, self.environment, self.results = (
+            self._json(name) for name in FILES if name.endswith(".json")
+        )
 
     @property
     def seed(self) -> int:
@@ -59,7 +61,10 @@ class Run:
     def commits(self) -> str:
         """The commits of all starts, each once; `+` behind one says that files were changed since."""
         return " ".join(
-            dict.fromkeys((s["git_commit"] or "unknown")[:12] + "+" * bool(s["git_dirty"]) for s in self.starts)
+            dict.fromkeys(
+                (s["git_commit"] or "unknown")[:12] + "+" * bool(s["git_dirty"])
+                for s in self.starts
+            )
         )
 
     @property
@@ -77,7 +82,9 @@ class Run:
     def curve(self) -> list[dict]:
         """The lines of metrics.jsonl; of steps that a resumed run repeated, the last."""
         try:
-            lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+            lines = [
+                json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()
+            ]
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}/metrics.jsonl cannot be read: {error}") from None
         return list({(line["split"], line["step"]): line for line in lines}.values())
@@ -91,7 +98,9 @@ class Run:
     def interrupted(self) -> bool:
         """Whether it was ranked before its last step was validated, though its patience had not ended."""
         valid = self.validations
-        if not valid or valid[-1] >= self.fields["train.steps"]:  # without a validation, another run was ranked
+        if (
+            not valid or valid[-1] >= self.fields["train.steps"]
+        ):  # without a validation, another run was ranked
             return False
         patience = self.fields["train.patience"]
         return patience == 0 or sum(step > self.results["best_step"] for step in valid) < patience
@@ -133,7 +142,9 @@ class Run:
         try:
             return json.loads((self.path / name).read_text())
         except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}/{name} cannot be read: {error}; is it a run directory?") from None
+            raise UserError(
+                f"{self.path}/{name} cannot be read: {error}; is it a run directory?"
+            ) from None
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
@@ -167,7 +178,9 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(run.dataset["name"], []).append(run)
     for name, group in groups.items():
-        _require_same(group, lambda run: run.dataset["fingerprint"], f"data called {name}", "data fingerprint")
+        _require_same(
+            group, lambda run: run.dataset["fingerprint"], f"data called {name}", "data fingerprint"
+        )
         _require_same(group, lambda run: run.results["protocol"], f"runs on {name}", "protocol")
     return groups
 
@@ -181,14 +194,20 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
     made = []
     for run in runs:
         parent = run.path.resolve().parent.name
-        folder = destination / (f"{parent}-{run.path.name}" if run.path.name.isdigit() else run.path.name)
+        folder = destination / (
+            f"{parent}-{run.path.name}" if run.path.name.isdigit() else run.path.name
+        )
         if folder in made or folder.resolve() == run.path.resolve():
-            raise UserError(f"the record of {run.path} would overwrite another in {folder}; give another folder.")
+            raise UserError(
+                f"the record of {run.path} would overwrite another in {folder}; give another folder."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if name.endswith(".json"):
                 values = portable(run._json(name))
-                if name == "config.json":  # a place on the machine it ran on; half of it would be a place on others
+                if (
+                    name == "config.json"
+                ):  # a place on the machine it ran on; half of it would be a place on others
                     values["data"] |= {"cache_dir": ""}
                 (folder / name).write_text(json.dumps(values, indent=1) + "\n")
             elif name.endswith(".npz"):
@@ -204,7 +223,11 @@ def flatten(values: dict, prefix: str = "") -> dict:
     """Returns nested dicts as dotted name -> value."""
     flat = {}
     for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= (
+            flatten(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {prefix + name: value}
+        )
     return flat
 
 
@@ -232,7 +255,8 @@ def _require_same(runs: Sequence[Run], key: Callable[[Run], str], what: str, qua
         groups.setdefault(key(run), []).append(str(run.path))
     if len(groups) > 1:
         kinds = " / ".join(
-            f"{value!r} in {', '.join(paths[:3])}{' ...' * (len(paths) > 3)}" for value, paths in groups.items()
+            f"{value!r} in {', '.join(paths[:3])}{' ...' * (len(paths) > 3)}"
+            for value, paths in groups.items()
         )
         raise UserError(
             f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report them separately."

@@ -49,7 +49,9 @@ class Row:
             return np.array([part.get(metric, np.nan) for part in parts], np.float64)
         for run in self.runs:
             if metric not in (known := run.results.get(split, {})):
-                raise UserError(f"{run.path} has no {split} {metric}; it has {', '.join(known) or 'nothing of it'}.")
+                raise UserError(
+                    f"{run.path} has no {split} {metric}; it has {', '.join(known) or 'nothing of it'}."
+                )
         return np.array([run.results[split][metric] for run in self.runs], np.float64)
 
     def ranks(self, run: Run) -> np.ndarray:
@@ -64,7 +66,9 @@ class Row:
         """Returns float64[users, runs]: a user's cases are not independent, so she is one observation, their mean."""
         _, places = np.unique(self.runs[0].ranks["user"], return_inverse=True)
         counts = np.bincount(places)
-        return np.stack([np.bincount(places, case) / counts for case in self.per_case(metric).T], axis=1)
+        return np.stack(
+            [np.bincount(places, case) / counts for case in self.per_case(metric).T], axis=1
+        )
 
     def users_error(self, metric: str) -> float:
         """Returns the standard error of one run's metric over users."""
@@ -86,14 +90,21 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         setting = {k: v for k, v in run.fields.items() if not k.startswith(_NOT_A_SETTING)}
-        groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(run)
+        groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(
+            run
+        )
     found, commons = _baseline_rows(runs), {}
     for model in dict.fromkeys(key[0] for key in groups):
-        own = [sorted(group, key=lambda run: run.seed) for key, group in groups.items() if key[0] == model]
+        own = [
+            sorted(group, key=lambda run: run.seed)
+            for key, group in groups.items()
+            if key[0] == model
+        ]
         varying = [
             name
             for name in own[0][0].fields
-            if not name.startswith(_NOT_A_SETTING) and len({repr(group[0].fields.get(name)) for group in own}) > 1
+            if not name.startswith(_NOT_A_SETTING)
+            and len({repr(group[0].fields.get(name)) for group in own}) > 1
         ]
         common = {}
         if len(varying) > 2:
@@ -102,8 +113,14 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
             commons[model] = common
         for group in own:
             _require_distinct_seeds(group)
-            changes = {n: group[0].fields[n] for n in varying if n not in common or group[0].fields[n] != common[n]}
-            found.append(Row(", ".join([model, *describe(changes, varying)]), tuple(group), "", changes))
+            changes = {
+                n: group[0].fields[n]
+                for n in varying
+                if n not in common or group[0].fields[n] != common[n]
+            }
+            found.append(
+                Row(", ".join([model, *describe(changes, varying)]), tuple(group), "", changes)
+            )
     return found, commons
 
 
@@ -114,7 +131,10 @@ def describe(changes: dict, among: Sequence[str]) -> list[str]:
     """
     short = {name: name.removesuffix(".name").rpartition(".")[2] for name in among}
     counts = Counter(short.values())
-    return [f"{short[name] if counts[short[name]] == 1 else name}={value}" for name, value in changes.items()]
+    return [
+        f"{short[name] if counts[short[name]] == 1 else name}={value}"
+        for name, value in changes.items()
+    ]
 
 
 def find_row(found: Sequence[Row], name: str) -> Row:
@@ -123,10 +143,14 @@ def find_row(found: Sequence[Row], name: str) -> Row:
     Raises:
       UserError: none or several.
     """
-    matches = [row for row in found if row.name == name] or [row for row in found if name in row.name]
+    matches = [row for row in found if row.name == name] or [
+        row for row in found if name in row.name
+    ]
     if len(matches) != 1:
         raise UserError(
-            f"--baseline {name!r} fits {len(matches)} rows; the rows are: " + "; ".join(row.name for row in found) + "."
+            f"--baseline {name!r} fits {len(matches)} rows; the rows are: "
+            + "; ".join(row.name for row in found)
+            + "."
         )
     return matches[0]
 

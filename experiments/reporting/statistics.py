@@ -80,7 +80,9 @@ def users_error(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.var(values, axis=0, ddof=1)) / len(values)))
 
 
-def compare(first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = (True, True)) -> Difference:
+def compare(
+    first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = (True, True)
+) -> Difference:
     """Compares two rows under a two-way random-effects model: users crossed with the seeds of each row.
 
     The variance of the difference of means is that of the users' differences, whose residuals the seeds share out, and
@@ -115,7 +117,11 @@ def compare(first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = 
 
 
 def hierarchical_bootstrap(
-    columns: np.ndarray, groups: list[list[int]], pairs: list[tuple[int, int]], resamples: int, seed: int = 0
+    columns: np.ndarray,
+    groups: list[list[int]],
+    pairs: list[tuple[int, int]],
+    resamples: int,
+    seed: int = 0,
 ) -> np.ndarray:
     """Resamples users, the same for all rows, and the seeds of every row.
 
@@ -136,9 +142,13 @@ def hierarchical_bootstrap(
     users = len(columns)
     generator = np.random.Generator(np.random.Philox(key=seed))
     means = np.empty((resamples, columns.shape[1]))
-    for start in range(0, resamples, 64):  # a block at a time: one matrix product instead of 64 passes
+    for start in range(
+        0, resamples, 64
+    ):  # a block at a time: one matrix product instead of 64 passes
         size = min(64, resamples - start)
-        draws = [np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(size)]
+        draws = [
+            np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(size)
+        ]
         means[start : start + size] = np.stack(draws).astype(np.float64) @ columns / users
     resampled, observed = [], []
     for group in groups:

@@ -103,14 +103,22 @@ def build(name: str, runs: Sequence[Run], options: Options) -> Table:
       UserError: a metric is missing, or the comparison asked for is impossible.
     """
     found, commons = rows(runs)
-    found = [row for row in found if not np.isnan([row.values(m, options.split) for m in options.metrics]).all()]
+    found = [
+        row
+        for row in found
+        if not np.isnan([row.values(m, options.split) for m in options.metrics]).all()
+    ]
     comparisons = []
     if options.baseline:
         if options.split != "test":
-            raise UserError("--baseline needs --split test: ranks of single users are kept for the test alone.")
+            raise UserError(
+                "--baseline needs --split test: ranks of single users are kept for the test alone."
+            )
         base = find_row(found, options.baseline)
         options = dataclasses.replace(options, baseline=base.name)  # from here on by its full name
-        comparisons = compare(found, base, options.metrics, options.alpha, options.resamples, options.margin)
+        comparisons = compare(
+            found, base, options.metrics, options.alpha, options.resamples, options.margin
+        )
     significant = {(c.row, c.metric) for c in comparisons if c.verdict in (BETTER, WORSE)}
     columns = [_column(found, metric, significant, options) for metric in options.metrics]
     return Table(
@@ -132,7 +140,11 @@ def _column(found: Sequence[Row], metric: str, significant: set, options: Option
     # Numbers that print alike share a place.
     shown = [round(mean, options.digits) for mean in means]
     known = {mean for mean in shown if not math.isnan(mean)}
-    ladder = [] if metric.split("@")[0] in _UNDIRECTED or len(known) < 2 else sorted(known, reverse=True)[:2]
+    ladder = (
+        []
+        if metric.split("@")[0] in _UNDIRECTED or len(known) < 2
+        else sorted(known, reverse=True)[:2]
+    )
     by_user = options.split == "test" and PER_USER.fullmatch(metric)
     return [
         Cell(
@@ -150,16 +162,22 @@ def _ties(found: Sequence[Row], options: Options) -> list[tuple[str, str, float,
     """Returns test metrics apart for targets that are tied in time with their predecessor, and for the others."""
     lines = []
     for row in found:
-        if row.baseline or not all({"test_tied", "test_untied"} <= run.results.keys() for run in row.runs):
+        if row.baseline or not all(
+            {"test_tied", "test_untied"} <= run.results.keys() for run in row.runs
+        ):
             continue
         for metric in options.metrics:
             if PER_USER.fullmatch(metric):
-                tied, untied = (float(row.values(metric, f"test_{part}").mean()) for part in ("tied", "untied"))
+                tied, untied = (
+                    float(row.values(metric, f"test_{part}").mean()) for part in ("tied", "untied")
+                )
                 lines.append((row.name, metric, tied, untied))
     return lines
 
 
-def _notes(runs: Sequence[Run], commons: dict, comparisons: Sequence[Comparison], options: Options) -> list[str]:
+def _notes(
+    runs: Sequence[Run], commons: dict, comparisons: Sequence[Comparison], options: Options
+) -> list[str]:
     data = runs[0].dataset
     notes = [
         f"{data['name']}: {data['users']:,} users, {data['items']:,} items, "
@@ -171,11 +189,18 @@ def _notes(runs: Sequence[Run], commons: dict, comparisons: Sequence[Comparison]
         "The best value of a column is bold, the second underlined."
     )
     if early := [run for run in runs if run.interrupted]:
-        steps = [("/".join(run.path.parts[-2:]), run.validations[-1], run.fields["train.steps"]) for run in early]
-        named = ", ".join(f"{path}, validated up to step {done:,} of {planned:,}" for path, done, planned in steps)
+        steps = [
+            ("/".join(run.path.parts[-2:]), run.validations[-1], run.fields["train.steps"])
+            for run in early
+        ]
+        named = ", ".join(
+            f"{path}, validated up to step {done:,} of {planned:,}" for path, done, planned in steps
+        )
         notes.append(f"Ranked in the middle of training: {named}.")
     for model, common in commons.items():
-        notes.append(f"{model} rows name what differs from: {', '.join(describe(common, list(common)))}.")
+        notes.append(
+            f"{model} rows name what differs from: {', '.join(describe(common, list(common)))}."
+        )
     if comparisons:
         notes.append(
             f"† differs from {options.baseline}: with the variance of users and of seeds, both in Student's test "
@@ -201,8 +226,19 @@ def _reproducibility(found: Sequence[Row], runs: Sequence[Run]) -> list[tuple[st
             if not row.baseline
             for run in row.runs
         ),
-        ("versions", "; ".join(f"{package} {distinct(found)}" for package, found in sorted(versions.items()))),
-        ("devices", distinct(f"{s['device_count']} x {distinct(s['devices']).replace(', ', ' / ')}" for s in starts)),
+        (
+            "versions",
+            "; ".join(
+                f"{package} {distinct(found)}" for package, found in sorted(versions.items())
+            ),
+        ),
+        (
+            "devices",
+            distinct(
+                f"{s['device_count']} x {distinct(s['devices']).replace(', ', ' / ')}"
+                for s in starts
+            ),
+        ),
         ("data fingerprint", distinct(run.dataset["fingerprint"] for run in runs)),
         ("protocol", distinct(run.results["protocol"] for run in runs)),
         ("device-hours", f"{sum(run.device_hours for run in runs):.3f} in {len(runs)} runs"),

@@ -67,19 +67,26 @@ class Study:
         states = optuna.trial.TrialState
         found = self._find(index, states.RUNNING)
         if found is not None:
-            final = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
+            final = {"finished": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[
+                state
+            ]
             self._study.tell(found.number, value if state == "finished" else None, state=final)
         elif state == "finished" and self._find(index, states.COMPLETE) is None:
             params = self._find(index).params
             self._study.add_trial(
                 optuna.trial.create_trial(
-                    params=params, distributions=self._space, value=value, user_attrs={"index": index}
+                    params=params,
+                    distributions=self._space,
+                    value=value,
+                    user_attrs={"index": index},
                 )
             )
 
     def _open(self, index: int):
         search = self._search
-        with warnings.catch_warnings():  # multivariate and constant_liar count as experimental in some releases
+        with (
+            warnings.catch_warnings()
+        ):  # multivariate and constant_liar count as experimental in some releases
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(
                 seed=search.seed * 1_000_003 + index,
@@ -87,7 +94,9 @@ class Study:
                 multivariate=True,
                 constant_liar=True,
             )
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=search.startup, n_warmup_steps=search.prune_after)
+        pruner = optuna.pruners.MedianPruner(
+            n_startup_trials=search.startup, n_warmup_steps=search.prune_after
+        )
         return optuna.create_study(
             storage=self._storage,
             study_name=self._name,
@@ -119,4 +128,6 @@ def _open_storage(storage: str):
         Path(storage).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
     except Exception as error:
-        raise UserError(f"--storage {storage!r} cannot be opened: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"--storage {storage!r} cannot be opened: {type(error).__name__}: {error}"
+        ) from error

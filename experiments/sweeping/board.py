@@ -51,7 +51,9 @@ def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
 
 def describe(overrides: Overrides | None, shared: Overrides | None = None) -> str:
     """Returns overrides as `model.width=64 seed=1`, those in `shared` left out; `-` where there are none."""
-    parts = [f"{name}={value}" for name, value in (overrides or {}).items() if name not in (shared or {})]
+    parts = [
+        f"{name}={value}" for name, value in (overrides or {}).items() if name not in (shared or {})
+    ]
     return " ".join(parts) or "-"
 
 
@@ -73,7 +75,9 @@ def follow(root: Path, metric: str, goes_on: Callable[[], bool], refresh: float 
             while True:
                 going = goes_on()
                 live.update(
-                    _rich_table(trials.all_progress(root), metric, console.height if going else None),
+                    _rich_table(
+                        trials.all_progress(root), metric, console.height if going else None
+                    ),
                     refresh=True,
                 )
                 if not going:
@@ -95,7 +99,9 @@ def summary(root: Path) -> str:
     """Returns how many trials are in which state, and for each failed one the last lines of its log."""
     progress = trials.all_progress(root)
     counts = Counter(p.state for p in progress)
-    lines = [f"{root}: " + ", ".join(f"{counts[state]} {state}" for state in COLORS if counts[state])]
+    lines = [
+        f"{root}: " + ", ".join(f"{counts[state]} {state}" for state in COLORS if counts[state])
+    ]
     for p in progress:
         if p.state == trials.FAILED:
             lines.append(
@@ -111,7 +117,9 @@ def common_overrides(progress: list[trials.Progress]) -> Overrides:
     known = [p.overrides for p in progress if p.overrides is not None]
     if len(known) < 2:
         return {}
-    return {n: v for n, v in known[0].items() if all(n in other and other[n] == v for other in known)}
+    return {
+        n: v for n, v in known[0].items() if all(n in other and other[n] == v for other in known)
+    }
 
 
 def _number(value: float | None) -> str:
@@ -127,7 +135,9 @@ def _rich_table(progress: list[trials.Progress], metric: str, height: int | None
     shown = progress
     if height is not None and len(progress) > height - 6:  # keep what moves on the screen
         active = (trials.RUNNING, trials.FAILED, trials.INTERRUPTED)
-        order = sorted(progress, key=lambda p: (p.state not in active, p.state == trials.WAITING, -p.index))
+        order = sorted(
+            progress, key=lambda p: (p.state not in active, p.state == trials.WAITING, -p.index)
+        )
         shown = sorted(order[: max(height - 6, 1)], key=lambda p: p.index)
     for p, cells in zip(shown, rows(shown, metric)):
         table.add_row(*cells, style=COLORS[p.state])

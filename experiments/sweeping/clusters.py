@@ -63,7 +63,9 @@ def slurm_script(
         "--signal=B:USR1@120",
         *options,
     ]
-    body = _SLURM_BODY.format(directory=shlex.quote(str(directory)), command=shlex.join(command), unfinished=UNFINISHED)
+    body = _SLURM_BODY.format(
+        directory=shlex.quote(str(directory)), command=shlex.join(command), unfinished=UNFINISHED
+    )
     return "#!/bin/bash\n" + "".join(f"#SBATCH {option}\n" for option in header) + body
 
 
@@ -74,10 +76,14 @@ def submit(script: Path) -> str:
       UserError: there is no sbatch, or it refuses.
     """
     if shutil.which("sbatch") is None:
-        raise UserError(f"there is no sbatch on this machine; the script is in {script}, submit it where there is one.")
+        raise UserError(
+            f"there is no sbatch on this machine; the script is in {script}, submit it where there is one."
+        )
     answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True)
     if answer.returncode != 0:
-        raise UserError(f"sbatch refused {script}: {answer.stderr.strip() or answer.stdout.strip()}")
+        raise UserError(
+            f"sbatch refused {script}: {answer.stderr.strip() or answer.stdout.strip()}"
+        )
     return answer.stdout.strip()
 
 
@@ -110,7 +116,9 @@ def job_manifest(
       cpus: CPUs per pod.
       memory: of a pod, such as 16Gi.
     """
-    resources = {"cpu": str(cpus), "memory": memory} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+    resources = {"cpu": str(cpus), "memory": memory} | (
+        {"nvidia.com/gpu": str(gpus)} if gpus else {}
+    )
     container = {
         "name": "trial",
         "image": image,

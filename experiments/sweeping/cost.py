@@ -19,12 +19,16 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
     progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
     items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
     configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides is not None}
-    if sweep.search:  # what a search will propose is unknown; the config as it stands is the estimate
+    if (
+        sweep.search
+    ):  # what a search will propose is unknown; the config as it stands is the estimate
         typical = apply(values, {**sweep.common, **sweep.search.fixed})
         configs = {p.index: configs.get(p.index, typical) for p in progress}
     costs = {index: _work(config, items) for index, config in configs.items()}
     paces = [
-        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1] for p in progress if p.results
+        (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1]
+        for p in progress
+        if p.results
     ]
     pace = statistics.median(paces) if paces else 0.0
     shared = common_overrides(progress)
@@ -37,7 +41,9 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
                 p.state,
                 f"{tokens / 1e6:.1f} M",
                 duration(pace * operations),
-                "(proposed when it starts)" if p.overrides is None else describe(p.overrides, shared),
+                "(proposed when it starts)"
+                if p.overrides is None
+                else describe(p.overrides, shared),
             )
         )
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
@@ -58,7 +64,9 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
             f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} worker(s)"
         )
     else:
-        lines.append("no trial has finished yet, so the time is unknown; after the first one it is estimated here")
+        lines.append(
+            "no trial has finished yet, so the time is unknown; after the first one it is estimated here"
+        )
     return "\n".join([*table, *map(wrapped, lines)])
 
 
@@ -75,5 +83,3 @@ def _work(config: Config, items: int = 0) -> tuple[int, float]:
     share = config.masking.next_item
     targets = share + (1 - share) * config.masking.probability
     return tokens, tokens * (per_token + math.ceil(targets * items * m.width))
-
-

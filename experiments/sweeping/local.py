@@ -46,7 +46,9 @@ def divide(workers: int, cpus: Sequence[int], gpus: Sequence[str]) -> list[Slot]
         environment = {"OMP_NUM_THREADS": str(len(share)), "OPENBLAS_NUM_THREADS": str(len(share))}
         if gpus and workers <= len(gpus):
             each = len(gpus) // workers
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[worker * each : (worker + 1) * each])
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+                gpus[worker * each : (worker + 1) * each]
+            )
         elif gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
             sharers = -(-workers // len(gpus))
@@ -71,7 +73,12 @@ def visible_gpus() -> list[str]:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(i) for i, _ in enumerate(line for line in listing.stdout.splitlines() if line.startswith("GPU"))]
+    return [
+        str(i)
+        for i, _ in enumerate(
+            line for line in listing.stdout.splitlines() if line.startswith("GPU")
+        )
+    ]
 
 
 class Runner:
@@ -82,7 +89,14 @@ class Runner:
       kill: set to end them at once.
     """
 
-    def __init__(self, sweep: sweep_file.Sweep, root: Path, program: Sequence[str], study: Study | None, grace: float):
+    def __init__(
+        self,
+        sweep: sweep_file.Sweep,
+        root: Path,
+        program: Sequence[str],
+        study: Study | None,
+        grace: float,
+    ):
         """Prepares a runner; starts nothing.
 
         Args:
@@ -123,7 +137,9 @@ class Runner:
 
         def work(slot: Slot) -> None:
             if slot.cpus and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, slot.cpus)  # of this thread; the processes that it starts inherit it
+                os.sched_setaffinity(
+                    0, slot.cpus
+                )  # of this thread; the processes that it starts inherit it
             while not self.stop.is_set():
                 try:
                     index = pending.get_nowait()
@@ -216,7 +232,9 @@ class Runner:
             if asked_at is None and (pruned or self.stop.is_set()):
                 asked_at = time.monotonic()
                 _signal_group(process, signal.SIGTERM)
-            if asked_at is not None and (self.kill.is_set() or time.monotonic() - asked_at > self._grace):
+            if asked_at is not None and (
+                self.kill.is_set() or time.monotonic() - asked_at > self._grace
+            ):
                 _signal_group(process, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
         return process.returncode, pruned

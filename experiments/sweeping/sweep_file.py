@@ -47,10 +47,14 @@ def load(file: str, common: Overrides) -> Sweep:
     if not isinstance(config, str):
         raise UserError(f"{file} must set CONFIG to the path of a config file.")
     if not Path(config.partition(":")[0]).is_file():
-        raise UserError(f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command.")
+        raise UserError(
+            f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command."
+        )
     search, trials = getattr(module, "SEARCH", None), ()
     if (search is None) == (not hasattr(module, "sweep")):
-        raise UserError(f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...).")
+        raise UserError(
+            f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...)."
+        )
     if search is None:
         trials = _trials(file, module.sweep)
     elif not isinstance(search, Search):
@@ -60,7 +64,11 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(f"{file} has no trials.")
     values = config_lib.load(config).to_dict()
     # Of a search the corners must be valid; one draw stands for them.
-    corner = {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}} if search else None
+    corner = (
+        {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}}
+        if search
+        else None
+    )
     for index in range(1 if search else len(sweep)):
         overrides = corner if search else sweep.overrides(index)
         try:
@@ -79,7 +87,9 @@ def apply(values: dict, overrides: Overrides) -> Config:
     values = json.loads(json.dumps(values))
     for name, value in overrides.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
-            raise UserError(f"{name!r}: {value!r} must be the name of a field and a number, a text, True or False.")
+            raise UserError(
+                f"{name!r}: {value!r} must be the name of a field and a number, a text, True or False."
+            )
         group = values
         *parents, leaf = name.split(".")
         for parent in parents:
@@ -125,7 +135,9 @@ def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overri
     except UserError:
         raise
     except Exception as error:  # the file is the user's code
-        raise UserError(f"{file}: sweep() does not yield dicts: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{file}: sweep() does not yield dicts: {type(error).__name__}: {error}"
+        ) from error
     seen: dict[str, int] = {}
     for index, trial in enumerate(trials):
         # Not by ==, to which 1 and True are the same.
@@ -148,5 +160,7 @@ def _import(file: str, what: str):
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the {what} {file!r} does not load: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"the {what} {file!r} does not load: {type(error).__name__}: {error}"
+        ) from error
     return module

@@ -97,7 +97,9 @@ def open_root(root: Path, sweep: Sweep) -> dict:
                 f"is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
-        raise UserError(f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root.")
+        raise UserError(
+            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
+        )
     record = {
         "sweep": sweep.file,
         "config": sweep.config,
@@ -132,7 +134,11 @@ def finished(folder: Path) -> dict:
 def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
     """Reads one trial's state from its files."""
     folder = directory(root, index)
-    trial, status, results = read_json(folder / "trial.json"), read_json(folder / "status.json"), finished(folder)
+    trial, status, results = (
+        read_json(folder / "trial.json"),
+        read_json(folder / "status.json"),
+        finished(folder),
+    )
     if results:
         state = FINISHED
     elif _claim_is_live(folder):
@@ -176,14 +182,20 @@ class Claim:
         claim = cls(path, uuid.uuid4().hex)
         try:
             with open(path, "x") as file:
-                json.dump({"token": claim._token, "host": socket.gethostname(), "pids": [os.getpid()]}, file)
+                json.dump(
+                    {"token": claim._token, "host": socket.gethostname(), "pids": [os.getpid()]},
+                    file,
+                )
         except FileExistsError:
             return None
         return claim
 
     def add_process(self, pid: int) -> None:
         """Notes the training process: should the launcher die alone, the trial is still being worked on."""
-        write_json(self._path, {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]})
+        write_json(
+            self._path,
+            {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]},
+        )
 
     def heartbeat(self) -> None:
         """Shows that the holder lives; cheap to call often."""
@@ -203,7 +215,9 @@ def _claim_is_live(folder: Path) -> bool:
     except OSError:
         return False
     holder = read_json(path)
-    if holder.get("host") == socket.gethostname():  # here we can ask, and need not wait for a silence
+    if (
+        holder.get("host") == socket.gethostname()
+    ):  # here we can ask, and need not wait for a silence
         return any(_lives(pid, folder) for pid in holder["pids"])
     return age < STALE_SECONDS
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers in documents against records: derived, written, and found where no record stands behind them."""
 
-
 import numpy as np
 import pytest
 from hand_made_runs import make_run
@@ -29,18 +28,27 @@ def test_every_citation_stands_in_a_document():
 def results(tmp_path):
     """Three seeds, a CSV and a JSON, as below experiments/results."""
     for seed in range(3):
-        make_run(tmp_path / f"results/ml/runs/seed_{seed}", 0.3, seed, results={"train_seconds": 1000.4 + seed})
+        make_run(
+            tmp_path / f"results/ml/runs/seed_{seed}",
+            0.3,
+            seed,
+            results={"train_seconds": 1000.4 + seed},
+        )
     (tmp_path / "results/ml/ml.csv").write_text(
         "model,metric,mean,se,users_se,seeds\n"
         "popular,ndcg@10,0.0432,,0.0041,\nBERT4Rec (Cloze),ndcg@10,0.10496,0.0021,0.0074,0 1 2\n"
     )
-    (tmp_path / "results/speed.json").write_text('{"columns": ["items", "ms"], "rows": [[10, 71.5]], "x": {"y": [3, 4.26]}}')
+    (tmp_path / "results/speed.json").write_text(
+        '{"columns": ["items", "ms"], "rows": [[10, 71.5]], "x": {"y": [3, 4.26]}}'
+    )
     sources._open.cache_clear()
     return tmp_path / "results"
 
 
 def ranks(results) -> np.ndarray:
-    return np.stack([np.load(results / f"ml/runs/seed_{s}/ranks_test.npz")["rank"] for s in range(3)], axis=1)
+    return np.stack(
+        [np.load(results / f"ml/runs/seed_{s}/ranks_test.npz")["rank"] for s in range(3)], axis=1
+    )
 
 
 def test_numbers_are_taken_out_of_records(results):
@@ -52,21 +60,39 @@ def test_numbers_are_taken_out_of_records(results):
     assert take("test/ndcg@10 mean .4") == f"{means.mean():.4f}"[1:]
     assert take("test/ndcg@10 se 0.6") == f"{stats.sem(means):.6f}"
     assert take("test/ndcg@10 sd 0.6") == f"{np.std(means, ddof=1):.6f}"
-    assert take("test/ndcg@10 max 0.6") == f"{means.max():.6f}" != take("test/ndcg@10 min 0.6") == f"{means.min():.6f}"
+    assert (
+        take("test/ndcg@10 max 0.6")
+        == f"{means.max():.6f}"
+        != take("test/ndcg@10 min 0.6")
+        == f"{means.min():.6f}"
+    )
     assert take("test/ndcg@10 users 0.6") == f"{np.sqrt(np.mean(stats.sem(ndcg) ** 2)):.6f}"
     assert take("seed sum 0") == "3" and take("seed count 0") == "3"
     assert take("train_seconds min ,") == "1,000" and take("train_seconds max ,1") == "1,002.4"
     one = "ml/runs/seed_1"
-    assert take("test/ndcg@10 one .4", one) == take(f"test/ndcg@10 one .4 from {one}") == f"{means[1]:.4f}"[1:]
+    assert (
+        take("test/ndcg@10 one .4", one)
+        == take(f"test/ndcg@10 one .4 from {one}")
+        == f"{means[1]:.4f}"[1:]
+    )
     popular = per_user("mrr", np.load(results / "ml/runs/seed_0/ranks_test.npz")["popular_rank"])
     assert take("baselines/popular/test/mrr users 0.6", one) == f"{stats.sem(popular):.6f}"
     assert take("curve/valid/25/ndcg@10 one .4", one) == f"{means[1] / 4:.4f}"[1:]
-    assert take("config/model/width one 0", one) == "64" and take("model one text", one) == "BERT4Rec (Cloze)"
+    assert (
+        take("config/model/width one 0", one) == "64"
+        and take("model one text", one) == "BERT4Rec (Cloze)"
+    )
     assert take("BERT4Rec (Cloze)/ndcg@10/mean one .4", "ml/ml.csv") == ".1050"
-    assert take("x/y/1 one 1", "speed.json") == "4.3" and take("x/y/1 one %0", "speed.json") == "426"
+    assert (
+        take("x/y/1 one 1", "speed.json") == "4.3" and take("x/y/1 one %0", "speed.json") == "426"
+    )
     assert take("x/y/1 one +1", "speed.json") == "+4.3"
     assert take("hstu-large-ml1m/ndcg@10 one .4", "published") == ".1893"
-    assert sources.shown(-0.5, ".2") == "-.50" and sources.shown(-0.5, "+0.2") == "-0.50" and sources.shown(1.5, ".2") == "1.50"
+    assert (
+        sources.shown(-0.5, ".2") == "-.50"
+        and sources.shown(-0.5, "+0.2") == "-0.50"
+        and sources.shown(1.5, ".2") == "1.50"
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,7 +128,10 @@ def test_a_sentence_is_checked_and_rewritten_whatever_its_lines(results):
     assert checked(good, results, cite) == ([], good)
     problems, text = checked(good.replace(true, ".9999").replace("1,002", "7"), results, cite)
     assert text == good and len(problems) == 2
-    assert "line 1: says .9999, the record gives " + true in problems[0] and "line 2: says 7" in problems[1]
+    assert (
+        "line 1: says .9999, the record gives " + true in problems[0]
+        and "line 2: says 7" in problems[1]
+    )
     for bad, times in ((good + good, 2), ("Nothing.\n", 0)):
         assert f"stands {times} times and not once" in checked(bad, results, cite)[0][0]
     assert checked("Nothing.\n", results, cite, document="docs/b.md") == ([], "Nothing.\n")
@@ -116,15 +145,46 @@ def test_numbers_of_nobody_are_found(results):
     )
     problems, _ = checked(text, results)
     found = [problem.split("'")[1] for problem in problems]
-    assert found == [".1814", "90 s", "0.67x", "1,065 MiB", "2.5 GiB", "36 %", "182 GFLOP/s", "5,003 tokens/s"]
+    assert found == [
+        ".1814",
+        "90 s",
+        "0.67x",
+        "1,065 MiB",
+        "2.5 GiB",
+        "36 %",
+        "182 GFLOP/s",
+        "5,003 tokens/s",
+    ]
     assert all(problem.startswith("line 1: ") for problem in problems)
     words = "In two digits: .19 and 0.34, 12 seconds, 40 minutes, 2 hours, 3 GB, 7 percent, 5 times, 80 µs, 9 steps/s."
     assert [p.split("'")[1] for p in checked(words, results)[0]] == [
-        ".19", "0.34", "12 seconds", "40 minutes", "2 hours", "3 GB", "7 percent", "5 times", "80 µs", "9 steps/s"]
-    said = Citation(("docs/a.md",), "reaches .1814 in 90 s, 0.67x as fast, with 1,065 MiB or 2.5 GiB", "", {}, "made up")
-    assert [p.split("'")[1] for p in checked(text, results, said)[0]] == ["36 %", "182 GFLOP/s", "5,003 tokens/s"]
+        ".19",
+        "0.34",
+        "12 seconds",
+        "40 minutes",
+        "2 hours",
+        "3 GB",
+        "7 percent",
+        "5 times",
+        "80 µs",
+        "9 steps/s",
+    ]
+    said = Citation(
+        ("docs/a.md",),
+        "reaches .1814 in 90 s, 0.67x as fast, with 1,065 MiB or 2.5 GiB",
+        "",
+        {},
+        "made up",
+    )
+    assert [p.split("'")[1] for p in checked(text, results, said)[0]] == [
+        "36 %",
+        "182 GFLOP/s",
+        "5,003 tokens/s",
+    ]
     code = '"""Takes 90 s,\nand .1814.\n"""\n\nx = 0.123  # and 12 s\n'
-    assert len(checked(code, results, document="configs/a.py")[0]) == 2  # docstrings are statements, code is not
+    assert (
+        len(checked(code, results, document="configs/a.py")[0]) == 2
+    )  # docstrings are statements, code is not
 
 
 def test_blocks_are_written_and_cover_what_they_hold(results):
@@ -134,13 +194,25 @@ def test_blocks_are_written_and_cover_what_they_hold(results):
     )
     problems, written = checked(text, results)
     assert problems == ["a table between comments is not what the records give"]
-    assert "| BERT4Rec (Cloze) | 3 | .1050 ±.0021<sup>s</sup> ±.0074<sup>u</sup> |" in written and ".9999" not in written
+    assert (
+        "| BERT4Rec (Cloze) | 3 | .1050 ±.0021<sup>s</sup> ±.0074<sup>u</sup> |" in written
+        and ".9999" not in written
+    )
     assert "| popular | - | .0432 ±.0041<sup>u</sup> |" in written
-    assert "| SASRec+, width 256, 3 layers | .0974 | validation | a |" in written and "\n- a: time-to-split" in written
+    assert (
+        "| SASRec+, width 256, 3 layers | .0974 | validation | a |" in written
+        and "\n- a: time-to-split" in written
+    )
     assert "| items | ms |\n| --- | --- |\n| 10 | 71.5 |\n" in written
     assert checked(written, results) == ([], written)
     assert len(list(blocks.spans(written))) == 3
-    for bad in ("results ml/none.csv ndcg@10", "results ml/ml.csv hr@10", "published moon full hr@10", "dance", "table none.json"):
+    for bad in (
+        "results ml/none.csv ndcg@10",
+        "results ml/ml.csv hr@10",
+        "published moon full hr@10",
+        "dance",
+        "table none.json",
+    ):
         problems, same = checked(f"<!-- cite: {bad} -->\n<!-- end -->\n", results)
         assert len(problems) == 1 and bad in problems[0] and bad in same
 
@@ -173,7 +245,9 @@ def test_the_command_writes_and_says_what_is_left(results, monkeypatch, capsys):
     monkeypatch.setattr(citations, "load", lambda: cited)
     monkeypatch.setattr(citations, "documents", lambda: ["README.md"])
     check = citations.check
-    monkeypatch.setattr(citations, "check", lambda document, c: check(document, c, results.parent, results))
+    monkeypatch.setattr(
+        citations, "check", lambda document, c: check(document, c, results.parent, results)
+    )
     with flagsaver.flagsaver():
         flags.FLAGS(["cite"])
         assert cite.main(["cite"]) == 1 and "says .9999" in capsys.readouterr().err

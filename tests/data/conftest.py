@@ -12,7 +12,12 @@ import pytest
 from bert4rec_jax.errors import UserError
 
 
-@pytest.fixture(params=[pytest.param("duckdb", marks=prepared.DUCKDB), pytest.param("spark", marks=[*prepared.SPARK, pytest.mark.timeout(600)])])
+@pytest.fixture(
+    params=[
+        pytest.param("duckdb", marks=prepared.DUCKDB),
+        pytest.param("spark", marks=[*prepared.SPARK, pytest.mark.timeout(600)]),
+    ]
+)
 def every_engine(request, monkeypatch):
     """Behind each preparation of the test's module stands another by an engine, which has to end in the same way.
 
@@ -25,7 +30,10 @@ def every_engine(request, monkeypatch):
             return load_dataset(config)
         config = dataclasses.replace(config, engine="memory")
         again = dataclasses.replace(
-            config, engine=request.param, memory=config.memory or "1GiB", cache_dir=f"{config.cache_dir}_{request.param}"
+            config,
+            engine=request.param,
+            memory=config.memory or "1GiB",
+            cache_dir=f"{config.cache_dir}_{request.param}",
         )
         shutil.rmtree(again.cache_dir, ignore_errors=True)
         with contextlib.redirect_stderr(io.StringIO()):

@@ -14,8 +14,13 @@ from bert4rec_jax.errors import UserError
 
 def day(number, rows=300, users=40):
     random = np.random.default_rng(number)
-    return pd.DataFrame({"user": random.integers(0, users + 5 * number, rows), "item": random.integers(0, 30 + 9 * number, rows),
-                         "timestamp": random.integers(0, 20, rows) + 10 * number})  # days overlap, with ties
+    return pd.DataFrame(
+        {
+            "user": random.integers(0, users + 5 * number, rows),
+            "item": random.integers(0, 30 + 9 * number, rows),
+            "timestamp": random.integers(0, 20, rows) + 10 * number,
+        }
+    )  # days overlap, with ties
 
 
 def write(folder, number, change=lambda frame: frame, form="parquet"):
@@ -38,10 +43,17 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
     monkeypatch.setattr(additions, "_EVENTS_AT_ONCE", 50)
     items = tmp_path / "items.csv"
     items.write_text("item,title\n3,Three\ni4,Four\n")
-    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), repeats=repeats,
-                        items_path=str(items))
+    config = DataConfig(
+        source="table",
+        path=str(tmp_path / "log"),
+        cache_dir=str(tmp_path / "cache"),
+        repeats=repeats,
+        items_path=str(items),
+    )
     added = []
-    monkeypatch.setattr(additions, "_merge", lambda *args, merge=additions._merge: added.append(1) or merge(*args))
+    monkeypatch.setattr(
+        additions, "_merge", lambda *args, merge=additions._merge: added.append(1) or merge(*args)
+    )
     for number in range(2):
         write(tmp_path / "log", number, change, form)
     load_dataset(config)
@@ -50,28 +62,57 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
         grown = load_dataset(config)
     assert len(added) == 2
     fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
-    assert len(added) == 2 and grown.manifest["interactions"] == fresh.manifest["interactions"] > 500
+    assert (
+        len(added) == 2 and grown.manifest["interactions"] == fresh.manifest["interactions"] > 500
+    )
     assert folder_bytes(grown.folder) == folder_bytes(fresh.folder)
 
 
 @pytest.mark.parametrize(
     ("options", "change", "reason"),
     [
-        ({"item_core": 2}, lambda frame: frame, "config.data.item_core left out events that may count again"),
-        ({"user_core": 8, "item_core": 2}, lambda frame: frame, "config.data.user_core and config.data.item_core left out"),
-        ({"min_rating": 1.0, "rating_column": "item"}, lambda frame: frame, "config.data.min_rating left out"),
+        (
+            {"item_core": 2},
+            lambda frame: frame,
+            "config.data.item_core left out events that may count again",
+        ),
+        (
+            {"user_core": 8, "item_core": 2},
+            lambda frame: frame,
+            "config.data.user_core and config.data.item_core left out",
+        ),
+        (
+            {"min_rating": 1.0, "rating_column": "item"},
+            lambda frame: frame,
+            "config.data.min_rating left out",
+        ),
         ({"first_users": 1}, lambda frame: frame, "config.data.first_users left out"),
-        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5), "the new times have fractions"),
-        ({}, lambda frame: frame.assign(timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3)),
-         "some of the new events have no time"),
+        (
+            {},
+            lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5),
+            "the new times have fractions",
+        ),
+        (
+            {},
+            lambda frame: frame.assign(
+                timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3)
+            ),
+            "some of the new events have no time",
+        ),
         ({}, as_texts, "some users' ids are numbers and others text"),
     ],
 )
-def test_what_cannot_be_added_starts_over_and_says_why(tmp_path, monkeypatch, capsys, options, change, reason):
+def test_what_cannot_be_added_starts_over_and_says_why(
+    tmp_path, monkeypatch, capsys, options, change, reason
+):
     monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
-    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options)
+    config = DataConfig(
+        source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options
+    )
     texts = change is as_texts
-    first = (lambda frame: frame.astype({"user": str, "item": str})) if texts else (lambda frame: frame)
+    first = (
+        (lambda frame: frame.astype({"user": str, "item": str})) if texts else (lambda frame: frame)
+    )
     for number in range(2):
         write(tmp_path / "log", number, first)
     load_dataset(config)
@@ -87,8 +128,13 @@ def test_what_cannot_be_added_starts_over_and_says_why(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 @pytest.mark.parametrize("dates_first", [False, True])
 def test_times_of_another_kind_are_refused_as_in_a_fresh_preparation(tmp_path, form, dates_first):
-    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"))
-    kinds = [lambda frame: frame, lambda frame: frame.assign(timestamp=pd.to_datetime(frame["timestamp"], unit="D"))]
+    config = DataConfig(
+        source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache")
+    )
+    kinds = [
+        lambda frame: frame,
+        lambda frame: frame.assign(timestamp=pd.to_datetime(frame["timestamp"], unit="D")),
+    ]
     for number in range(2):
         write(tmp_path / "log", number, kinds[dates_first], form)
     load_dataset(config)
@@ -103,7 +149,9 @@ def test_times_of_another_kind_are_refused_as_in_a_fresh_preparation(tmp_path, f
 
 def test_a_part_in_between_starts_over(tmp_path, monkeypatch):
     monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
-    config = DataConfig(source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"))
+    config = DataConfig(
+        source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache")
+    )
     for number in (0, 1, 3):
         write(tmp_path / "log", number)
     load_dataset(config)

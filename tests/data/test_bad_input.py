@@ -30,25 +30,46 @@ def refused(tmp_path, message, **options):
     [
         ("", "log.csv is empty"),
         (HEAD, "has a header but no rows"),
-        ("person,item,timestamp,rating\n1,2,3,4\n", r"no column 'user'; its columns are: person, item.*user_column"),
+        (
+            "person,item,timestamp,rating\n1,2,3,4\n",
+            r"no column 'user'; its columns are: person, item.*user_column",
+        ),
         ("user,item,when,rating\n1,2,3,4\n", r"no column 'timestamp'.*time_column"),
         (HEAD + GOOD + "1,2,3\n", "line 42 has 3 fields where 4 are expected"),
         (HEAD + GOOD + "1,2,3,4,5\n" + GOOD, "line 42 has 5 fields where 4 are expected"),
-        (HEAD + GOOD + "1,2,soon,4\n" + GOOD, "line 42: timestamp 'soon' is not a number of seconds"),
+        (
+            HEAD + GOOD + "1,2,soon,4\n" + GOOD,
+            "line 42: timestamp 'soon' is not a number of seconds",
+        ),
         (HEAD + "1,2,soon,4\n" + GOOD, "line 2: timestamp 'soon' is not a number of seconds"),
         (HEAD + GOOD + "1,2,inf,4\n", "line 42: timestamp 'inf' is not a number of seconds"),
-        (HEAD + "1,2,2020-01-01,4\n1,3,2020-13-01,4\n", "line 3: timestamp '2020-13-01' is not an ISO date"),
+        (
+            HEAD + "1,2,2020-01-01,4\n1,3,2020-13-01,4\n",
+            "line 3: timestamp '2020-13-01' is not an ISO date",
+        ),
         (HEAD + GOOD + "1,2,3,good\n" + GOOD, "line 42: rating 'good' is not a number"),
         (HEAD + GOOD + "1,2,3,\n" + GOOD, "line 42: rating '' is not a number"),
         (HEAD + GOOD + ",2,3,4\n" + GOOD, "line 42: the user is empty"),
         (HEAD + GOOD + "1, ,3,4\n" + GOOD, "line 42: the item is empty"),
         (HEAD + '1,"a\nb",3,4\n' + "1,2,3\n", "line 4 has 3 fields"),
         (HEAD + '1,"a\nb",soon,4\n' + GOOD, "line 2: timestamp 'soon'"),
-        (HEAD + GOOD + "1,2," + "x" * 10_000 + ",4\n", r"timestamp 'x{60}\.\.\. \(10,000 characters\)' is not"),
-        (GOOD, r"no column 'user': its first line is '0,0,0,3.5', which looks like an event.* go by number, from 1 on, as in "
-         "--config.data.user_column=1 --config.data.item_column=2 --config.data.time_column=3 --config.data.rating_column=4"),
-        ("7,0,3.5,99,x\n" * 40, r"_column=1 --config.data.item_column=2 --config.data.time_column=N --config.data.rating_column=N"),
-        ("a::7\nb::8\n", r"first line is 'a::7', which .*item_column=2 --config.data.time_column='' "),
+        (
+            HEAD + GOOD + "1,2," + "x" * 10_000 + ",4\n",
+            r"timestamp 'x{60}\.\.\. \(10,000 characters\)' is not",
+        ),
+        (
+            GOOD,
+            r"no column 'user': its first line is '0,0,0,3.5', which looks like an event.* go by number, from 1 on, as in "
+            "--config.data.user_column=1 --config.data.item_column=2 --config.data.time_column=3 --config.data.rating_column=4",
+        ),
+        (
+            "7,0,3.5,99,x\n" * 40,
+            r"_column=1 --config.data.item_column=2 --config.data.time_column=N --config.data.rating_column=N",
+        ),
+        (
+            "a::7\nb::8\n",
+            r"first line is 'a::7', which .*item_column=2 --config.data.time_column='' ",
+        ),
         ("person,film,1999\n1,2,3\n", "looks like an event"),
         ("person,item,1999\n1,2,3\n", "no column 'user'; its columns are: person, item, 1999"),
         ("x" * 10_000 + "\n1\n", r"has no column 'user'; its columns are: x{400}\.\.\. "),
@@ -60,17 +81,28 @@ def refused(tmp_path, message, **options):
 )
 def test_faulty_text(tmp_path, text, message):
     (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
-    refused(tmp_path, message, source="table", path=str(tmp_path / "log.csv"), rating_column="rating")
+    refused(
+        tmp_path, message, source="table", path=str(tmp_path / "log.csv"), rating_column="rating"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda f: f.drop(columns="item"), r"no column 'item'; its columns are: user, timestamp"),
-        (lambda f: f.assign(user=[None, *f.user[1:]]), r"row 1 \(row group 1\): the user is missing"),
-        (lambda f: f.assign(item=[*f.item[:-1].astype(str), "  "]), r"row 3 \(row group 1\): the item is empty"),
+        (
+            lambda f: f.assign(user=[None, *f.user[1:]]),
+            r"row 1 \(row group 1\): the user is missing",
+        ),
+        (
+            lambda f: f.assign(item=[*f.item[:-1].astype(str), "  "]),
+            r"row 3 \(row group 1\): the item is empty",
+        ),
         (lambda f: f.assign(timestamp="soon"), "column 'timestamp' is of type .*string.*ISO dates"),
-        (lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]), r"row 1 \(row group 1\): timestamp inf is not finite"),
+        (
+            lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]),
+            r"row 1 \(row group 1\): timestamp inf is not finite",
+        ),
         (lambda f: f.head(0), "has no rows"),
     ],
 )
@@ -103,7 +135,9 @@ def test_faulty_lines(tmp_path, source, text, message):
 
 
 def test_faulty_movielens(tmp_path):
-    refused(tmp_path, r"ml-1m needs .*ratings.dat and movies.dat", source="ml-1m", path=str(tmp_path))
+    refused(
+        tmp_path, r"ml-1m needs .*ratings.dat and movies.dat", source="ml-1m", path=str(tmp_path)
+    )
     (tmp_path / "movies.dat").write_text("1::One (1990)::War\n2::Two (1990)\n")
     (tmp_path / "ratings.dat").write_text("1::1::5::10\n1::2::5\n")
     refused(tmp_path, "ratings.dat line 2 has 3 fields where 4", source="ml-1m", path=str(tmp_path))
@@ -115,9 +149,15 @@ def test_faulty_movielens(tmp_path):
     ("options", "message"),
     [
         ({"path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.path"),
-        ({"items_path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.items_path"),
+        (
+            {"items_path": "absent.csv"},
+            r"there is no file .*absent.csv; check config.data.items_path",
+        ),
         ({"path": "empty"}, "no interactions.parquet"),
-        ({"user_core": 99}, r"leave no interactions \(read: 40 by 3 users; user_core 99, item_core 0: 0 by 0 users"),
+        (
+            {"user_core": 99},
+            r"leave no interactions \(read: 40 by 3 users; user_core 99, item_core 0: 0 by 0 users",
+        ),
         ({"min_rating": 5.0, "rating_column": "rating"}, r"min_rating 5: 0 by 0 users"),
         ({"min_rating": 3.0}, r"min_rating = 3.0 needs ratings.*rating_column"),
         ({"user_column": ""}, "config.data.user_column is empty; name the column"),
@@ -137,10 +177,16 @@ def test_options_that_do_not_fit_the_data(tmp_path, options, message):
     (tmp_path / "short.csv").write_text("item,title\n1,One\n2\n")
     (tmp_path / "empty").mkdir()
     paths = {k: str(tmp_path / v) for k, v in options.items() if k.endswith("path")}
-    refused(tmp_path, message, **{"source": "table", "path": str(tmp_path / "log.csv")} | options | paths)
+    refused(
+        tmp_path,
+        message,
+        **{"source": "table", "path": str(tmp_path / "log.csv")} | options | paths,
+    )
 
 
 def test_options_that_the_source_cannot_use(tmp_path):
     refused(tmp_path, "path is not used", source="synthetic", path=str(tmp_path))
-    refused(tmp_path, "items_path is not used", source="ml-1m", path=str(tmp_path), items_path="x.csv")
+    refused(
+        tmp_path, "items_path is not used", source="ml-1m", path=str(tmp_path), items_path="x.csv"
+    )
     refused(tmp_path, "min_rating = 4.0 needs ratings", source="synthetic", min_rating=4.0)

@@ -38,7 +38,7 @@ def test_packing_places_every_history_once_without_overlap(length):
     for place, history in enumerate(packing.order):
         start = packing.start[place]
         assert start + lengths[history] <= length
-        used[packing.row[place], start:start + lengths[history]] += 1
+        used[packing.row[place], start : start + lengths[history]] += 1
     assert used.max() == 1
     assert used.sum() == lengths.sum()
     assert used.mean() > 0.95
@@ -54,8 +54,11 @@ def test_an_epoch_holds_the_newest_part_of_every_training_history_once(data):
         packed = batches.batch(step)
         keep = min(8, rows - step * 8)
         seen += histories(type(packed)(*(x[:keep] for x in packed)))
-    expected = [tuple(dataset.items[max(a, b - 16):b].tolist())
-                for a, b in zip(dataset.offsets[:-1], split.train_stop) if b - a >= 2]
+    expected = [
+        tuple(dataset.items[max(a, b - 16) : b].tolist())
+        for a, b in zip(dataset.offsets[:-1], split.train_stop)
+        if b - a >= 2
+    ]
     assert sorted(seen) == sorted(expected)
 
 
@@ -64,7 +67,9 @@ def test_users_of_two_training_events_teach_and_those_of_one_do_not(data):
     stop = np.array(split.train_stop)
     lengths = np.arange(len(stop)) % 4  # 0, 1, 2 and 3 training events
     stop[:] = dataset.offsets[:-1] + lengths
-    batches = TrainingBatches(dataset, dataclasses.replace(split, train_stop=stop), 16, 8, "newest", 0)
+    batches = TrainingBatches(
+        dataset, dataclasses.replace(split, train_stop=stop), 16, 8, "newest", 0
+    )
     assert batches.tokens_per_epoch == lengths[lengths >= 2].sum()
 
 
@@ -76,8 +81,13 @@ def test_epochs_differ_in_order_and_neighbours(data):
     # Packing begins with the longest histories; an epoch does not.
     longest = [int(row.from_left.max()) for row in epochs[0]]
     assert longest != sorted(longest, reverse=True)
-    assert [row.segments.tolist() for row in epochs[0]] != [row.segments.tolist() for row in epochs[1]]
-    shared = [{tuple(row.tokens[0].tolist()) for row in epoch if row.segments.max() > 1} for epoch in epochs]
+    assert [row.segments.tolist() for row in epochs[0]] != [
+        row.segments.tolist() for row in epochs[1]
+    ]
+    shared = [
+        {tuple(row.tokens[0].tolist()) for row in epoch if row.segments.max() > 1}
+        for epoch in epochs
+    ]
     assert len(shared[0]) > 20 and len(shared[0] & shared[1]) < 0.5 * len(shared[0])
 
 
@@ -88,7 +98,10 @@ def test_random_windows_begin_anywhere_in_a_long_history(data):
     items = np.zeros_like(dataset.items)
     items[start:stop] = np.arange(1, 1 + stop - start)  # nobody else has items
     marked = dataclasses.replace(dataset, items=items)
-    for windows, expected in (("random", set(range(1, 2 + stop - start - 8))), ("newest", {1 + stop - start - 8})):
+    for windows, expected in (
+        ("random", set(range(1, 2 + stop - start - 8))),
+        ("newest", {1 + stop - start - 8}),
+    ):
         batches = TrainingBatches(marked, split, 8, 8, windows, 0)
         begins = set()
         for step in range(int(8 * len(expected) * batches.steps_per_epoch())):
@@ -137,7 +150,7 @@ def test_a_ranking_history_ends_before_its_target(data):
                 found[batch.cases[row, slot]] = batch.packed.tokens[row, same].tolist()
         assert len(found) == len(targets)
         for case, tokens in found.items():
-            newest = dataset.items[starts[case]:targets[case]].tolist()
+            newest = dataset.items[starts[case] : targets[case]].tolist()
             assert tokens == (newest[-16:] if mask is None else [*newest[-15:], mask])
 
 
@@ -154,7 +167,7 @@ def test_the_configured_share_of_rows_learns_the_next_item(rows):
         chosen = learns_next_item(count / rows, rows)
         assert chosen.sum() == count
         # Spread evenly: every half of the rows has its half.
-        assert abs(chosen[:rows // 2].sum() - count / 2) <= 1
+        assert abs(chosen[: rows // 2].sum() - count / 2) <= 1
 
 
 def test_some_histories_lose_their_last_item_alone_and_the_others_as_many_as_ever(data):
@@ -162,7 +175,9 @@ def test_some_histories_lose_their_last_item_alone_and_the_others_as_many_as_eve
     masking = MaskingConfig(probability=0.5, last_item_only=0.4)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(0)
     full = type(packed)(*(np.repeat(x, 200, axis=0) for x in packed))
-    task = mask_items(masking, full, 16, dataset.num_items, jax.random.key(0), np.arange(len(full.tokens)))
+    task = mask_items(
+        masking, full, 16, dataset.num_items, jax.random.key(0), np.arange(len(full.tokens))
+    )
     hidden = np.asarray(task.tokens == dataset.num_items + 1)
     counts, last_only, firsts, share = masks_per_history(masking, 16), [], [], []
     for row in range(len(hidden)):
@@ -190,8 +205,17 @@ def test_masking_hides_the_right_number_of_items_and_asks_for_them(data, last_it
     slots = batches.most_in_a_row(counts)
     for step in range(5):
         packed = batches.batch(step)
-        task = jax.tree.map(np.asarray, mask_items(masking, packed, slots, dataset.num_items, jax.random.key(step),
-                                                   np.arange(len(packed.tokens))))
+        task = jax.tree.map(
+            np.asarray,
+            mask_items(
+                masking,
+                packed,
+                slots,
+                dataset.num_items,
+                jax.random.key(step),
+                np.arange(len(packed.tokens)),
+            ),
+        )
         hidden = task.tokens == dataset.num_items + 1
         asked = np.zeros_like(hidden)
         for row, slot in zip(*np.nonzero(task.weights)):
@@ -215,8 +239,9 @@ def test_masked_positions_are_uniform(data):
     config, dataset, split = data
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(0)
     full = type(packed)(*(np.repeat(x, 100, axis=0) for x in packed))
-    task = mask_items(config.masking, full, 16, dataset.num_items, jax.random.key(0),
-                      np.arange(len(full.tokens)))
+    task = mask_items(
+        config.masking, full, 16, dataset.num_items, jax.random.key(0), np.arange(len(full.tokens))
+    )
     share = np.mean(np.asarray(task.tokens == dataset.num_items + 1).reshape(8, 100, 16), axis=1)
     lengths = packed.from_left + packed.from_right + 1
     expected = masks_per_history(config.masking, 16)[lengths] / lengths * (packed.segments > 0)
@@ -229,20 +254,32 @@ def test_random_and_kept_tokens_have_their_shares(data):
     masking = type(config.masking)(probability=0.5, random_token=0.3, keep_token=0.2)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(0)
     full = type(packed)(*(np.repeat(x, 100, axis=0) for x in packed))
-    task = mask_items(masking, full, 16, dataset.num_items, jax.random.key(0),
-                      np.arange(len(full.tokens)))
-    shown = np.take_along_axis(np.asarray(task.tokens), np.asarray(task.slots), axis=1)[np.asarray(task.weights) > 0]
+    task = mask_items(
+        masking, full, 16, dataset.num_items, jax.random.key(0), np.arange(len(full.tokens))
+    )
+    shown = np.take_along_axis(np.asarray(task.tokens), np.asarray(task.slots), axis=1)[
+        np.asarray(task.weights) > 0
+    ]
     labels = np.asarray(task.labels)[np.asarray(task.weights) > 0]
     assert abs((shown == dataset.num_items + 1).mean() - 0.5) < 0.03
     assert abs((shown == labels).mean() - 0.2 - 0.3 / dataset.num_items) < 0.03
     assert shown.max() <= dataset.num_items + 1 and shown.min() >= 1
     # What is random is any item with the same probability, and nothing else.
     for random_token in (0.2, 1.0):
-        task = mask_items(MaskingConfig(probability=0.5, random_token=random_token), full, 16, dataset.num_items,
-                          jax.random.key(1), np.arange(len(full.tokens)))
+        task = mask_items(
+            MaskingConfig(probability=0.5, random_token=random_token),
+            full,
+            16,
+            dataset.num_items,
+            jax.random.key(1),
+            np.arange(len(full.tokens)),
+        )
         used = np.asarray(task.weights) > 0
         shown = np.take_along_axis(np.asarray(task.tokens), np.asarray(task.slots), axis=1)[used]
         counts = np.bincount(shown, minlength=dataset.num_items + 2)
         expected = random_token * used.sum() / dataset.num_items
         assert counts[0] == 0 and np.abs(counts[1:-1] - expected).max() < 6 * np.sqrt(expected)
-        assert abs(counts[-1] - (1 - random_token) * used.sum()) < 6 * np.sqrt(0.25 * used.sum()) * (random_token < 1) + 1
+        assert (
+            abs(counts[-1] - (1 - random_token) * used.sum())
+            < 6 * np.sqrt(0.25 * used.sum()) * (random_token < 1) + 1
+        )

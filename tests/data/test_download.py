@@ -71,18 +71,32 @@ def latest(tmp_path):
     return load_dataset(DataConfig(source="ml-latest-small", cache_dir=str(tmp_path)))
 
 
-GOOD = zipped({"ml-latest-small/ratings.csv": RATINGS, "ml-latest-small/movies.csv": MOVIES, "x/links.csv": "no"})
+GOOD = zipped(
+    {
+        "ml-latest-small/ratings.csv": RATINGS,
+        "ml-latest-small/movies.csv": MOVIES,
+        "x/links.csv": "no",
+    }
+)
 
 
 def test_downloaded_once_checked_and_told(tmp_path, server, capsys):
     serve(server, "ml-latest-small", GOOD)
     assert latest(tmp_path).item_table()["title"].tolist() == ["Ten", "Twenty"]
     said = capsys.readouterr().err
-    assert said.count("\n") == 2 and "ml-latest-small from http://127.0.0.1" in said and "Prepared ml-latest" in said
+    assert (
+        said.count("\n") == 2
+        and "ml-latest-small from http://127.0.0.1" in said
+        and "Prepared ml-latest" in said
+    )
     server.clear()
     dataset = latest(tmp_path)
     assert "md5" in dataset.manifest["source"] and capsys.readouterr().err == ""
-    assert sorted(os.listdir(tmp_path / "raw/ml-latest-small")) == ["movies.csv", "ratings.csv", "source.txt"]
+    assert sorted(os.listdir(tmp_path / "raw/ml-latest-small")) == [
+        "movies.csv",
+        "ratings.csv",
+        "source.txt",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -129,11 +143,20 @@ def wheel(monkeypatch):
 
     def pip(command, **_):
         if files:
-            data = zipped({f"recbole/dataset_example/ml-100k/{name}": text for name, text in files.items()})
-            with open(os.path.join(command[command.index("--dest") + 1], "recbole-1.2.1-py3-none-any.whl"), "wb") as f:
+            data = zipped(
+                {f"recbole/dataset_example/ml-100k/{name}": text for name, text in files.items()}
+            )
+            with open(
+                os.path.join(
+                    command[command.index("--dest") + 1], "recbole-1.2.1-py3-none-any.whl"
+                ),
+                "wb",
+            ) as f:
                 f.write(data)
             return subprocess.CompletedProcess(command, 0, "", "")
-        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching distribution found\n")
+        return subprocess.CompletedProcess(
+            command, 1, "", "WARNING: x\nERROR: No matching distribution found\n"
+        )
 
     monkeypatch.setattr(download, "GROUPLENS", "http://127.0.0.1:1/")
     monkeypatch.setattr(download, "_RECBOLE_SHA256", digests)
@@ -148,17 +171,23 @@ def ml_100k(tmp_path):
 def test_ml_100k_from_the_recbole_wheel(tmp_path, wheel, capsys):
     table = ml_100k(tmp_path).item_table()
     assert table["title"].tolist() == ["Une vérité, La", "unknown"]
-    assert table["genres"].dropna().tolist() == ["Film-Noir|Sci-Fi"] and table["year"].dropna().tolist() == [1995]
+    assert table["genres"].dropna().tolist() == ["Film-Noir|Sci-Fi"] and table[
+        "year"
+    ].dropna().tolist() == [1995]
     assert (tmp_path / "raw/ml-100k/u.data").read_text() == INTER.split("\n", 1)[1]
     assert "from the recbole==1.2.1 wheel" in capsys.readouterr().err
 
 
 def test_a_changed_or_missing_wheel_is_refused(tmp_path, wheel, monkeypatch):
     wheel["ml-100k.inter"] += "1\t1\t1\t1\n"
-    with pytest.raises(UserError, match=r"ml-100k.inter of the recbole==1.2.1 wheel has the sha256"):
+    with pytest.raises(
+        UserError, match=r"ml-100k.inter of the recbole==1.2.1 wheel has the sha256"
+    ):
         ml_100k(tmp_path)
     wheel.clear()
-    with pytest.raises(UserError, match=r"pip could not download .*ERROR: No matching distribution"):
+    with pytest.raises(
+        UserError, match=r"pip could not download .*ERROR: No matching distribution"
+    ):
         ml_100k(tmp_path)
     monkeypatch.setattr(download.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"no pip .*ensurepip"):

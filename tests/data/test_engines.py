@@ -62,19 +62,32 @@ def same_from(engine, tmp_path, **options):
 
 @pytest.mark.parametrize(
     ("engine", "case"),
-    engines(*[f"{name} {kind}" for name in FILTERS for kind in ("numbers", "texts")],
-            spark=["all numbers", "deep_core texts", "repeats texts", "last numbers"]),
+    engines(
+        *[f"{name} {kind}" for name in FILTERS for kind in ("numbers", "texts")],
+        spark=["all numbers", "deep_core texts", "repeats texts", "last numbers"],
+    ),
 )
 def test_filters(tmp_path, engine, case):
     frame, (filters, kind) = log(), case.split()
     if kind == "texts":
-        frame = frame.assign(user="u" + frame["user"].astype(str), item="i" + frame["item"].astype(str))
+        frame = frame.assign(
+            user="u" + frame["user"].astype(str), item="i" + frame["item"].astype(str)
+        )
     frame.to_parquet(tmp_path / "log.parquet", row_group_size=100)
     dataset = same_from(
-        engine, tmp_path, source="table", path=str(tmp_path / "log.parquet"), rating_column="rating", **FILTERS[filters]
+        engine,
+        tmp_path,
+        source="table",
+        path=str(tmp_path / "log.parquet"),
+        rating_column="rating",
+        **FILTERS[filters],
     )
     assert dataset.manifest["ties"]["events"] > 0
-    assert dataset.manifest["counts"]["exact_duplicates"] > 0 or filters in ("repeats", "all", "last")
+    assert dataset.manifest["counts"]["exact_duplicates"] > 0 or filters in (
+        "repeats",
+        "all",
+        "last",
+    )
 
 
 def numbers_as_text(frame):
@@ -82,7 +95,10 @@ def numbers_as_text(frame):
 
 
 def mixed_texts(frame):
-    return frame.assign(user=["é" * (u % 3) + f" {u}" for u in frame["user"]], item=[f" B{i}" for i in frame["item"]])
+    return frame.assign(
+        user=["é" * (u % 3) + f" {u}" for u in frame["user"]],
+        item=[f" B{i}" for i in frame["item"]],
+    )
 
 
 def huge_numbers(frame):
@@ -107,7 +123,9 @@ def fractions(frame):
 
 
 def dates(frame):
-    return frame.assign(timestamp=pd.to_datetime(frame["timestamp"] * 1_234_567, unit="ms", utc=True))
+    return frame.assign(
+        timestamp=pd.to_datetime(frame["timestamp"] * 1_234_567, unit="ms", utc=True)
+    )
 
 
 SHAPES = {
@@ -120,16 +138,30 @@ SHAPES = {
     "no_times": lambda frame: frame.assign(timestamp=pd.array([pd.NA] * len(frame), "Int64")),
     "fractions": fractions,
     "dates": dates,
-    "negative": lambda frame: frame.assign(user=frame["user"] - 30, timestamp=frame["timestamp"] - 35),
-    "floats": lambda frame: frame.assign(user=frame["user"].astype(float), item=frame["item"].astype(float)),
+    "negative": lambda frame: frame.assign(
+        user=frame["user"] - 30, timestamp=frame["timestamp"] - 35
+    ),
+    "floats": lambda frame: frame.assign(
+        user=frame["user"].astype(float), item=frame["item"].astype(float)
+    ),
 }
 
 
 @pytest.mark.parametrize(
     ("engine", "case"),
-    engines(*[f"{shape} {form}" for shape in SHAPES for form in ("csv", "parquet")],
-            spark=["numbers_as_text csv", "mixed_texts parquet", "gaps csv", "gaps parquet", "no_times parquet",
-                   "fractions csv", "dates parquet", "negative parquet"]),
+    engines(
+        *[f"{shape} {form}" for shape in SHAPES for form in ("csv", "parquet")],
+        spark=[
+            "numbers_as_text csv",
+            "mixed_texts parquet",
+            "gaps csv",
+            "gaps parquet",
+            "no_times parquet",
+            "fractions csv",
+            "dates parquet",
+            "negative parquet",
+        ],
+    ),
 )
 def test_columns_of_every_kind(tmp_path, monkeypatch, engine, case):
     shape, form = case.split()
@@ -145,16 +177,25 @@ def test_columns_of_every_kind(tmp_path, monkeypatch, engine, case):
     items = pd.DataFrame({"item": np.arange(0, 997, 3), "title": "T", "year": 1999})
     items.to_csv(tmp_path / "items.csv", index=False)
     dataset = same_from(
-        engine, tmp_path, source="table", path=str(path), items_path=str(tmp_path / "items.csv"), user_core=2
+        engine,
+        tmp_path,
+        source="table",
+        path=str(path),
+        items_path=str(tmp_path / "items.csv"),
+        user_core=2,
     )
     assert (dataset.timestamps is None) == (shape == "no_times")
 
 
-QUOTES = {"quotes": lambda frame: frame.assign(user=["'" * (u % 3) + f"\\{u}%" for u in frame["user"]])}
+QUOTES = {
+    "quotes": lambda frame: frame.assign(user=["'" * (u % 3) + f"\\{u}%" for u in frame["user"]])
+}
 
 
 @DUCKDB
-@pytest.mark.parametrize("shape", ["plain", "numbers_as_text", "mixed_texts", "no_times", "negative", "quotes"])
+@pytest.mark.parametrize(
+    "shape", ["plain", "numbers_as_text", "mixed_texts", "no_times", "negative", "quotes"]
+)
 @pytest.mark.parametrize("rows", [1, 60, 500, 5000])
 def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch, shape, rows):
     """One row: a range for every user; 500: two ranges; 5,000: a single one."""
@@ -162,34 +203,67 @@ def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch,
         monkeypatch.setattr(pipeline, name, value)
     saved = []
     save = DuckDB.save
-    monkeypatch.setattr(DuckDB, "save", lambda self, sql, path, title: (saved.append(title), save(self, sql, path, title)))
+    monkeypatch.setattr(
+        DuckDB,
+        "save",
+        lambda self, sql, path, title: (saved.append(title), save(self, sql, path, title)),
+    )
     frame = (SHAPES | QUOTES)[shape](log())
     frame.to_parquet(tmp_path / "log.parquet", row_group_size=77)
-    config = DataConfig("table", str(tmp_path / "log.parquet"), item_core=3, cache_dir=str(tmp_path / "uid=7" / "[1]*? 'it'"))
+    config = DataConfig(
+        "table",
+        str(tmp_path / "log.parquet"),
+        item_core=3,
+        cache_dir=str(tmp_path / "uid=7" / "[1]*? 'it'"),
+    )
     dataset = prepared.same_from("duckdb", config)
     parts = [title for title in saved if title.startswith("sorting events")]
     # A range is as long as was asked for, but for its last user.
     longest = int(np.diff(dataset.offsets).max())
-    assert len(dataset.items) / (rows + longest) <= len(parts) <= min(len(dataset.items) / rows + 1, dataset.num_users)
+    assert (
+        len(dataset.items) / (rows + longest)
+        <= len(parts)
+        <= min(len(dataset.items) / rows + 1, dataset.num_users)
+    )
     assert parts[-1] == f"sorting events, part {len(parts)} of {len(parts)}"
 
 
 @pytest.mark.parametrize(
     ("engine", "source"),
-    engines("ml-100k", "ml-1m", "ml-25m", "lines", "sequences", "synthetic", "tsv.gz", "parts", "hive", "no_time_column",
-            spark=["ml-1m", "lines", "synthetic", "parts", "hive", "no_time_column"]),
+    engines(
+        "ml-100k",
+        "ml-1m",
+        "ml-25m",
+        "lines",
+        "sequences",
+        "synthetic",
+        "tsv.gz",
+        "parts",
+        "hive",
+        "no_time_column",
+        spark=["ml-1m", "lines", "synthetic", "parts", "hive", "no_time_column"],
+    ),
 )
 def test_sources_of_every_kind(tmp_path, engine, source):
     frame = log()
     path, options = tmp_path / "set", {"source": "table"}
     path.mkdir()
     if source.startswith("ml-"):
-        separator, names = {"ml-100k": ("\t", ("u.data", "u.item")), "ml-1m": ("::", ("ratings.dat", "movies.dat")),
-                            "ml-25m": (",", ("ratings.csv", "movies.csv"))}[source]
+        separator, names = {
+            "ml-100k": ("\t", ("u.data", "u.item")),
+            "ml-1m": ("::", ("ratings.dat", "movies.dat")),
+            "ml-25m": (",", ("ratings.csv", "movies.csv")),
+        }[source]
         header = "userId,movieId,rating,timestamp\n" if source == "ml-25m" else ""
         rows = zip(frame["user"], frame["item"], frame["rating"], frame["timestamp"])
-        (path / names[0]).write_text(header + "".join(separator.join(map(str, row)) + "\n" for row in rows))
-        movie = {"ml-100k": "13|A (1990)|x||u" + "|0" * 19, "ml-1m": "13::A (1990)::War", "ml-25m": "m,t,g\n13,A,War"}
+        (path / names[0]).write_text(
+            header + "".join(separator.join(map(str, row)) + "\n" for row in rows)
+        )
+        movie = {
+            "ml-100k": "13|A (1990)|x||u" + "|0" * 19,
+            "ml-1m": "13::A (1990)::War",
+            "ml-25m": "m,t,g\n13,A,War",
+        }
         (path / names[1]).write_text(movie[source] + "\n")
         options = {"source": source, "min_rating": 2.0}
     elif source == "lines":
@@ -198,7 +272,11 @@ def test_sources_of_every_kind(tmp_path, engine, source):
         options = {"source": "lines"}
     elif source == "sequences":
         path = path / "log.txt"
-        path.write_text("".join(f"{u} {' '.join(map(str, part))}\n" for u, part in frame.groupby("user")["item"]))
+        path.write_text(
+            "".join(
+                f"{u} {' '.join(map(str, part))}\n" for u, part in frame.groupby("user")["item"]
+            )
+        )
         options = {"source": "sequences", "first_users": 20}
     elif source == "synthetic":
         path, options = "", {"source": "synthetic", "user_core": 20}
@@ -210,7 +288,9 @@ def test_sources_of_every_kind(tmp_path, engine, source):
         options = {"source": "table", "time_column": ""}
     else:
         for number in range(12):
-            part = path / (f"day={number + 1}" if source == "hive" else "") / f"part-{number}.parquet"
+            part = (
+                path / (f"day={number + 1}" if source == "hive" else "") / f"part-{number}.parquet"
+            )
             part.parent.mkdir(exist_ok=True)
             frame.iloc[number * 70 : (number + 1) * 70].to_parquet(part, row_group_size=20)
         if source == "hive":
@@ -226,11 +306,22 @@ def test_rows_are_filtered_by_an_sql_condition(tmp_path, engine, form):
     if form == "csv":
         frame.to_csv(path, index=False)
     else:
-        (frame.assign(user=frame["user"].astype(str)) if form == "texts" else frame).to_parquet(path)
-    dataset = same_from(engine, tmp_path, source="table", path=path, where="played >= 25 AND timestamp < 50")
-    assert dataset.manifest["interactions"] == ((frame["played"] >= 25) & (frame["timestamp"] < 50)).sum()
+        (frame.assign(user=frame["user"].astype(str)) if form == "texts" else frame).to_parquet(
+            path
+        )
+    dataset = same_from(
+        engine, tmp_path, source="table", path=path, where="played >= 25 AND timestamp < 50"
+    )
+    assert (
+        dataset.manifest["interactions"]
+        == ((frame["played"] >= 25) & (frame["timestamp"] < 50)).sum()
+    )
     with pytest.raises(UserError, match="config.data.where = 'plaid > 1' cannot be applied to"):
-        load_dataset(DataConfig(source="table", path=path, where="plaid > 1", engine=engine, cache_dir=str(tmp_path)))
+        load_dataset(
+            DataConfig(
+                source="table", path=path, where="plaid > 1", engine=engine, cache_dir=str(tmp_path)
+            )
+        )
 
 
 @DUCKDB
@@ -248,7 +339,9 @@ def test_rows_are_filtered_by_an_sql_condition(tmp_path, engine, form):
         ("1.5", "0x1F", "CAST(extra AS VARCHAR) = '0x1F'", "late"),
     ],
 )
-def test_a_condition_means_the_same_in_all_blocks_of_a_text(tmp_path, monkeypatch, early, late, where, kept):
+def test_a_condition_means_the_same_in_all_blocks_of_a_text(
+    tmp_path, monkeypatch, early, late, where, kept
+):
     frame = log().assign(extra=lambda f: np.where(np.arange(len(f)) < len(f) // 2, early, late))
     frame.to_csv(tmp_path / "log.csv", index=False)
     options = dict(source="table", path=str(tmp_path / "log.csv"), where=where)
@@ -267,8 +360,15 @@ def test_a_failing_engine_is_told_although_a_text_is_read_twice(tmp_path, monkey
     monkeypatch.setattr(DuckDB, "rows", fail)
     log().to_csv(tmp_path / "log.csv", index=False)
     with pytest.raises(UserError, match="cannot be read: out of order"):
-        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.csv"), where="rating > 1", engine="duckdb",
-                                cache_dir=str(tmp_path / "c")))
+        load_dataset(
+            DataConfig(
+                source="table",
+                path=str(tmp_path / "log.csv"),
+                where="rating > 1",
+                engine="duckdb",
+                cache_dir=str(tmp_path / "c"),
+            )
+        )
 
 
 @DUCKDB
@@ -277,7 +377,14 @@ def test_a_number_among_texts_is_no_number(tmp_path, monkeypatch):
     frame = log().assign(extra=lambda f: np.where(np.arange(len(f)) < len(f) // 2, "55", "text"))
     frame.to_csv(tmp_path / "log.csv", index=False)
     with pytest.raises(UserError, match="config.data.where = 'extra > 50' cannot be applied to"):
-        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.csv"), where="extra > 50", cache_dir=str(tmp_path / "c")))
+        load_dataset(
+            DataConfig(
+                source="table",
+                path=str(tmp_path / "log.csv"),
+                where="extra > 50",
+                cache_dir=str(tmp_path / "c"),
+            )
+        )
 
 
 @pytest.mark.parametrize(("engine", "form"), engines("parquet", "csv"))
@@ -287,21 +394,33 @@ def test_names_of_files_are_no_patterns(tmp_path, engine, form):
     frame = log()
     # Of names, not of how a URL would write them: "part b" comes before "part!a". All events tie in time.
     for number, name in enumerate(("part!a", "part b", "part[1]", "part1")):
-        part = frame.iloc[number * 200:number * 200 + 200].assign(timestamp=7)
+        part = frame.iloc[number * 200 : number * 200 + 200].assign(timestamp=7)
         if form == "parquet":
             part.to_parquet(folder / "log" / f"{name}.parquet")
         else:
             part.to_csv(folder / "log" / f"{name}.csv", index=False)
-    dataset = prepared.same_from(engine, DataConfig(source="table", path=str(folder / "log"), user_core=2,
-                                                    spill_dir=str(folder / "spill"), cache_dir=str(folder / "cache")))
+    dataset = prepared.same_from(
+        engine,
+        DataConfig(
+            source="table",
+            path=str(folder / "log"),
+            user_core=2,
+            spill_dir=str(folder / "spill"),
+            cache_dir=str(folder / "cache"),
+        ),
+    )
     assert dataset.manifest["counts"]["filters"][0]["interactions"] == 800
 
 
 FAULTS = {
     "no_user": (
-        lambda f: f.assign(user=[None, *f["user"][1:]]).astype({"user": "Int64"}), "row 1 .*the user is missing"
+        lambda f: f.assign(user=[None, *f["user"][1:]]).astype({"user": "Int64"}),
+        "row 1 .*the user is missing",
     ),
-    "no_rating": (lambda f: f.assign(rating=[*f["rating"][:-1], float("nan")]), "row 918 .row group 10.: .*rating"),
+    "no_rating": (
+        lambda f: f.assign(rating=[*f["rating"][:-1], float("nan")]),
+        "row 918 .row group 10.: .*rating",
+    ),
     "no_item": (lambda f: f.assign(item=""), "row 1 .row group 1.: the item is empty"),
     "no_rows": (lambda f: f.head(0), "has no rows"),
 }
@@ -327,29 +446,59 @@ def test_a_damaged_row_group_is_named(tmp_path, engine):
     content = bytearray(path.read_bytes())
     content[start : start + 200] = b"\xff" * 200
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"log.parquet \(row group 5 of 10\) is not a whole Parquet file"):
-        load_dataset(DataConfig(source="table", path=str(path), engine=engine, cache_dir=str(tmp_path / "c")))
+    with pytest.raises(
+        UserError, match=r"log.parquet \(row group 5 of 10\) is not a whole Parquet file"
+    ):
+        load_dataset(
+            DataConfig(source="table", path=str(path), engine=engine, cache_dir=str(tmp_path / "c"))
+        )
 
 
-@pytest.mark.parametrize("engine", [pytest.param("duckdb", marks=DUCKDB), pytest.param("spark", marks=SPARK)])
+@pytest.mark.parametrize(
+    "engine", [pytest.param("duckdb", marks=DUCKDB), pytest.param("spark", marks=SPARK)]
+)
 def test_faulty_lines_have_the_same_names(tmp_path, engine):
     text = log().to_csv(index=False) + "1,2,soon,3\n"
     (tmp_path / "log.csv").write_text(text)
-    assert same_from(engine, tmp_path, source="table", path=str(tmp_path / "log.csv"), rating_column="rating") is None
+    assert (
+        same_from(
+            engine, tmp_path, source="table", path=str(tmp_path / "log.csv"), rating_column="rating"
+        )
+        is None
+    )
 
 
-ROW = st.tuples(st.sampled_from(["a", "b", "1", "02", "2"]), st.integers(0, 4), st.none() | st.integers(0, 3), st.integers(0, 4))
+ROW = st.tuples(
+    st.sampled_from(["a", "b", "1", "02", "2"]),
+    st.integers(0, 4),
+    st.none() | st.integers(0, 3),
+    st.integers(0, 4),
+)
 
 
 @DUCKDB
 @settings(max_examples=12, deadline=None)
-@given(st.lists(ROW, min_size=1, max_size=30), st.integers(0, 3), st.integers(0, 3), st.sampled_from(["keep", "drop"]))
+@given(
+    st.lists(ROW, min_size=1, max_size=30),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.sampled_from(["keep", "drop"]),
+)
 def test_any_log(tmp_path_factory, rows, user_core, item_core, repeats):
     folder = tmp_path_factory.mktemp("log")
     lines = [",".join("" if x is None else str(x) for x in row) for row in rows]
     (folder / "log.csv").write_text("\n".join(["user,item,timestamp,rating", *lines]))
-    same_from("duckdb", folder, source="table", path=str(folder / "log.csv"), user_core=user_core, item_core=item_core,
-              repeats=repeats, rating_column="rating", min_rating=1.0)
+    same_from(
+        "duckdb",
+        folder,
+        source="table",
+        path=str(folder / "log.csv"),
+        user_core=user_core,
+        item_core=item_core,
+        repeats=repeats,
+        rating_column="rating",
+        min_rating=1.0,
+    )
     shutil.rmtree(folder)
 
 
@@ -362,7 +511,11 @@ def test_what_an_engine_reads_by_url(tmp_path):
     remote = load_dataset(DataConfig(path=f"file://{tmp_path}/log.parquet", **options))
     assert remote.fingerprint == local.fingerprint and remote.folder != local.folder
     with pytest.raises(UserError, match="is read by an engine"):
-        load_dataset(DataConfig(path=f"file://{tmp_path}/log.parquet", engine="memory", first_users=1, **options))
+        load_dataset(
+            DataConfig(
+                path=f"file://{tmp_path}/log.parquet", engine="memory", first_users=1, **options
+            )
+        )
 
 
 def test_ids_beyond_what_is_dense(tmp_path):

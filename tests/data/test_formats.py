@@ -19,9 +19,20 @@ pytestmark = pytest.mark.usefixtures("every_engine")
 
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs"
 # user, item, rating, time, in file order; users out of order, a tie in time, times out of order.
-ROWS = [(10, 7, 4, 300), (2, 5, 5, 100), (10, 5, 3, 200), (2, 9, 1, 100), (2, 7, 2, 50), (10, 9, 4, 200)]
+ROWS = [
+    (10, 7, 4, 300),
+    (2, 5, 5, 100),
+    (10, 5, 3, 200),
+    (2, 9, 1, 100),
+    (2, 7, 2, 50),
+    (10, 9, 4, 200),
+]
 SEQUENCES = {"2": ["7", "5", "9"], "10": ["5", "9", "7"]}
-MOVIES = [(5, "Café au Lait (1993)", "Comedy|Drama"), (7, "Seven, The (a.k.a. 7) (1995)", ""), (9, "Nine", "War")]
+MOVIES = [
+    (5, "Café au Lait (1993)", "Comedy|Drama"),
+    (7, "Seven, The (a.k.a. 7) (1995)", ""),
+    (9, "Nine", "War"),
+]
 
 
 def load(tmp_path, **options):
@@ -38,8 +49,13 @@ def write_movielens(folder, name):
     folder.mkdir()
     rows = ["{}|{}|{}|{}".format(*row) for row in ROWS]
     if name == "ml-100k":
-        flags = ["|".join(str(int(g in genres.split("|"))) for g in GENRES_100K) for _, _, genres in MOVIES]
-        movies = [f"{i}|{title}|01-Jan-1995||http://x|{f}" for (i, title, _), f in zip(MOVIES, flags)]
+        flags = [
+            "|".join(str(int(g in genres.split("|"))) for g in GENRES_100K)
+            for _, _, genres in MOVIES
+        ]
+        movies = [
+            f"{i}|{title}|01-Jan-1995||http://x|{f}" for (i, title, _), f in zip(MOVIES, flags)
+        ]
         (folder / "u.data").write_text("\n".join(rows).replace("|", "\t") + "\n")
         (folder / "u.item").write_text("\n".join(movies) + "\n", encoding="latin-1")
     elif name in ("ml-1m", "ml-10m"):
@@ -51,7 +67,9 @@ def write_movielens(folder, name):
         quoted = [f'{i},"{title}",{genres or "(no genres listed)"}' for i, title, genres in MOVIES]
         header = ["userId,movieId,rating,timestamp"]
         (folder / "ratings.csv").write_text("\r\n".join(header + rows).replace("|", ",") + "\r\n")
-        (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *quoted]), encoding="utf-8")
+        (folder / "movies.csv").write_text(
+            "\n".join(["movieId,title,genres", *quoted]), encoding="utf-8"
+        )
     return str(folder)
 
 
@@ -61,7 +79,11 @@ def test_movielens_original_files(tmp_path, name):
     assert sequences(dataset) == SEQUENCES
     assert list(dataset.timestamps) == [50, 100, 100, 200, 200, 300]
     table = dataset.item_table().set_index("item")
-    assert table["title"].to_dict() == {"7": "Seven, The (a.k.a. 7)", "5": "Café au Lait", "9": "Nine"}
+    assert table["title"].to_dict() == {
+        "7": "Seven, The (a.k.a. 7)",
+        "5": "Café au Lait",
+        "9": "Nine",
+    }
     assert table["year"].dropna().to_dict() == {"7": 1995, "5": 1993}
     assert table["genres"].dropna().to_dict() == {"5": "Comedy|Drama", "9": "War"}
 
@@ -82,13 +104,21 @@ def test_titles_and_years_are_split(text, title, year):
     assert split_title(text) == (title, year)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "txt", "semicolon", "colons", "bare", "parquet", "folder"])
+@pytest.mark.parametrize(
+    "kind", ["csv", "tsv", "txt", "semicolon", "colons", "bare", "parquet", "folder"]
+)
 def test_tables_of_every_kind(tmp_path, kind):
     frame = pd.DataFrame(ROWS, columns=["person", "thing", "stars", "when"])
-    options = dict(user_column="person", item_column="thing", time_column="when", rating_column="stars")
+    options = dict(
+        user_column="person", item_column="thing", time_column="when", rating_column="stars"
+    )
     path = tmp_path / f"log.{kind}"
     if kind in ("parquet", "folder"):
-        path = tmp_path / "log.parquet" if kind == "parquet" else tmp_path / "set" / "interactions.parquet"
+        path = (
+            tmp_path / "log.parquet"
+            if kind == "parquet"
+            else tmp_path / "set" / "interactions.parquet"
+        )
         path.parent.mkdir(exist_ok=True)
         frame.to_parquet(path)
     elif kind == "bare":
@@ -97,10 +127,16 @@ def test_tables_of_every_kind(tmp_path, kind):
     else:
         text = frame.to_csv(index=False)
         path.write_text(
-            text.replace(",", {"csv": ",", "tsv": "\t", "txt": "|", "semicolon": ";", "colons": "::"}[kind])
+            text.replace(
+                ",", {"csv": ",", "tsv": "\t", "txt": "|", "semicolon": ";", "colons": "::"}[kind]
+            )
         )
     items = pd.DataFrame(
-        {"thing": [9, 5, 4, 5], "title": ["Nine", "Five", "Four", "Again"], "colour": ["r", "g", "b", "x"]}
+        {
+            "thing": [9, 5, 4, 5],
+            "title": ["Nine", "Five", "Four", "Again"],
+            "colour": ["r", "g", "b", "x"],
+        }
     )
     if kind == "folder":
         items.to_parquet(tmp_path / "set" / "items.parquet")
@@ -134,7 +170,11 @@ def test_lines_and_sequences(tmp_path):
     ("config", "argument", "text"),
     [
         ("amazon", "2014", "{user},{item},{stars}.0,{when}\n"),
-        ("amazon", "2023", "user_id,parent_asin,rating,timestamp\n{user},{item},{stars}.0,{when}123\n"),
+        (
+            "amazon",
+            "2023",
+            "user_id,parent_asin,rating,timestamp\n{user},{item},{stars}.0,{when}123\n",
+        ),
         ("original_files", "beauty", "{user} {item}\n"),
         ("original_files", "steam", "{user} {item}\n"),
         ("original_files", "ml-20m", "{user} {item}\n"),
@@ -142,11 +182,17 @@ def test_lines_and_sequences(tmp_path):
 )
 def test_shipped_configs_read_the_files_of_their_publishers(tmp_path, config, argument, text):
     header, line = text.splitlines(keepends=True) if text.count("\n") == 2 else ("", text)
-    rows = [(user, item, 5, when) for user in range(1, 6) for when, item in enumerate((3, 1, 5, 2, 4), 1)]
+    rows = [
+        (user, item, 5, when)
+        for user in range(1, 6)
+        for when, item in enumerate((3, 1, 5, 2, 4), 1)
+    ]
     if config == "amazon":  # whose files are in no order
         rows = rows[::-1]
     path = tmp_path / "ratings.csv"
-    path.write_text(header + "".join(line.format(user=u, item=i, stars=s, when=w) for u, i, s, w in rows))
+    path.write_text(
+        header + "".join(line.format(user=u, item=i, stars=s, when=w) for u, i, s, w in rows)
+    )
     values = runpy.run_path(f"{CONFIGS}/{config}.py")["get_config"](argument)
     values.data.update(path=str(path), cache_dir=str(tmp_path / "cache"))
     dataset = load_dataset(resolve(values).data)
@@ -171,12 +217,16 @@ def test_times_may_be_dates_or_fractions(tmp_path, suffix, values, seconds):
             frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True, format="ISO8601")
         frame.to_parquet(tmp_path / "log.parquet")
     dataset = load(tmp_path, source="table", path=str(tmp_path / f"log.{suffix}"))
-    assert sequences(dataset) == {"a": ["early", "late"]}  # the order uses the fraction, the array holds seconds
+    assert sequences(dataset) == {
+        "a": ["early", "late"]
+    }  # the order uses the fraction, the array holds seconds
     assert list(dataset.timestamps) == seconds
 
 
 def test_ids_are_kept_as_written(tmp_path):
-    (tmp_path / "log.csv").write_text('user,item,timestamp\nü,0001, 1\nü,"1",2\nü,B00A,3\nü, B00A ,4\n')
+    (tmp_path / "log.csv").write_text(
+        'user,item,timestamp\nü,0001, 1\nü,"1",2\nü,B00A,3\nü, B00A ,4\n'
+    )
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
     assert sequences(dataset) == {"ü": ["0001", "1", "B00A", "B00A"]}
 
@@ -185,7 +235,9 @@ def test_large_files_are_read_in_blocks(tmp_path, monkeypatch):
     """Ids get the same code in every block, and a line break inside quotes does not end a block."""
     monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 100)
     rows = [(i % 7, f'"item\n{i % 11}"', i) for i in range(500)]
-    (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows))
+    (tmp_path / "log.csv").write_text(
+        "user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows)
+    )
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
     assert (dataset.num_users, dataset.num_items) == (7, 11)
     assert sequences(dataset)["3"] == [f"item\n{i % 11}" for i in range(3, 500, 7)]
@@ -201,16 +253,24 @@ def test_tsv_from_pandas_and_r_is_quoted(tmp_path):
     r = '"user"\t"item"\t"timestamp"\n"1"\t"a b"\t1\n"1"\t"c"\t2\n'
     assert sequences(table_of(tmp_path, "r.tsv", r)) == {"1": ["a b", "c"]}
     pandas = 'user\titem\ttimestamp\n1\tplain\t1\n1\t"tab\there, ""quoted"""\t2\n'
-    assert sequences(table_of(tmp_path, "pandas.tsv", pandas)) == {"1": ["plain", 'tab\there, "quoted"']}
+    assert sequences(table_of(tmp_path, "pandas.tsv", pandas)) == {
+        "1": ["plain", 'tab\there, "quoted"']
+    }
     (tmp_path / "items.tsv").write_text('item\ttitle\na\tPlain\nb\t"Say ""Yes"""\n')
-    dataset = table_of(tmp_path, "log.tsv", "user\titem\ttimestamp\n1\ta\t1\n1\tb\t2\n",
-                       items_path=str(tmp_path / "items.tsv"))
+    dataset = table_of(
+        tmp_path,
+        "log.tsv",
+        "user\titem\ttimestamp\n1\ta\t1\n1\tb\t2\n",
+        items_path=str(tmp_path / "items.tsv"),
+    )
     assert dataset.item_table()["title"].tolist() == ["Plain", 'Say "Yes"']
 
 
 def test_quotation_marks_that_quote_nothing_stay_in_a_tsv(tmp_path):
     text = 'user\titem\ttimestamp\n1\t7" single\t1\n1\t"Heroes\t2\n1\t"a" b"\t3\n'
-    assert sequences(table_of(tmp_path, "log.tsv", text)) == {"1": ['7" single', '"Heroes', '"a" b"']}
+    assert sequences(table_of(tmp_path, "log.tsv", text)) == {
+        "1": ['7" single', '"Heroes', '"a" b"']
+    }
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "zst"])
@@ -219,7 +279,11 @@ def test_compressed_logs(tmp_path, monkeypatch, kind, name):
     monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 50)
     separator = "\t" if name == "log.tsv" else ","
     rows = [(i % 7, i % 11, i) for i in range(100)]
-    text = separator.join(["user", "item", "timestamp"]) + "\n" + "".join(f"{separator.join(map(str, r))}\n" for r in rows)
+    text = (
+        separator.join(["user", "item", "timestamp"])
+        + "\n"
+        + "".join(f"{separator.join(map(str, r))}\n" for r in rows)
+    )
     codec = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}[kind]
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, codec) as stream:
@@ -232,7 +296,9 @@ def test_compressed_logs(tmp_path, monkeypatch, kind, name):
     items.write_bytes(sink.getvalue().to_pybytes())
     name = name if name == "misnamed" else f"{name}.{kind}"
     dataset = table_of(tmp_path, name, packed, items_path=str(items))
-    assert dataset.manifest["interactions"] == 100 and dataset.item_table()["title"].notna().sum() == 1
+    assert (
+        dataset.manifest["interactions"] == 100 and dataset.item_table()["title"].notna().sum() == 1
+    )
     with pytest.raises(UserError, match=r"cut short.*make or download it again"):
         table_of(tmp_path, name, packed[: len(packed) // 2])
 
@@ -240,9 +306,13 @@ def test_compressed_logs(tmp_path, monkeypatch, kind, name):
 def test_lines_of_blanks_are_as_good_as_empty_ones(tmp_path):
     text = "  \n\nuser\titem\ttimestamp\n1\ta\t1\n   \n1\tb\t2\n\t\t\n \t\r\n1\tc\t3\n"
     assert sequences(table_of(tmp_path, "log.tsv", text)) == {"1": ["a", "b", "c"]}
-    assert sequences(table_of(tmp_path, "log.csv", "user,item,timestamp\n1,a,1\n  \n1,b,2\n")) == {"1": ["a", "b"]}
+    assert sequences(table_of(tmp_path, "log.csv", "user,item,timestamp\n1,a,1\n  \n1,b,2\n")) == {
+        "1": ["a", "b"]
+    }
     (tmp_path / "pairs.txt").write_text("1 a\n  \n1 b\n")
-    assert sequences(load(tmp_path, source="lines", path=str(tmp_path / "pairs.txt"))) == {"1": ["a", "b"]}
+    assert sequences(load(tmp_path, source="lines", path=str(tmp_path / "pairs.txt"))) == {
+        "1": ["a", "b"]
+    }
     (tmp_path / "rows.txt").write_text("1 a b\n  \n2 b\n")
     assert load(tmp_path, source="sequences", path=str(tmp_path / "rows.txt")).num_users == 2
 
@@ -252,33 +322,68 @@ def test_a_log_without_header_may_have_an_item_table_with_one(tmp_path):
     (tmp_path / "films.csv").write_text("film,title\na,An A\n")
     (tmp_path / "bare.csv").write_text("a,An A\n")
     columns = dict(user_column="1", item_column="2", time_column="3")
-    for name, more in (("items", {}), ("films", {"key_column": "film"}), ("bare", {"key_column": "1", "title_column": "2"})):
-        dataset = table_of(tmp_path, "log.csv", "1,a,1\n1,b,2\n", items_path=str(tmp_path / f"{name}.csv"), **columns, **more)
+    for name, more in (
+        ("items", {}),
+        ("films", {"key_column": "film"}),
+        ("bare", {"key_column": "1", "title_column": "2"}),
+    ):
+        dataset = table_of(
+            tmp_path,
+            "log.csv",
+            "1,a,1\n1,b,2\n",
+            items_path=str(tmp_path / f"{name}.csv"),
+            **columns,
+            **more,
+        )
         assert dataset.item_table()["title"].tolist()[0] == "An A"
-    with pytest.raises(UserError, match=r"films.csv has no column 'item'.*Set config.data.key_column"):
+    with pytest.raises(
+        UserError, match=r"films.csv has no column 'item'.*Set config.data.key_column"
+    ):
         table_of(tmp_path, "log.csv", "1,a,1\n", items_path=str(tmp_path / "films.csv"), **columns)
 
 
 def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_path, capsys):
     (tmp_path / "items.csv").write_text("item,title\n5,Five\n6,Six\n8,Eight\n")
     text = "user,item,timestamp,rating\n1,5.0,10,5\n1,5.0,10,5\n1,6.0,,5\n2,5.0,3,1\n"
-    table_of(tmp_path, "log.csv", text, items_path=str(tmp_path / "items.csv"), rating_column="rating", min_rating=2.0)
+    table_of(
+        tmp_path,
+        "log.csv",
+        text,
+        items_path=str(tmp_path / "items.csv"),
+        rating_column="rating",
+        min_rating=2.0,
+    )
     (line,) = capsys.readouterr().err.splitlines()
-    for part in ("3 interactions of 1 users with 2 items", "min_rating 2 dropped 1", "1 had no time and took that of the row before",
-                 "1 repeat user, item and time of another and were kept", "2 items have no row in the item table, such as '5.0'",
-                 "2 would match without '.0'", "3 of its rows have no interactions"):
+    for part in (
+        "3 interactions of 1 users with 2 items",
+        "min_rating 2 dropped 1",
+        "1 had no time and took that of the row before",
+        "1 repeat user, item and time of another and were kept",
+        "2 items have no row in the item table, such as '5.0'",
+        "2 would match without '.0'",
+        "3 of its rows have no interactions",
+    ):
         assert part in line
     (tmp_path / "names.csv").write_text("item,name\n5,Five\n")
-    table_of(tmp_path, "log2.csv", "user,item,timestamp\n1,5,1\n", items_path=str(tmp_path / "names.csv"))
-    assert "the item table has no title column (name it with config.data.title_column)" in capsys.readouterr().err
+    table_of(
+        tmp_path, "log2.csv", "user,item,timestamp\n1,5,1\n", items_path=str(tmp_path / "names.csv")
+    )
+    assert (
+        "the item table has no title column (name it with config.data.title_column)"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_manifest_says_how_many_events_and_targets_tie_in_time(tmp_path):
     rows = [(1, 1, 5), (1, 2, 5), (1, 3, 6), (2, 1, 6), (2, 2, 7), (2, 3, 7), (3, 1, 7), (3, 2, 7)]
     text = "user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows)
     ties = table_of(tmp_path, "log.csv", text).manifest["ties"]
-    assert ties == {"events": 3, "share_of_events": 3 / 8, "leave_one_out_targets": 1,
-                    "share_of_leave_one_out_targets": 1 / 2}
+    assert ties == {
+        "events": 3,
+        "share_of_events": 3 / 8,
+        "leave_one_out_targets": 1,
+        "share_of_leave_one_out_targets": 1 / 2,
+    }
 
 
 def test_old_prepared_folders_are_found_and_removed(tmp_path, monkeypatch, capsys):
@@ -290,7 +395,11 @@ def test_old_prepared_folders_are_found_and_removed(tmp_path, monkeypatch, capsy
     monkeypatch.setattr("sys.argv", ["clean", f"--cache_dir={tmp_path}/cache"])
     clean.main()
     said = capsys.readouterr().out
-    assert "b.txt has changed" in said and "a.txt has" not in said and pathlib.Path(stale.folder).exists()
+    assert (
+        "b.txt has changed" in said
+        and "a.txt has" not in said
+        and pathlib.Path(stale.folder).exists()
+    )
     monkeypatch.setattr("sys.argv", ["clean", f"--cache_dir={tmp_path}/cache", "--remove"])
     clean.main()
     assert pathlib.Path(kept.folder).exists() and not pathlib.Path(stale.folder).exists()
@@ -313,22 +422,45 @@ def test_yambda_in_its_schema(tmp_path):
     pytest.importorskip("duckdb")
     random, day, rows = np.random.default_rng(0), 86_400, 3000
     end = 301 * day + 30 * 60
-    frame = pd.DataFrame({"uid": random.integers(1, 30, rows) * 10, "timestamp": random.integers(0, end // 5, rows) * 5,
-                          "item_id": random.integers(1, 99, rows), "is_organic": 1, "played_ratio_pct": random.integers(0, 150, rows),
-                          "track_length_seconds": 200})
+    frame = pd.DataFrame(
+        {
+            "uid": random.integers(1, 30, rows) * 10,
+            "timestamp": random.integers(0, end // 5, rows) * 5,
+            "item_id": random.integers(1, 99, rows),
+            "is_organic": 1,
+            "played_ratio_pct": random.integers(0, 150, rows),
+            "track_length_seconds": 200,
+        }
+    )
     frame.loc[0, ["timestamp", "played_ratio_pct"]] = [end - 5, 99]
-    kinds = {"uid": pa.uint32(), "timestamp": pa.uint32(), "item_id": pa.uint32(), "is_organic": pa.uint8(),
-             "played_ratio_pct": pa.uint16(), "track_length_seconds": pa.uint32()}
-    pq.write_table(pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False), tmp_path / "listens.parquet")
+    kinds = {
+        "uid": pa.uint32(),
+        "timestamp": pa.uint32(),
+        "item_id": pa.uint32(),
+        "is_organic": pa.uint8(),
+        "played_ratio_pct": pa.uint16(),
+        "track_length_seconds": pa.uint32(),
+    }
+    pq.write_table(
+        pa.Table.from_pandas(frame, pa.schema(kinds), preserve_index=False),
+        tmp_path / "listens.parquet",
+    )
     values = runpy.run_path(f"{CONFIGS}/yambda.py")["get_config"]("5B")
-    values.data.update(path=str(tmp_path / "listens.parquet"), cache_dir=str(tmp_path / "cache"), memory="1GiB")
+    values.data.update(
+        path=str(tmp_path / "listens.parquet"), cache_dir=str(tmp_path / "cache"), memory="1GiB"
+    )
     config = resolve(values).data
     dataset = load_dataset(config)
     heard = frame[frame["played_ratio_pct"] >= 50]
-    assert dataset.manifest["interactions"] == len(heard) and dataset.num_users == heard["uid"].nunique()
+    assert (
+        dataset.manifest["interactions"] == len(heard)
+        and dataset.num_users == heard["uid"].nunique()
+    )
     split = split_dataset(dataset, config)
     test_cut, gap_cut = end - 5 + 1 - day, end - 5 + 1 - day - 30 * 60
-    trained = np.concatenate([dataset.timestamps[a:b] for a, b in zip(dataset.offsets, split.train_stop)])
+    trained = np.concatenate(
+        [dataset.timestamps[a:b] for a, b in zip(dataset.offsets, split.train_stop)]
+    )
     assert len(trained) == (heard["timestamp"] < gap_cut - day).sum()
     assert (dataset.timestamps[split.test_targets] >= test_cut).all() and len(split.test_users) > 1
     valid = dataset.timestamps[split.valid_targets]
@@ -342,13 +474,23 @@ def test_amazon_2023_in_parts(tmp_path):
     values = runpy.run_path(f"{CONFIGS}/amazon.py")["get_config"]("2023")
     (tmp_path / "rating_only").mkdir()
     for name in ("Books", "All_Beauty"):
-        frame = pd.DataFrame({"user_id": [f"AE{n:020X}" for n in random.integers(0, 30, 800)],
-                              "parent_asin": [f"B0{n:08d}" for n in random.integers(0, 40, 800)],
-                              "rating": random.integers(1, 6, 800).astype(float), "timestamp": random.integers(1.6e12, 1.7e12, 800)})
+        frame = pd.DataFrame(
+            {
+                "user_id": [f"AE{n:020X}" for n in random.integers(0, 30, 800)],
+                "parent_asin": [f"B0{n:08d}" for n in random.integers(0, 40, 800)],
+                "rating": random.integers(1, 6, 800).astype(float),
+                "timestamp": random.integers(1.6e12, 1.7e12, 800),
+            }
+        )
         frame.to_csv(tmp_path / "rating_only" / f"{name}.csv.gz", index=False)
     found = []
     for engine in ("memory", "duckdb"):
-        values.data.update(path=str(tmp_path / "rating_only"), cache_dir=str(tmp_path / engine), engine=engine)
+        values.data.update(
+            path=str(tmp_path / "rating_only"), cache_dir=str(tmp_path / engine), engine=engine
+        )
         found.append(load_dataset(resolve(values).data))
-    assert found[0].manifest == found[1].manifest and found[0].manifest["counts"]["filters"][0]["interactions"] == 1600
+    assert (
+        found[0].manifest == found[1].manifest
+        and found[0].manifest["counts"]["filters"][0]["interactions"] == 1600
+    )
     assert found[0].timestamps.max() > 1.6e12

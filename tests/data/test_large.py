@@ -27,9 +27,14 @@ from bert4rec_jax.data.writer import Writer
 @pytest.fixture
 def data(tmp_path):
     random = np.random.default_rng(0)
-    lines = [f"{random.integers(50)},{random.integers(30)},{int(random.integers(-500, 500) ** 3)}" for _ in range(3000)]
+    lines = [
+        f"{random.integers(50)},{random.integers(30)},{int(random.integers(-500, 500) ** 3)}"
+        for _ in range(3000)
+    ]
     (tmp_path / "log.csv").write_text("\n".join(["user,item,timestamp", *lines]))
-    return load_dataset(DataConfig(source="table", path=str(tmp_path / "log.csv"), cache_dir=str(tmp_path)))
+    return load_dataset(
+        DataConfig(source="table", path=str(tmp_path / "log.csv"), cache_dir=str(tmp_path))
+    )
 
 
 @pytest.mark.parametrize("intervals", [2, 3, 1 << 20])
@@ -43,13 +48,26 @@ def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, sha
     valid_cut, test_cut = np.sort(times)[places]
     split = split_dataset(data, config)
     bounds = list(zip(data.offsets[:-1], data.offsets[1:]))
-    assert split.train_stop.tolist() == [a + np.count_nonzero(times[a:b] < valid_cut) for a, b in bounds]
-    assert all(times[target] >= test_cut for target in split.test_targets) and len(split.test_targets) > 5
-    training = np.concatenate([np.arange(a, stop) for (a, _), stop in zip(bounds, split.train_stop)])
-    assert training_counts(data, split).tolist() == np.bincount(data.items[training], minlength=31).tolist()
+    assert split.train_stop.tolist() == [
+        a + np.count_nonzero(times[a:b] < valid_cut) for a, b in bounds
+    ]
+    assert (
+        all(times[target] >= test_cut for target in split.test_targets)
+        and len(split.test_targets) > 5
+    )
+    training = np.concatenate(
+        [np.arange(a, stop) for (a, _), stop in zip(bounds, split.train_stop)]
+    )
+    assert (
+        training_counts(data, split).tolist()
+        == np.bincount(data.items[training], minlength=31).tolist()
+    )
     for share in (0.1, 0.37, 1.0):
         recent = training[times[training] >= np.quantile(times[training], 1 - share)]
-        assert recent_counts(data, split, share).tolist() == np.bincount(data.items[recent], minlength=31).tolist()
+        assert (
+            recent_counts(data, split, share).tolist()
+            == np.bincount(data.items[recent], minlength=31).tolist()
+        )
 
 
 def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
@@ -60,7 +78,9 @@ def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
     for name in ("_first_events", "_order_statistic", "blocks_of_users"):
         monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
-    assert again.description == first.description and np.array_equal(again.test_targets, first.test_targets)
+    assert again.description == first.description and np.array_equal(
+        again.test_targets, first.test_targets
+    )
     assert np.array_equal(training_counts(data, again), counts)
 
 
@@ -76,7 +96,12 @@ def epoch_at_once(data, split, row_length, windows, seed, epoch):
     room = split.train_stop[users][order] - starts[order] - lengths[order]
     first = starts[order] + (generator.integers(0, room + 1) if windows == "random" else room)
     rows = generator.permutation(packing.num_rows)[packing.row]
-    return _fill(data.items, _Placed(rows, packing.start, first, lengths[order]), packing.num_rows, row_length)
+    return _fill(
+        data.items,
+        _Placed(rows, packing.start, first, lengths[order]),
+        packing.num_rows,
+        row_length,
+    )
 
 
 @pytest.mark.parametrize("windows", ["newest", "random"])
@@ -87,7 +112,7 @@ def test_seeds_keep_their_meaning(data, windows):
     whole = [np.concatenate(parts) for parts in zip(*epochs)]
     for step in range(batches.rows_per_epoch * 3 // 8):
         for found, expected in zip(batches.batch(step), whole):
-            assert np.array_equal(found, expected[step * 8:(step + 1) * 8])
+            assert np.array_equal(found, expected[step * 8 : (step + 1) * 8])
 
 
 def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
@@ -96,7 +121,7 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     items = np.lib.format.open_memmap(tmp_path / "items.npy", "w+", np.int32, (size,))
     offsets = np.linspace(0, size, users + 1).astype(np.int64)
     for stop in offsets[1:]:
-        items[stop - 12:stop] = np.arange(1, 13)
+        items[stop - 12 : stop] = np.arange(1, 13)
     data = Dataset(items, offsets, None, users, 12, str(tmp_path), {"name": "sparse"}, "")
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     split = split_dataset(data, DataConfig())

@@ -44,7 +44,9 @@ def reference(rows, config):
     while True:
         users = collections.Counter(row[0] for row in rows)
         items = collections.Counter(row[1] for row in rows)
-        kept = [r for r in rows if users[r[0]] >= config.user_core and items[r[1]] >= config.item_core]
+        kept = [
+            r for r in rows if users[r[0]] >= config.user_core and items[r[1]] >= config.item_core
+        ]
         if len(kept) == len(rows):
             break
         rows = kept
@@ -55,7 +57,9 @@ def reference(rows, config):
 
 
 ROWS = st.lists(
-    st.tuples(st.integers(0, 12), st.integers(0, 8), st.integers(1, 5), st.none() | st.integers(0, 6)),
+    st.tuples(
+        st.integers(0, 12), st.integers(0, 8), st.integers(1, 5), st.none() | st.integers(0, 6)
+    ),
     min_size=1,
     max_size=80,
 )
@@ -63,11 +67,22 @@ ROWS = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    ROWS, st.integers(0, 3), st.integers(0, 3), st.integers(0, 4), st.sampled_from(["keep", "drop"]), st.integers(-3, 3)
+    ROWS,
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 4),
+    st.sampled_from(["keep", "drop"]),
+    st.integers(-3, 3),
 )
-def test_filters_order_and_numbering_follow_the_reference(rows, user_core, item_core, min_rating, repeats, first_users):
+def test_filters_order_and_numbering_follow_the_reference(
+    rows, user_core, item_core, min_rating, repeats, first_users
+):
     config = DataConfig(
-        user_core=user_core, item_core=item_core, min_rating=float(min_rating), repeats=repeats, first_users=first_users
+        user_core=user_core,
+        item_core=item_core,
+        min_rating=float(min_rating),
+        repeats=repeats,
+        first_users=first_users,
     )
     users, items, ratings, times = (list(column) for column in zip(*rows))
     encoded = [pa.array(map(str, column)).dictionary_encode() for column in (users, items)]
@@ -91,7 +106,9 @@ def test_filters_order_and_numbering_follow_the_reference(rows, user_core, item_
         stamps = [None] * 99 if result.timestamps is None else result.timestamps[span].tolist()
         found[user] = [(ids[i - 1], t) for i, t in zip(result.items[span], stamps)]
     assert list(found.items()) == list(expected.items())
-    assert list(dict.fromkeys(result.items.tolist())) == list(range(1, len(ids) + 1))  # by first appearance
+    assert list(dict.fromkeys(result.items.tolist())) == list(
+        range(1, len(ids) + 1)
+    )  # by first appearance
 
 
 def test_far_apart_times_do_not_overflow_the_sort_key():
@@ -102,8 +119,12 @@ def test_far_apart_times_do_not_overflow_the_sort_key():
 
 @pytest.fixture
 def config(tmp_path):
-    (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "".join(f"{i % 7},{i % 11},{i}\n" for i in range(100)))
-    return DataConfig(source="table", path=str(tmp_path / "log.csv"), cache_dir=str(tmp_path / "cache"))
+    (tmp_path / "log.csv").write_text(
+        "user,item,timestamp\n" + "".join(f"{i % 7},{i % 11},{i}\n" for i in range(100))
+    )
+    return DataConfig(
+        source="table", path=str(tmp_path / "log.csv"), cache_dir=str(tmp_path / "cache")
+    )
 
 
 def prepared(config):
@@ -112,14 +133,20 @@ def prepared(config):
 
 def test_prepared_once_and_again_when_source_or_options_change(config, monkeypatch):
     first = load_dataset(config)
-    monkeypatch.setattr("bert4rec_jax.data.prepare._write", lambda *_: pytest.fail("prepared twice"))
+    monkeypatch.setattr(
+        "bert4rec_jax.data.prepare._write", lambda *_: pytest.fail("prepared twice")
+    )
     again = load_dataset(config)
     assert again.folder == first.folder and again.fingerprint == first.fingerprint
     assert isinstance(again.items, np.memmap)
     assert again.statistics()["interactions"] == 100 and again.statistics()["max_length"] == 15
     monkeypatch.undo()
     other = load_dataset(DataConfig(**{**vars(config), "first_users": 2}))
-    assert other.folder != first.folder and other.num_users == 2 and other.fingerprint != first.fingerprint
+    assert (
+        other.folder != first.folder
+        and other.num_users == 2
+        and other.fingerprint != first.fingerprint
+    )
     with open(config.path, "a") as file:
         file.write("0,99,100\n")
     assert load_dataset(config).num_items == first.num_items + 1
@@ -128,11 +155,15 @@ def test_prepared_once_and_again_when_source_or_options_change(config, monkeypat
 def test_same_content_has_the_same_fingerprint_wherever_it_is(config, tmp_path):
     elsewhere = tmp_path / "elsewhere.tsv"
     elsewhere.write_text(pathlib.Path(config.path).read_text().replace(",", "\t"))
-    moved = DataConfig(**{**vars(config), "path": str(elsewhere), "cache_dir": str(tmp_path / "other")})
+    moved = DataConfig(
+        **{**vars(config), "path": str(elsewhere), "cache_dir": str(tmp_path / "other")}
+    )
     assert load_dataset(moved).fingerprint == load_dataset(config).fingerprint
 
 
-@pytest.mark.parametrize("name", ["items.npy", "offsets.npy", "timestamps.npy", "items.parquet", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["items.npy", "offsets.npy", "timestamps.npy", "items.parquet", "manifest.json"]
+)
 @pytest.mark.parametrize("damage", ["truncate", "delete"])
 def test_a_damaged_folder_is_refused_by_name_and_prepared_again(config, name, damage):
     sound = load_dataset(config)
@@ -162,10 +193,14 @@ SCRIPT = """
 
 def start(config, *kill):
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), config.path, config.cache_dir, *kill]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
 
 
-@pytest.mark.parametrize("moment", ["_item_table", "_publish"])  # arrays written; everything written but the rename
+@pytest.mark.parametrize(
+    "moment", ["_item_table", "_publish"]
+)  # arrays written; everything written but the rename
 def test_a_kill_leaves_nothing_that_passes_for_complete(config, moment):
     process = start(config, moment)
     process.communicate()
@@ -200,12 +235,16 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(config, monkeypatch):
 
 def test_an_unwritable_cache_is_one_clear_error(config, tmp_path):
     with pytest.raises(UserError, match=r"cannot write to .*log.csv.*cache_dir"):
-        load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "log.csv" / "cache")}))
+        load_dataset(
+            DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "log.csv" / "cache")})
+        )
 
 
 def test_the_cache_may_be_named_in_the_environment(config, tmp_path, monkeypatch):
     monkeypatch.setenv("BERT4REC_DATA", str(tmp_path / "from_environment"))
     dataset = load_dataset(DataConfig(**{**vars(config), "cache_dir": ""}))
     assert dataset.folder.startswith(str(tmp_path / "from_environment"))
-    manifest = json.loads((tmp_path / "from_environment/prepared" / dataset.folder / "manifest.json").read_text())
+    manifest = json.loads(
+        (tmp_path / "from_environment/prepared" / dataset.folder / "manifest.json").read_text()
+    )
     assert manifest["order"].startswith("timestamp, ties in file order")

@@ -29,7 +29,9 @@ def test_ml_1m_is_the_published_benchmark(tmp_path):
         sas_item[data.items[split.test_targets]].to_numpy(),
         index=data.user_table()["user"].astype(int).iloc[split.test_users],
     )
-    order = pd.read_parquet(os.path.join(FOLDER, "ml-1m", "users_sas.parquet")).sort_values("sas_user")
+    order = pd.read_parquet(os.path.join(FOLDER, "ml-1m", "users_sas.parquet")).sort_values(
+        "sas_user"
+    )
     target = target[order["user"]]
     assert (target.sum(), target.nunique()) == (5_820_632, 1873)
     assert target.head(10).tolist() == [79, 138, 249, 260, 415, 78, 642, 515, 173, 722]

@@ -12,10 +12,14 @@ from bert4rec_jax.errors import UserError
 
 
 def dataset_of(tmp_path, rows, header="user,item,timestamp"):
-    (tmp_path / "log.csv").write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]))
+    (tmp_path / "log.csv").write_text(
+        "\n".join([header, *(",".join(map(str, row)) for row in rows)])
+    )
     time = "timestamp" if "timestamp" in header else ""
     path = str(tmp_path / "log.csv")
-    return load_dataset(DataConfig(source="table", path=path, time_column=time, cache_dir=str(tmp_path / "cache")))
+    return load_dataset(
+        DataConfig(source="table", path=path, time_column=time, cache_dir=str(tmp_path / "cache"))
+    )
 
 
 def test_leave_one_out(tmp_path):
@@ -28,26 +32,43 @@ def test_leave_one_out(tmp_path):
     assert "2 users with fewer than 3 events" in split.description
 
 
-def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_would_have_been_theirs(tmp_path):
+def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_would_have_been_theirs(
+    tmp_path,
+):
     rows = [(u, i, u + 50 * i) for u in range(40) for i in range(6)] + [(40, 0, 1), (40, 1, 2)]
     data = dataset_of(tmp_path, rows)
     few, more, every = (split_dataset(data, DataConfig(), count) for count in (5, 20, 0))
-    assert len(few.valid_users) == 5 and len(more.valid_users) == 20 and len(every.valid_users) == 40
+    assert (
+        len(few.valid_users) == 5 and len(more.valid_users) == 20 and len(every.valid_users) == 40
+    )
     assert set(few.valid_users) < set(more.valid_users)  # the first of one shuffle
     assert few.valid_users.tolist() != every.valid_users[:5].tolist() == list(range(5))
     stops = data.offsets[1:]
     for split in (few, more, every):
         validates = np.isin(np.arange(41), split.valid_users)
-        assert split.train_stop.tolist() == (stops - np.where(validates, 2, np.arange(41) < 40)).tolist()
+        assert (
+            split.train_stop.tolist()
+            == (stops - np.where(validates, 2, np.arange(41) < 40)).tolist()
+        )
         assert split.valid_targets.tolist() == (stops[split.valid_users] - 2).tolist()
-        assert split.test_users.tolist() == list(range(40)) and split.test_targets.tolist() == (stops[:40] - 1).tolist()
-    assert "the second-last the validation target of 5 users drawn at random, trained on for the others" in (
-        few.description)
-    assert "drawn" not in every.description and split_dataset(data, DataConfig(), 40).description == every.description
+        assert (
+            split.test_users.tolist() == list(range(40))
+            and split.test_targets.tolist() == (stops[:40] - 1).tolist()
+        )
+    assert (
+        "the second-last the validation target of 5 users drawn at random, trained on for the others"
+        in (few.description)
+    )
+    assert (
+        "drawn" not in every.description
+        and split_dataset(data, DataConfig(), 40).description == every.description
+    )
     by_time = DataConfig(split="temporal", test_share=0.2, valid_share=0.2)
     some, all_users = split_dataset(data, by_time, 5), split_dataset(data, by_time)
     assert len(some.valid_users) == 5 and set(some.valid_users) < set(all_users.valid_users)
-    assert f"(5 validation of {len(all_users.valid_users)}, drawn at random, and " in some.description
+    assert (
+        f"(5 validation of {len(all_users.valid_users)}, drawn at random, and " in some.description
+    )
     assert f"({len(all_users.valid_users)} validation and " in all_users.description
     targets = dict(zip(all_users.valid_users.tolist(), all_users.valid_targets.tolist()))
     assert [targets[user] for user in some.valid_users] == some.valid_targets.tolist()
@@ -60,14 +81,26 @@ def test_temporal(tmp_path, monkeypatch, which, place):
     monkeypatch.setattr(splits, "_INTERVALS", 4)  # the times' order statistics take several passes
     monkeypatch.setattr("bert4rec_jax.data.dataset._KEPT_FROM", 0)
     random = np.random.default_rng(0)
-    rows = [(u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)]
-    rows += [(40, 1, 59), (40, 2, 60), (41, 3, 1), (42, 99, 59)]  # only new, only old, one new event
-    rows += [(43, 5, 48), (43, 6, 50)]  # begins in the validation period: only the second event has one before it
+    rows = [
+        (u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)
+    ]
+    rows += [
+        (40, 1, 59),
+        (40, 2, 60),
+        (41, 3, 1),
+        (42, 99, 59),
+    ]  # only new, only old, one new event
+    rows += [
+        (43, 5, 48),
+        (43, 6, 50),
+    ]  # begins in the validation period: only the second event has one before it
     rows += [(44, 1, 10), (44, 2, 58), (44, 98, 59)]  # an item that only the last target is
     data = dataset_of(tmp_path, rows)
     config = DataConfig(split="temporal", test_share=0.1, valid_share=0.2, period_target=which)
     # What is kept of the other choice is not taken for this one.
-    split_dataset(data, dataclasses.replace(config, period_target="first" if which == "last" else "last"))
+    split_dataset(
+        data, dataclasses.replace(config, period_target="first" if which == "last" else "last")
+    )
     split = split_dataset(data, config)
     newest = sorted(data.timestamps, reverse=True)
     test_cut, valid_cut = newest[round(0.1 * len(rows)) - 1], newest[round(0.3 * len(rows)) - 1]

@@ -77,8 +77,12 @@ SCRIPT = """
 def write_log(path, rows=2000):
     random = np.random.default_rng(0)
     times = pa.array(random.integers(0, 500, rows), mask=random.random(rows) < 0.1)
-    columns = {"user": random.integers(0, 80, rows), "item": random.integers(0, 60, rows), "timestamp": times,
-               "rating": random.integers(1, 6, rows)}
+    columns = {
+        "user": random.integers(0, 80, rows),
+        "item": random.integers(0, 60, rows),
+        "timestamp": times,
+        "rating": random.integers(1, 6, rows),
+    }
     pq.write_table(pa.table(columns), path)
 
 
@@ -86,19 +90,36 @@ def write_log(path, rows=2000):
 def test_a_kill_in_any_stage_goes_on_with_that_stage(tmp_path, form):
     path = tmp_path / f"log.{form}"
     write_log(tmp_path / "log.parquet")
-    if form == "csv":  # whose ids are text: it is read by us first, and its items are numbered by a table
+    if (
+        form == "csv"
+    ):  # whose ids are text: it is read by us first, and its items are numbered by a table
         frame = pd.read_parquet(tmp_path / "log.parquet", dtype_backend="numpy_nullable")
-        frame.assign(user="u" + frame["user"].astype(str), item="i" + frame["item"].astype(str)).to_csv(path, index=False)
+        frame.assign(
+            user="u" + frame["user"].astype(str), item="i" + frame["item"].astype(str)
+        ).to_csv(path, index=False)
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(path), str(tmp_path / "killed")]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
     assert done.returncode == 0, done.stderr
     # Each child got one stage further at most, so the last one found all the stages before.
     kills, status = map(int, done.stdout.split())
     assert (15 if form == "parquet" else 21) < kills < 99 and status == 0
     (name,) = os.listdir(tmp_path / "killed/prepared")
-    config = DataConfig(source="table", path=str(path), rating_column="rating", min_rating=1.0, repeats="drop",
-                        user_core=3, item_core=2, first_users=-20, cache_dir=str(tmp_path / "whole"))
-    assert folder_bytes(tmp_path / "killed/prepared" / name) == folder_bytes(load_dataset(config).folder)
+    config = DataConfig(
+        source="table",
+        path=str(path),
+        rating_column="rating",
+        min_rating=1.0,
+        repeats="drop",
+        user_core=3,
+        item_core=2,
+        first_users=-20,
+        cache_dir=str(tmp_path / "whole"),
+    )
+    assert folder_bytes(tmp_path / "killed/prepared" / name) == folder_bytes(
+        load_dataset(config).folder
+    )
 
 
 SPARK_SCRIPT = """
@@ -115,16 +136,28 @@ SPARK_SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("number", [pytest.param(n, marks=SPARK) for n in (signal.SIGKILL, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=SPARK) for n in (signal.SIGKILL, signal.SIGINT)]
+)
 def test_spark_goes_on_after_a_signal_too(tmp_path, number):
     write_log(tmp_path / "log.parquet")
-    command = [sys.executable, "-c", textwrap.dedent(SPARK_SCRIPT), str(tmp_path / "log.parquet"), str(tmp_path / "c")]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(SPARK_SCRIPT),
+        str(tmp_path / "log.parquet"),
+        str(tmp_path / "c"),
+    ]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     stopped, begun = 0, []
     for _ in range(20):
-        child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        child = subprocess.Popen(
+            command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         # Until it has a stage more than the one before.
-        while child.poll() is None and len(stages := glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet")) <= len(begun):
+        while child.poll() is None and len(
+            stages := glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet")
+        ) <= len(begun):
             time.sleep(0.05)
         if child.poll() is not None:
             break
@@ -141,8 +174,17 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         assert kept <= set(begun)
     assert child.wait() == 0 and stopped >= 2
     (name,) = os.listdir(tmp_path / "c/prepared")
-    whole = load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), repeats="drop", user_core=3,
-                                    item_core=2, engine="memory", cache_dir=str(tmp_path / "whole")))
+    whole = load_dataset(
+        DataConfig(
+            source="table",
+            path=str(tmp_path / "log.parquet"),
+            repeats="drop",
+            user_core=3,
+            item_core=2,
+            engine="memory",
+            cache_dir=str(tmp_path / "whole"),
+        )
+    )
     assert folder_bytes(tmp_path / "c/prepared" / name) == folder_bytes(whole.folder)
 
 
@@ -151,11 +193,20 @@ def many(tmp_path):
     """A log that does not fit into the least memory that may be set."""
     random = np.random.default_rng(0)
     rows = 6_000_000
-    columns = {"user": random.integers(0, 10_000, rows), "item": random.integers(0, 1000, rows),
-               "timestamp": random.integers(0, 1 << 40, rows)}
+    columns = {
+        "user": random.integers(0, 10_000, rows),
+        "item": random.integers(0, 1000, rows),
+        "timestamp": random.integers(0, 1 << 40, rows),
+    }
     pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    return DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", memory="220MiB",
-                      cache_dir=str(tmp_path / "cache"), spill_dir=str(tmp_path / "spill"))
+    return DataConfig(
+        source="table",
+        path=str(tmp_path / "log.parquet"),
+        engine="duckdb",
+        memory="220MiB",
+        cache_dir=str(tmp_path / "cache"),
+        spill_dir=str(tmp_path / "spill"),
+    )
 
 
 def test_a_full_spill_disk_is_one_clear_error_and_a_second_start_goes_on(many, monkeypatch):
@@ -168,20 +219,34 @@ def test_a_full_spill_disk_is_one_clear_error_and_a_second_start_goes_on(many, m
         self._connection.execute("SET max_temp_directory_size = '5MiB'")
 
     monkeypatch.setattr(duckdb_engine.DuckDB, "__init__", small_disk)
-    with pytest.raises(UserError, match=r"the disk of .*spill.* is full; free space there, or set config.data.spill_dir"):
+    with pytest.raises(
+        UserError,
+        match=r"the disk of .*spill.* is full; free space there, or set config.data.spill_dir",
+    ):
         load_dataset(many)
     (left,) = os.listdir(many.spill_dir)
-    assert left.startswith(work.WORK_PREFIX) and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
+    assert (
+        left.startswith(work.WORK_PREFIX)
+        and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
+    )
     assert os.path.exists(os.path.join(many.spill_dir, left, "facts.json"))
     monkeypatch.undo()
     assert load_dataset(many).manifest["interactions"] == 6_000_000
-    assert os.listdir(many.spill_dir) == [] and len(os.listdir(os.path.join(many.cache_dir, "prepared"))) == 1
+    assert (
+        os.listdir(many.spill_dir) == []
+        and len(os.listdir(os.path.join(many.cache_dir, "prepared"))) == 1
+    )
 
 
 def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
     write_log(tmp_path / "log.parquet")
-    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", cache_dir=str(tmp_path),
-                        repeats="drop")
+    config = DataConfig(
+        source="table",
+        path=str(tmp_path / "log.parquet"),
+        engine="duckdb",
+        cache_dir=str(tmp_path),
+        repeats="drop",
+    )
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -198,7 +263,9 @@ def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
 
 def test_two_at_once_wait_for_each_other(tmp_path, capfd):
     write_log(tmp_path / "log.parquet")
-    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", cache_dir=str(tmp_path))
+    config = DataConfig(
+        source="table", path=str(tmp_path / "log.parquet"), engine="duckdb", cache_dir=str(tmp_path)
+    )
     load_dataset(config)
     (name,) = os.listdir(tmp_path / "prepared")
     os.rename(tmp_path / "prepared" / name, tmp_path / "aside")
@@ -232,10 +299,20 @@ def test_a_lock_that_went_with_its_folder_locks_nothing(tmp_path):
 def test_a_broken_item_table_does_not_cost_a_sort(tmp_path, monkeypatch):
     write_log(tmp_path / "log.parquet")
     (tmp_path / "items.csv").write_text("title\nOne\n")
-    monkeypatch.setattr("bert4rec_jax.data.engines.pipeline._Preparation._filters", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(
+        "bert4rec_jax.data.engines.pipeline._Preparation._filters",
+        lambda *_: pytest.fail("too late"),
+    )
     with pytest.raises(UserError, match="no column 'item'"):
-        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path),
-                                items_path=str(tmp_path / "items.csv"), engine="duckdb"))
+        load_dataset(
+            DataConfig(
+                source="table",
+                path=str(tmp_path / "log.parquet"),
+                cache_dir=str(tmp_path),
+                items_path=str(tmp_path / "items.csv"),
+                engine="duckdb",
+            )
+        )
     assert os.listdir(tmp_path / "prepared") == []
 
 
@@ -251,7 +328,9 @@ def test_ctrl_c_ends_a_preparation_at_once(many, monkeypatch):
         return run(self, command, title)
 
     monkeypatch.setattr(duckdb_engine.DuckDB, "_run", noted)
-    with pytest.raises(Stopped, match="SIGINT: preparation has stopped, and nothing half-made is left"):
+    with pytest.raises(
+        Stopped, match="SIGINT: preparation has stopped, and nothing half-made is left"
+    ):
         load_dataset(many)
     assert os.listdir(os.path.join(many.cache_dir, "prepared")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -272,9 +351,15 @@ def test_the_engine_follows_from_size_and_free_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "free_memory", lambda: 500_000)
     assert choice.choose(config, source) == "duckdb"
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"install DuckDB \(pip install 'bert4rec_jax\[duckdb\]'\).*or set config.data.engine"):
+    with pytest.raises(
+        UserError,
+        match=r"install DuckDB \(pip install 'bert4rec_jax\[duckdb\]'\).*or set config.data.engine",
+    ):
         choice.choose(config, source)
-    assert choice.memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29 and choice.memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
+    assert (
+        choice.memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29
+        and choice.memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
+    )
     with pytest.raises(UserError, match="too small to work with"):
         choice.memory_limit(DataConfig(memory="10MiB"))
 
@@ -284,4 +369,11 @@ def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch, engine):
     monkeypatch.setattr("bert4rec_jax.data.writer.MOST_ITEMS", 50)
     write_log(tmp_path / "log.parquet")
     with pytest.raises(UserError, match=r"more than 50 items; raise config.data.item_core"):
-        load_dataset(DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path), engine=engine))
+        load_dataset(
+            DataConfig(
+                source="table",
+                path=str(tmp_path / "log.parquet"),
+                cache_dir=str(tmp_path),
+                engine=engine,
+            )
+        )

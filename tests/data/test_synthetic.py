@@ -20,7 +20,9 @@ def cache(tmp_path_factory):
 
 def load(cache, **changes):
     return load_dataset(
-        DataConfig(source="synthetic", cache_dir=cache, synthetic=dataclasses.replace(CONFIG, **changes))
+        DataConfig(
+            source="synthetic", cache_dir=cache, synthetic=dataclasses.replace(CONFIG, **changes)
+        )
     )
 
 
@@ -56,7 +58,9 @@ def brute_force(data, user, target):
     for item in history:
         table = [emission(z, seen) for z in range(4)]
         paths = {
-            p + (z,): w * table[p[-1]][item] * process.transitions[p[-1], z] for p, w in paths.items() for z in range(4)
+            p + (z,): w * table[p[-1]][item] * process.transitions[p[-1], z]
+            for p, w in paths.items()
+            for z in range(4)
         }
         seen[item] = True
     total = sum(w * emission(p[-1], seen) for p, w in paths.items())
@@ -80,11 +84,15 @@ def test_the_log_follows_the_probabilities(cache):
     split = split_dataset(data, DataConfig())
     process = synthetic._in_dataset_order(synthetic.structure(CONFIG), data)
     starts = data.offsets[split.test_users]
-    scores, seen = synthetic._next_item_probabilities(process, data.items, starts, split.test_targets)
+    scores, seen = synthetic._next_item_probabilities(
+        process, data.items, starts, split.test_targets
+    )
     assert np.allclose(scores.sum(axis=1), 1) and not np.any(scores[seen])
     hits = synthetic.bayes_optimal_ranks(data, split.test_users, split.test_targets) <= 10
     expected = np.sort(scores, axis=1)[:, -10:].sum(axis=1)
-    assert abs(hits.mean() - expected.mean()) < 4 * np.sqrt(np.mean(expected * (1 - expected)) / len(hits))
+    assert abs(hits.mean() - expected.mean()) < 4 * np.sqrt(
+        np.mean(expected * (1 - expected)) / len(hits)
+    )
     own = np.log(scores[np.arange(len(starts)), data.items[split.test_targets] - 1])
     logs = np.log(np.where(scores > 0, scores, 1))
     entropy = np.sum(scores * logs, axis=1)
@@ -107,11 +115,16 @@ def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
         popular.append(np.sum(scores >= scores[target - 1]))
         scores = scores * np.where(genre == genre[history[-1] + 1], 1000, 1)
         last.append(np.sum(scores >= scores[target - 1]))
-    ndcg = [np.mean(np.where(np.array(r) <= 10, 1 / np.log2(1 + np.array(r)), 0)) for r in (optimal, last, popular)]
+    ndcg = [
+        np.mean(np.where(np.array(r) <= 10, 1 / np.log2(1 + np.array(r)), 0))
+        for r in (optimal, last, popular)
+    ]
     assert ndcg[0] > 1.05 * ndcg[1] > 1.3 * ndcg[2]
 
 
 def test_filtered_data_are_refused(cache):
-    data = load_dataset(DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG, item_core=900))
+    data = load_dataset(
+        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG, item_core=900)
+    )
     with pytest.raises(ValueError, match="filters removed"):
         synthetic.bayes_optimal_ranks(data, np.array([0]), np.array([3]))

@@ -10,8 +10,12 @@ from bert4rec_jax.devices import Layout, cpu, layout
 from bert4rec_jax.devices.platform import compiling_for
 
 
-@pytest.mark.parametrize("flags, wide", [("fpu sse2 avx2 avx512f avx512dq", True), ("fpu sse2 avx2", False)])
-def test_wide_vectors_are_asked_for_where_the_processor_has_them(tmp_path, monkeypatch, flags, wide):
+@pytest.mark.parametrize(
+    "flags, wide", [("fpu sse2 avx2 avx512f avx512dq", True), ("fpu sse2 avx2", False)]
+)
+def test_wide_vectors_are_asked_for_where_the_processor_has_them(
+    tmp_path, monkeypatch, flags, wide
+):
     description = tmp_path / "cpuinfo"
     description.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
     here = cpu._has_wide_vectors(str(description))
@@ -37,6 +41,8 @@ def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
         return (new, axes.sum(batch.sum())) if donate else batch + state.sum()
 
     mapped = over.map(step, jnp.zeros(1000), donate=donate)
-    jax.block_until_ready(mapped(jnp.zeros(1000), over.put_batch(jnp.ones((8, 1000))), jax.random.key(0)))
+    jax.block_until_ready(
+        mapped(jnp.zeros(1000), over.put_batch(jnp.ones((8, 1000))), jax.random.key(0))
+    )
     code = "".join(path.read_text() for path in tmp_path.glob("*.ll"))
     assert '"prefer-vector-width"="512"' in code and '"prefer-vector-width"="256"' not in code

@@ -11,8 +11,14 @@ from commands import run, succeed, train_command
 
 
 def run_script(which: str, made_once) -> dict:
-    folder = made_once(f"eight-{which}", lambda folder: succeed(
-        [sys.executable, eight_devices.__file__, str(folder / "layouts.pickle"), which], folder, devices=8))
+    folder = made_once(
+        f"eight-{which}",
+        lambda folder: succeed(
+            [sys.executable, eight_devices.__file__, str(folder / "layouts.pickle"), which],
+            folder,
+            devices=8,
+        ),
+    )
     return pickle.loads((folder / "layouts.pickle").read_bytes())
 
 
@@ -38,8 +44,13 @@ def assert_equal_runs(trained: dict, name: str, tolerance: float = 1e-5):
     for step, factor in ((0, 1), (-1, 10)):
         largest = max(np.abs(x).max() for x in reference["moments"][step].values())
         for leaf, value in reference["moments"][step].items():
-            np.testing.assert_allclose(other["moments"][step][leaf], value, rtol=0,
-                                       atol=factor * tolerance * largest, err_msg=leaf)
+            np.testing.assert_allclose(
+                other["moments"][step][leaf],
+                value,
+                rtol=0,
+                atol=factor * tolerance * largest,
+                err_msg=leaf,
+            )
 
 
 @pytest.mark.parametrize("name", [n for n in eight_devices.QUICK if not n.endswith("one")])
@@ -60,7 +71,9 @@ def test_the_comparison_means_something(quick):
 def test_ranks_are_identical(quick, layout):
     for protocol, expected in quick["ranks"]["one"].items():
         for field, value in expected.items():
-            np.testing.assert_array_equal(quick["ranks"][layout][protocol][field], value, err_msg=f"{protocol} {field}")
+            np.testing.assert_array_equal(
+                quick["ranks"][layout][protocol][field], value, err_msg=f"{protocol} {field}"
+            )
     sampled = quick["ranks"]["one"]["uni100"]
     assert (sampled["candidates"] == 101).all()
 
@@ -72,10 +85,18 @@ def test_tables_with_features_are_the_same(quick):
 
 
 def test_devices_that_cannot_share_the_table_are_one_line(tmp_path):
-    done = run(train_command(tmp_path / "run", {"parallel.catalogue": 3, "train.batch_rows": 12, "eval.batch_rows": 12}),
-               tmp_path, devices=3)
+    done = run(
+        train_command(
+            tmp_path / "run",
+            {"parallel.catalogue": 3, "train.batch_rows": 12, "eval.batch_rows": 12},
+        ),
+        tmp_path,
+        devices=3,
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "config.parallel.catalogue = 3 must divide the 64 rows of the item table" in " ".join(done.stderr.split())
+    assert "config.parallel.catalogue = 3 must divide the 64 rows of the item table" in " ".join(
+        done.stderr.split()
+    )
 
 
 @pytest.mark.slow

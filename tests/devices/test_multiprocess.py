@@ -11,7 +11,12 @@ import pytest
 from commands import metric_lines, outcome, start, succeed, train_command, wait_for
 
 SHORT = {"train.steps": 40, "train.eval_every": 20, "train.checkpoint_every": 20}
-ENDLESS = {"train.steps": 1_000_000, "train.eval_every": 1_000_000, "train.checkpoint_every": 20, "train.log_every": 10}
+ENDLESS = {
+    "train.steps": 1_000_000,
+    "train.eval_every": 1_000_000,
+    "train.checkpoint_every": 20,
+    "train.log_every": 10,
+}
 
 
 def start_two(workdir, folder, changes):
@@ -19,8 +24,16 @@ def start_two(workdir, folder, changes):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    return [start(train_command(workdir, changes, "--distributed"), folder, JAX_COORDINATOR_ADDRESS=address,
-                  JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number)) for number in range(2)]
+    return [
+        start(
+            train_command(workdir, changes, "--distributed"),
+            folder,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(number),
+        )
+        for number in range(2)
+    ]
 
 
 def finish(processes) -> list[str]:
@@ -42,7 +55,9 @@ def assert_alike(actual, expected):
         for one, other in zip(actual, expected):
             assert_alike(one, other)
     else:
-        assert actual == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected)
+        assert actual == (
+            pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected
+        )
 
 
 def test_two_processes_do_what_one_with_two_devices_does(undisturbed, tmp_path):
@@ -52,7 +67,9 @@ def test_two_processes_do_what_one_with_two_devices_does(undisturbed, tmp_path):
     environment = json.loads((tmp_path / "two" / "environment.json").read_text())
     (first,) = environment["starts"]
     assert first["process_count"] == 2 and first["device_count"] == 2
-    assert "step 40/40" in said[0] and "step" not in said[1], "one process reports, the other does not"
+    assert "step 40/40" in said[0] and "step" not in said[1], (
+        "one process reports, the other does not"
+    )
 
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -66,7 +83,9 @@ def test_the_loss_of_a_process_ends_the_other_and_a_restart_goes_on(undisturbed,
     assert processes[1 - victim].returncode != 0
     assert time.monotonic() - begin < 60
     # Where the first process goes, the one that coordinates, JAX ends the others with words of its own.
-    assert re.search("another process of this job has ended|coordination service", said), said[-3000:]
+    assert re.search("another process of this job has ended|coordination service", said), said[
+        -3000:
+    ]
     last = max(line["step"] for line in metric_lines(workdir))
     said = finish(start_two(workdir, undisturbed, ENDLESS | {"train.steps": last + 20}))
     assert "continuing at step" in said[0]

@@ -93,7 +93,10 @@ ENTRY %main (x: f32[16]) -> f32[64] {
 def test_picked_rows_count_alone_and_what_stays_on_chip_can_be_left_out():
     program = parse(TEXT)
     near, ids, out, gathered, reduced = 4 * 8 * 4, 16, 4 * 8 * 4, 16 * 8 * 4, 64
-    assert accessed_bytes(program, slow_only=False) == (near + ids + near) + (near + gathered) + (near + out) + 5 * 2 * reduced
+    assert (
+        accessed_bytes(program, slow_only=False)
+        == (near + ids + near) + (near + gathered) + (near + out) + 5 * 2 * reduced
+    )
     assert accessed_bytes(program) == (ids + near) + gathered + out + 5 * 2 * reduced
 
 
@@ -151,7 +154,10 @@ def test_what_a_fusion_hands_on_as_it_was_given_counts_nothing():
   ROOT %t = (f32[10]{0}, f32[100]{0}, f32[800]{0}) tuple(%work, %p0, %all)
 }
 """
-    text = fusion + fusion.replace("%first", "%second") + """
+    text = (
+        fusion
+        + fusion.replace("%first", "%second")
+        + """
 ENTRY %main (x: f32[100], y: f32[10]) -> f32[10] {
   %x = f32[100]{0} parameter(0)
   %y = f32[10]{0} parameter(1)
@@ -162,6 +168,7 @@ ENTRY %main (x: f32[100], y: f32[10]) -> f32[10] {
   ROOT %out = f32[10]{0} get-tuple-element(%two), index=0
 }
 """
+    )
     assert accessed_bytes(parse(text)) == 2 * (40 + 40) + (400 + 3200)
 
 

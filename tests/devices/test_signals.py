@@ -20,7 +20,9 @@ def wait_until(condition) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_comes_with_it(number, monkeypatch, capfd):
+def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_comes_with_it(
+    number, monkeypatch, capfd
+):
     ended, clock = [], [0.0, 0.5, 2.0]  # when each of three signals is read
     monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock.pop(0)))
     monkeypatch.setattr(os, "_exit", ended.append)
@@ -39,7 +41,11 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_come
         wait_until(lambda: ended)
         assert ended == [128 + number]
     said = capfd.readouterr().err
-    assert said.count(f"{number.name}: saving and stopping") == said.count("again: quitting at once") == 1
+    assert (
+        said.count(f"{number.name}: saving and stopping")
+        == said.count("again: quitting at once")
+        == 1
+    )
     assert [signal.getsignal(n) for n in NUMBERS] == previous
 
 

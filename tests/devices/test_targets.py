@@ -26,19 +26,31 @@ def test_other_names_are_refused_in_one_line(text):
         targets.parse(text)
 
 
-@pytest.mark.parametrize("text, remedy", [("v5e:2x2", r"pip install '\.\[tpu\]'"), ("h100:8", "jax-cuda12-plugin")])
+@pytest.mark.parametrize(
+    "text, remedy", [("v5e:2x2", r"pip install '\.\[tpu\]'"), ("h100:8", "jax-cuda12-plugin")]
+)
 def test_a_missing_compiler_is_named(monkeypatch, text, remedy):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=remedy):
         targets.parse(text).prepare()
 
 
-@pytest.mark.parametrize("said, gib", [
-    ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (79.80G) exceeds "
-     "available HBM (15.75G).", 79.80),
-    ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 512.5M of 15.75G "
-     "hbm.", 0.5005),
-    ("RESOURCE_EXHAUSTED: something else", None)])
+@pytest.mark.parametrize(
+    "said, gib",
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (79.80G) exceeds "
+            "available HBM (15.75G).",
+            79.80,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 512.5M of 15.75G "
+            "hbm.",
+            0.5005,
+        ),
+        ("RESOURCE_EXHAUSTED: something else", None),
+    ],
+)
 def test_what_would_be_needed_is_read_from_what_the_compiler_says(said, gib):
     needed = needed_bytes(said)
     assert needed == (pytest.approx(gib * 2**30, rel=1e-3) if gib else None)
@@ -46,12 +58,23 @@ def test_what_would_be_needed_is_read_from_what_the_compiler_says(said, gib):
 
 def test_attention_is_most_of_a_step_from_some_length_on(tmp_path):
     """Two lengths tell: 1,000 operations a position whatever the length, and two more for each column of its row."""
-    figures = [{"name": f"{length:,} long", "target": "v5e:2x4", "operations": rows * length * (1000 + 2 * length)}
-               for length, rows in ((2048, 8), (8192, 4))]
+    figures = [
+        {
+            "name": f"{length:,} long",
+            "target": "v5e:2x4",
+            "operations": rows * length * (1000 + 2 * length),
+        }
+        for length, rows in ((2048, 8), (8192, 4))
+    ]
     figures.append({"name": "1M items", "target": "v5e:2x4", "operations": 1})
-    script = (f"import json; from benchmarks.targets import quadratic_from as f; a = {figures}; "
-              "print(json.dumps([f(a), f(a[1:])]))")
-    assert json.loads(succeed([sys.executable, "-c", script], tmp_path).stdout) == [{"v5e:2x4": 500}, {}]
+    script = (
+        f"import json; from benchmarks.targets import quadratic_from as f; a = {figures}; "
+        "print(json.dumps([f(a), f(a[1:])]))"
+    )
+    assert json.loads(succeed([sys.executable, "-c", script], tmp_path).stdout) == [
+        {"v5e:2x4": 500},
+        {},
+    ]
 
 
 @pytest.mark.slow
@@ -59,10 +82,26 @@ def test_attention_is_most_of_a_step_from_some_length_on(tmp_path):
 def test_a_run_compiles_for_machines_that_are_not_here(tmp_path, text, compiler):
     if importlib.util.find_spec(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    done = succeed([sys.executable, "-m", "bert4rec_jax.main", "--config", "configs/synthetic.py", "--compile_for", text,
-                    "--items", "300", "--json", "--config.model.dtype=bfloat16"], tmp_path)
+    done = succeed(
+        [
+            sys.executable,
+            "-m",
+            "bert4rec_jax.main",
+            "--config",
+            "configs/synthetic.py",
+            "--compile_for",
+            text,
+            "--items",
+            "300",
+            "--json",
+            "--config.model.dtype=bfloat16",
+        ],
+        tmp_path,
+    )
     report = json.loads(done.stdout)
     for step in report["steps"]:
         assert step["fits"] and step["operations"] > 0 and step["memory_traffic_bytes"] > 0
     training = report["steps"][0]
-    assert sum(training["sent_bytes"].values()) == pytest.approx(training["least_sent_bytes"], rel=0.05)
+    assert sum(training["sent_bytes"].values()) == pytest.approx(
+        training["least_sent_bytes"], rel=0.05
+    )

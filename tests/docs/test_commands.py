@@ -20,43 +20,75 @@ def flags_of(module: str) -> set[str]:
     """Returns the names of the flags that a module defines, from its text."""
     path = ROOT / (module.replace(".", "/") + ".py")
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    return {call.args[0].value.removeprefix("--") for call in calls if isinstance(call.func, ast.Attribute) and call.args
-            and call.func.attr.startswith(("DEFINE_", "add_argument")) and isinstance(call.args[0], ast.Constant)
-            } | {"help"}
+    return {
+        call.args[0].value.removeprefix("--")
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.args
+        and call.func.attr.startswith(("DEFINE_", "add_argument"))
+        and isinstance(call.args[0], ast.Constant)
+    } | {"help"}
 
 
 def test_commands_are_found():
     commands = shown()
-    assert len([c for c in commands if not c.inline]) > 80 and len([c for c in commands if c.inline]) > 40
-    for part in ("bert4rec_jax.main", "bert4rec_jax.recommend", "experiments.launch", "experiments.report",
-                 "bert4rec-train", "benchmarks/", "make docs"):
+    assert (
+        len([c for c in commands if not c.inline]) > 80
+        and len([c for c in commands if c.inline]) > 40
+    )
+    for part in (
+        "bert4rec_jax.main",
+        "bert4rec_jax.recommend",
+        "experiments.launch",
+        "experiments.report",
+        "bert4rec-train",
+        "benchmarks/",
+        "make docs",
+    ):
         assert any(part in command.text for command in commands), part
 
 
 def test_no_reason_is_left_over():
     commands = [command for command in shown() if not command.inline]
-    first = {next((pattern for pattern in NOT_RUN if re.match(pattern, command.text)), "") for command in commands}
+    first = {
+        next((pattern for pattern in NOT_RUN if re.match(pattern, command.text)), "")
+        for command in commands
+    }
     assert set(NOT_RUN) == first - {""}
     for why in NOT_RUN.values():
         for path in re.findall(r"tests/\S+\.py", why):
             assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("text, complaint", [
-    ("python -m bert4rec_jax.main --config quickstart --wordkir runs/a", "has no --wordkir"),
-    ("python -m bert4rec_jax.main --config quickstart --config.model.widht=8 --workdir runs/a", "no field"),
-    ("python -m bert4rec_jax.main --config quickstart --config.model.norm=both --workdir runs/a", "has no both"),
-    ("python -m bert4rec_jax.recomend --workdir runs/a", "no module"),
-    ("python -m experiments.launch --sweep experiments/sweeps/gone.py --root sweeps/a", "gone.py"),
-    ("make qickstart", "qickstart"),
-    ("python -m other.program", "not known"),
-])
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("python -m bert4rec_jax.main --config quickstart --wordkir runs/a", "has no --wordkir"),
+        (
+            "python -m bert4rec_jax.main --config quickstart --config.model.widht=8 --workdir runs/a",
+            "no field",
+        ),
+        (
+            "python -m bert4rec_jax.main --config quickstart --config.model.norm=both --workdir runs/a",
+            "has no both",
+        ),
+        ("python -m bert4rec_jax.recomend --workdir runs/a", "no module"),
+        (
+            "python -m experiments.launch --sweep experiments/sweeps/gone.py --root sweeps/a",
+            "gone.py",
+        ),
+        ("make qickstart", "qickstart"),
+        ("python -m other.program", "not known"),
+    ],
+)
 def test_a_wrong_command_is_noticed(text, complaint):
     with pytest.raises((AssertionError, pytest.fail.Exception), match=complaint):
         check(Command(text, "here", False))
 
 
-@pytest.mark.parametrize("command", shown(), ids=lambda command: f"{command.where} {command.text}"[:100])
+@pytest.mark.parametrize(
+    "command", shown(), ids=lambda command: f"{command.where} {command.text}"[:100]
+)
 def test_a_command_that_is_shown_exists(command):
     check(command)
 
@@ -68,16 +100,24 @@ def check(command: Command) -> None:
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
         assert made[1] in targets, f"there is no target {made[1]}"
         return
-    if re.match(r"(\S*python3? -m )?(pip|docker|kubectl|iconv|gunzip|tests/|pytest|venv|ruff|http\.server)|make$|"
-                r"\S*python3? -c", command.text):
+    if re.match(
+        r"(\S*python3? -m )?(pip|docker|kubectl|iconv|gunzip|tests/|pytest|venv|ruff|http\.server)|make$|"
+        r"\S*python3? -c",
+        command.text,
+    ):
         return
     module, _ = command.parts()
-    assert module.startswith(("bert4rec_jax", "experiments", "benchmarks", "docs")), f"it is not known how to check {module}"
+    assert module.startswith(("bert4rec_jax", "experiments", "benchmarks", "docs")), (
+        f"it is not known how to check {module}"
+    )
     path = ROOT / (module.replace(".", "/") + ".py")
     if not path.exists() and (path.with_suffix("") / "__main__.py").exists():
         path = path.with_suffix("") / "__main__.py"
     assert path.exists(), f"there is no module {module}"
-    known, given = flags_of(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")), command.pairs()
+    known, given = (
+        flags_of(path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")),
+        command.pairs(),
+    )
     for name, value in given:
         if name.startswith("config."):
             assert name[7:] in FIELDS or "GROUP" in name, f"there is no field {name}"
@@ -97,7 +137,9 @@ def check_config(given: list[tuple[str, str]]) -> None:
     config = next((value for name, value in given if name == "config"), "")
     if not config or any(part in config for part in PLACEHOLDERS):
         return
-    values = config_lib.load(config if re.fullmatch(r"\w+(:[\w-]+)?", config) else str(ROOT / config))
+    values = config_lib.load(
+        config if re.fullmatch(r"\w+(:[\w-]+)?", config) else str(ROOT / config)
+    )
     if values.data.path == "" and not any(".path" in name for name, _ in given):
         return
     values.data.path = values.data.path or "somewhere"

@@ -20,15 +20,40 @@ from shown_commands import PAGES, Command, shown
 from bert4rec_jax import config as config_lib
 
 pytestmark = pytest.mark.slow
-TITLES = [("Toy Story", 1995), ("Lion King, The", 1994), ("Aladdin", 1992), ("Heat", 1995), ("Alien", 1979),
-          ("Aliens", 1986), ("Star Wars", 1977), *((f"Film {n}", 1960 + n) for n in range(23))]
+TITLES = [
+    ("Toy Story", 1995),
+    ("Lion King, The", 1994),
+    ("Aladdin", 1992),
+    ("Heat", 1995),
+    ("Alien", 1979),
+    ("Aliens", 1986),
+    ("Star Wars", 1977),
+    *((f"Film {n}", 1960 + n) for n in range(23)),
+]
 TRAINED = ("quickstart", "ml_1m", "ml_25m", "mine")  # what the commands find below runs/
-FIELDS = {"train.steps": 20, "train.eval_every": 10, "train.checkpoint_every": 10, "train.accumulate": 1,
-          "model.heads": 1, "loss.negatives": 16, "data.user_core": 0, "data.item_core": 0, "data.min_rating": 0.0,
-          "data.where": "", "data.split": "leave_one_out", "data.period_target": "first", "data.test_seconds": 0,
-          "data.valid_seconds": 0, "data.gap_seconds": 0, "data.synthetic.num_items": 300}  # of which 100 are negatives
-SETS = [f"--set={name}={value}" for name, value in SMALL.items()
-        if name.startswith(("data.", "model.ffn", "model.layers", "optimizer.warmup"))]
+FIELDS = {
+    "train.steps": 20,
+    "train.eval_every": 10,
+    "train.checkpoint_every": 10,
+    "train.accumulate": 1,
+    "model.heads": 1,
+    "loss.negatives": 16,
+    "data.user_core": 0,
+    "data.item_core": 0,
+    "data.min_rating": 0.0,
+    "data.where": "",
+    "data.split": "leave_one_out",
+    "data.period_target": "first",
+    "data.test_seconds": 0,
+    "data.valid_seconds": 0,
+    "data.gap_seconds": 0,
+    "data.synthetic.num_items": 300,
+}  # of which 100 are negatives
+SETS = [
+    f"--set={name}={value}"
+    for name, value in SMALL.items()
+    if name.startswith(("data.", "model.ffn", "model.layers", "optimizer.warmup"))
+]
 COMMANDS = {command.text: command for command in shown() if not command.why_not}
 
 
@@ -36,7 +61,9 @@ def of(*modules: str) -> list[str]:
     """Returns the commands of modules, those that read what others write last."""
     order = ["launch --sweep", "launch --root", "report sweeps", "report experiments", "--check"]
     found = [text for text, command in COMMANDS.items() if command.parts()[0] in modules]
-    return sorted(found, key=lambda text: next((n for n, part in enumerate(order) if part in text), 0))
+    return sorted(
+        found, key=lambda text: next((n for n, part in enumerate(order) if part in text), 0)
+    )
 
 
 def short(text: str) -> str:
@@ -45,9 +72,18 @@ def short(text: str) -> str:
 
 def run(words, stage, code=0):
     words = [sys.executable if re.fullmatch(r"(\S*/)?python3?", word) else word for word in words]
-    done = subprocess.run(words, cwd=stage, env=environment(stage.parent, PYTHONPATH=str(stage)), text=True,
-                          capture_output=True, timeout=900, check=False)
-    assert done.returncode == code, f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    done = subprocess.run(
+        words,
+        cwd=stage,
+        env=environment(stage.parent, PYTHONPATH=str(stage)),
+        text=True,
+        capture_output=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == code, (
+        f"{' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    )
     return done.stdout
 
 
@@ -61,12 +97,26 @@ def stage(tmp_path_factory):
     """A copy of the checkout with a log, titles, lists of users, and finished runs, as the pages suppose."""
     stage = tmp_path_factory.mktemp("stage") / "checkout"
     left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT, stage, ignore=lambda folder, names: left_out(folder, names) | (
-        {"build", "data", "runs", "sweeps"} if folder == str(ROOT) else set()))
-    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
+    shutil.copytree(
+        ROOT,
+        stage,
+        ignore=lambda folder, names: (
+            left_out(folder, names)
+            | ({"build", "data", "runs", "sweeps"} if folder == str(ROOT) else set())
+        ),
+    )
+    for words in (
+        ["init", "-q"],
+        ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"],
+    ):
         subprocess.run(["git", *words], cwd=stage, check=True)  # records name a commit
     draw = random.Random(0)
-    events = [(f"u{user}", draw.randrange(len(TITLES)), 1000 * place + user) for user in range(60) for place in range(12)]
+    events = [
+        (f"u{user}", draw.randrange(len(TITLES)), 1000 * place + user)
+        for user in range(60)
+        for place in range(12)
+    ]
     columns = ["user", "item", "timestamp", "customer", "film", "watched_at"]
     for name in ("views.csv", "new_log.csv", "new_events.csv"):
         with open(stage / name, "w", newline="") as file:
@@ -75,14 +125,30 @@ def stage(tmp_path_factory):
         films = [[n, n, title, year, "Drama|War"] for n, (title, year) in enumerate(TITLES)]
         csv.writer(file).writerows([["item", "film", "title", "year", "genres"], *films])
     (stage / "users.txt").write_text("u1\nu2\n")
-    (stage / "histories.json").write_text('{"anna": ["Toy Story (1995)", "Heat"], "ben": ["nothing"]}')
+    (stage / "histories.json").write_text(
+        '{"anna": ["Toy Story (1995)", "Heat"], "ben": ["nothing"]}'
+    )
     for block in blocks("experiments/README.md"):
         if block.kind == "python" and "# my_sweep.py" in block.text:
-            (stage / "my_sweep.py").write_text(block.text.replace("[0, 1, 2]", "[0]"))  # a third of the trials
+            (stage / "my_sweep.py").write_text(
+                block.text.replace("[0, 1, 2]", "[0]")
+            )  # a third of the trials
     table = {"data.path": "views.csv", "data.items_path": "films.csv"}
-    fields = {name: value for name, value in (SMALL | FIELDS | table).items() if "synthetic" not in name}
-    run(["python", "-m", "bert4rec_jax.main", "--config", "own_data", f"--workdir=runs/{TRAINED[0]}",
-         *(f"--config.{name}={value}" for name, value in fields.items())], stage)
+    fields = {
+        name: value for name, value in (SMALL | FIELDS | table).items() if "synthetic" not in name
+    }
+    run(
+        [
+            "python",
+            "-m",
+            "bert4rec_jax.main",
+            "--config",
+            "own_data",
+            f"--workdir=runs/{TRAINED[0]}",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ],
+        stage,
+    )
     for name in TRAINED[1:]:
         shutil.copytree(stage / "runs" / TRAINED[0], stage / "runs" / name)
     return stage
@@ -90,7 +156,12 @@ def stage(tmp_path_factory):
 
 def shrunk(command: Command, workdir: str, **fields) -> list[str]:
     """Returns a training command with the same flags, a small model and a small log, in a workdir of its own."""
-    fields = SMALL | FIELDS | {"data.source": "synthetic", "data.path": "", "data.items_path": ""} | fields
+    fields = (
+        SMALL
+        | FIELDS
+        | {"data.source": "synthetic", "data.path": "", "data.items_path": ""}
+        | fields
+    )
     words = ["python", "-m", "bert4rec_jax.main", f"--workdir={workdir}"]
     for name, value in command.pairs():
         if name == "workdir" or name[7:] in fields or name.startswith("config.data."):
@@ -115,18 +186,35 @@ def test_training(stage, text):
         return
     # Ranking again, under another protocol too, takes the run that is ranked.
     first = re.sub(r" --(mode|trained|config\.eval\.\S+?)[ =]\S+", "", text)
-    protocol = {"eval.protocol": given["config.eval.protocol"]} if "config.eval.protocol" in given else {}
+    protocol = (
+        {"eval.protocol": given["config.eval.protocol"]} if "config.eval.protocol" in given else {}
+    )
     run(shrunk(Command(first, "", False), workdir), stage)
     ranks = Command(text.replace("--trained runs/ml_1m", f"--trained {workdir}"), "", False)
-    assert "test " in run(shrunk(ranks, f"{workdir}_again" if "trained" in given else workdir, **protocol), stage)
+    assert "test " in run(
+        shrunk(ranks, f"{workdir}_again" if "trained" in given else workdir, **protocol), stage
+    )
 
 
-@pytest.mark.parametrize("text", of("bert4rec_jax.recommend", "bert4rec_jax.export.__main__",
-                                    "bert4rec_jax.portrait.__main__", "bert4rec_jax.data.clean", "experiments.cite"),
-                         ids=short)
+@pytest.mark.parametrize(
+    "text",
+    of(
+        "bert4rec_jax.recommend",
+        "bert4rec_jax.export.__main__",
+        "bert4rec_jax.portrait.__main__",
+        "bert4rec_jax.data.clean",
+        "experiments.cite",
+    ),
+    ids=short,
+)
 def test_what_uses_a_run(stage, text):
-    shown = run([word.replace("RUN", "runs/mine").replace("Signal 4", "Heat").replace("Atlas 2", "Alien")
-                 for word in as_typed(text)], stage)
+    shown = run(
+        [
+            word.replace("RUN", "runs/mine").replace("Signal 4", "Heat").replace("Atlas 2", "Alien")
+            for word in as_typed(text)
+        ],
+        stage,
+    )
     out = dict(COMMANDS[text].pairs()).get("out")
     assert shown.strip() and (out is None or (stage / out).exists())
 
@@ -135,28 +223,60 @@ def test_sweeps_and_reports(stage):
     for text in of("experiments.launch", "experiments.report"):
         words = as_typed(text)
         if "--sweep" in words:
-            words += SETS + (["--set=train.steps=20", "--set=train.eval_every=10", "--set=train.checkpoint_every=10"]
-                             if "my_sweep.py" in words else [])
+            words += SETS + (
+                [
+                    "--set=train.steps=20",
+                    "--set=train.eval_every=10",
+                    "--set=train.checkpoint_every=10",
+                ]
+                if "my_sweep.py" in words
+                else []
+            )
         assert run(words, stage).strip()
 
 
 def test_every_command_is_run_or_has_its_reason():
-    run_here = of("bert4rec_jax.main", "bert4rec_jax.recommend", "bert4rec_jax.export.__main__",
-                  "bert4rec_jax.portrait.__main__", "bert4rec_jax.data.clean", "experiments.cite", "experiments.launch",
-                  "experiments.report")
+    run_here = of(
+        "bert4rec_jax.main",
+        "bert4rec_jax.recommend",
+        "bert4rec_jax.export.__main__",
+        "bert4rec_jax.portrait.__main__",
+        "bert4rec_jax.data.clean",
+        "experiments.cite",
+        "experiments.launch",
+        "experiments.report",
+    )
     assert set(run_here) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("block", [block for page in PAGES for block in blocks(page)
-                                   if block.kind == "python" and not block.caption],
-                         ids=lambda block: f"{block.document}:{block.line}")
+@pytest.mark.parametrize(
+    "block",
+    [
+        block
+        for page in PAGES
+        for block in blocks(page)
+        if block.kind == "python" and not block.caption
+    ],
+    ids=lambda block: f"{block.document}:{block.line}",
+)
 def test_python(stage, block):
     file = stage / "example.py"
     file.write_text(block.text)
     if "def get_config" in block.text:
         config_lib.resolve(config_lib.load(str(file)))
     elif "CONFIG =" in block.text:
-        assert "trial" in run(["python", "-m", "experiments.launch", "--sweep", "example.py", "--root", "sweeps/tried",
-                               "--dry_run"], stage)
+        assert "trial" in run(
+            [
+                "python",
+                "-m",
+                "experiments.launch",
+                "--sweep",
+                "example.py",
+                "--root",
+                "sweeps/tried",
+                "--dry_run",
+            ],
+            stage,
+        )
     else:
         run(["python", "example.py"], stage)

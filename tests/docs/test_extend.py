@@ -61,8 +61,15 @@ def extended(tmp_path_factory):
 
 
 def run(command, folder, cache):
-    done = subprocess.run(command, cwd=folder, env=environment(cache, PYTHONPATH=str(folder)), text=True,
-                          capture_output=True, timeout=600, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(cache, PYTHONPATH=str(folder)),
+        text=True,
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -73,14 +80,35 @@ def test_loss_positions_task_and_metric_are_what_they_say(extended, cache):
 
 @pytest.mark.slow
 def test_the_extended_program_trains(extended, cache):
-    fields = SMALL | {"train.steps": 60, "train.eval_every": 30, "train.checkpoint_every": 30, "loss.name": "bpr",
-                      "loss.negatives": 16, "model.positions": "sinusoidal", "masking.newest": True,
-                      "eval.metric": "rbp"}
-    run([sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic", "--workdir", "run",
-         *(f"--config.{name}={value}" for name, value in fields.items())], extended, cache)
+    fields = SMALL | {
+        "train.steps": 60,
+        "train.eval_every": 30,
+        "train.checkpoint_every": 30,
+        "loss.name": "bpr",
+        "loss.negatives": 16,
+        "model.positions": "sinusoidal",
+        "masking.newest": True,
+        "eval.metric": "rbp",
+    }
+    run(
+        [
+            sys.executable,
+            "-m",
+            "bert4rec_jax.main",
+            "--config",
+            "synthetic",
+            "--workdir",
+            "run",
+            *(f"--config.{name}={value}" for name, value in fields.items()),
+        ],
+        extended,
+        cache,
+    )
     results = json.loads((extended / "run" / "results.json").read_text())
     assert results["baselines"]["popular_users"]["test"]["rbp"] > 0 and results["test"]["rbp"] > 0
-    train = [json.loads(line) for line in (extended / "run" / "metrics.jsonl").read_text().splitlines()]
+    train = [
+        json.loads(line) for line in (extended / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     losses = [line["loss"] for line in train if line["split"] == "train"]
     assert np.mean(losses[-2:]) < losses[0]
 
@@ -88,8 +116,12 @@ def test_the_extended_program_trains(extended, cache):
 def test_json_lines_are_a_source(tmp_path, monkeypatch):
     code = next(block.text for block in blocks(PAGE) if block.caption == "json_lines.py")
     (tmp_path / "json_lines.py").write_text(code)
-    events = [{"who": who, "what": what, "at": at} for who in "abcd" for at, what in enumerate("xyzw")]
-    (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in reversed(events)))
+    events = [
+        {"who": who, "what": what, "at": at} for who in "abcd" for at, what in enumerate("xyzw")
+    ]
+    (tmp_path / "events.jsonl").write_text(
+        "".join(json.dumps(event) + "\n" for event in reversed(events))
+    )
     monkeypatch.chdir(tmp_path)
     config = load("json_lines.py")
     config.data.cache_dir = str(tmp_path / "cache")

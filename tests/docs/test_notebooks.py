@@ -9,7 +9,9 @@ import pytest
 from pages import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
-SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "docs" / "_extensions" / "notebooks.py")
+SPEC = importlib.util.spec_from_file_location(
+    "notebooks", ROOT / "docs" / "_extensions" / "notebooks.py"
+)
 runner = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(runner)
 
@@ -25,7 +27,9 @@ def code(notebook):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_outputs_are_kept_and_belong_to_the_cells(path):
     notebook = read(path)
-    assert notebook["metadata"]["outputs_of"] == runner.sources(notebook), "run docs/_extensions/notebooks.py --write"
+    assert notebook["metadata"]["outputs_of"] == runner.sources(notebook), (
+        "run docs/_extensions/notebooks.py --write"
+    )
     cells = code(notebook)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell["outputs"]]
@@ -45,7 +49,11 @@ def test_the_first_cell_installs_the_same_way_everywhere():
 def test_a_difference_is_noticed_and_numbers_may_differ():
     old = read(NOTEBOOKS[0])
     new = json.loads(json.dumps(old))
-    cells = [cell for cell in code(new) if "varies" not in cell["metadata"].get("tags", []) and runner.shown(cell)]
+    cells = [
+        cell
+        for cell in code(new)
+        if "varies" not in cell["metadata"].get("tags", []) and runner.shown(cell)
+    ]
     cells[0]["outputs"][0].setdefault("data", {})["text/plain"] = "something else 1.5"
     cells[0]["outputs"][0].pop("text", None)
     assert len(runner.differences(old, new)) == 1

@@ -25,9 +25,18 @@ pytest.importorskip("onnxruntime", reason="the extra bert4rec_jax[page] is not i
 
 from bert4rec_jax.export import browser_runtime, page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & <script>alert(1)</script>, The"
 
 
@@ -62,7 +71,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def serve(folder):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}/", server
 
@@ -73,11 +84,21 @@ def site(small_run, runtime, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("page") / "run"
     shutil.copytree(small_run, workdir)
     table = pd.read_parquet(workdir / "catalogue.parquet")
-    table["title"] = [HOSTILE, "Amélie (Fabuleux destin d'Amélie Poulain, Le)", "Matrix, The", *table["title"][3:]]
+    table["title"] = [
+        HOSTILE,
+        "Amélie (Fabuleux destin d'Amélie Poulain, Le)",
+        "Matrix, The",
+        *table["title"][3:],
+    ]
     table.to_parquet(workdir / "catalogue.parquet")
     recommender = bert4rec_jax.load(str(workdir))
     folder = workdir.parent / "site"
-    page.write(str(folder), recommender, {"Three of four": ["Matrix", "Amelie", HOSTILE, "Nothing like it"]}, runtime)
+    page.write(
+        str(folder),
+        recommender,
+        {"Three of four": ["Matrix", "Amelie", HOSTILE, "Nothing like it"]},
+        runtime,
+    )
     address, server = serve(folder)
     yield address, recommender, folder
     server.shutdown()
@@ -91,7 +112,10 @@ def opened(site, browser):
     tab.asked, tab.wrong = [], []
     tab.on("request", lambda request: tab.asked.append(request.url))
     tab.on("pageerror", lambda error: tab.wrong.append(str(error)))
-    tab.on("console", lambda message: tab.wrong.append(message.text) if message.type == "error" else None)
+    tab.on(
+        "console",
+        lambda message: tab.wrong.append(message.text) if message.type == "error" else None,
+    )
     yield tab
     assert tab.wrong == []
     assert all(url.startswith(site[0]) for url in tab.asked)
@@ -133,7 +157,10 @@ def test_clicks_together_what_recommend_says(site, opened):
     answered(opened, lambda: opened.click("#list > li:nth-child(3) .plus"))
     third = expected(recommender, [2])[2]
     assert history(opened) == [2, third] and shown(opened) == expected(recommender, [2, third])
-    answered(opened, lambda: opened.focus("#history li:nth-child(2)") or opened.keyboard.press("Alt+ArrowUp"))
+    answered(
+        opened,
+        lambda: opened.focus("#history li:nth-child(2)") or opened.keyboard.press("Alt+ArrowUp"),
+    )
     assert history(opened) == [third, 2] and shown(opened) == expected(recommender, [third, 2])
     # The address keeps the history.
     assert opened.url.endswith(f"#h={third},2")
@@ -175,7 +202,10 @@ def test_reasons_are_the_model_without_one_item(site, opened):
         return scores[first - 1] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
 
     whole = log_probability([3, 9, 12])
-    changes = {number: whole - log_probability([n for n in (3, 9, 12) if n != number]) for number in (3, 9, 12)}
+    changes = {
+        number: whole - log_probability([n for n in (3, 9, 12) if n != number])
+        for number in (3, 9, 12)
+    }
     assert len(names) == 3 and names[[n for n in names].index("The Matrix")] == "The Matrix"
     got = sorted(float(v.replace("−", "-").replace("+", "")) for v in values)
     np.testing.assert_allclose(got, sorted(changes.values()), atol=0.006)
@@ -195,20 +225,51 @@ def test_hostile_titles_are_text_and_long_histories_are_cut_in_sight(site, opene
     assert shown(opened) == expected(recommender, many)
     text = (folder / "index.html").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    assert "default-src 'none'" in policy and "unsafe-inline" not in policy and "'unsafe-eval'" not in policy
+    assert (
+        "default-src 'none'" in policy
+        and "unsafe-inline" not in policy
+        and "'unsafe-eval'" not in policy
+    )
 
 
 @pytest.mark.slow
 def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
     n = 62423
-    words = ["star", "night", "of", "the", "river", "blue", "house", "last", "king", "lost", "city", "winter", "garden", "silent", "ocean", "red"]
+    words = [
+        "star",
+        "night",
+        "of",
+        "the",
+        "river",
+        "blue",
+        "house",
+        "last",
+        "king",
+        "lost",
+        "city",
+        "winter",
+        "garden",
+        "silent",
+        "ocean",
+        "red",
+    ]
     generator = np.random.default_rng(0)
     titles = [" ".join(generator.choice(words, 3)) + f" {i}" for i in range(n)]
-    catalogue = pd.DataFrame({"item": [str(i) for i in range(n)], "title": titles}, index=range(1, n + 1))
+    catalogue = pd.DataFrame(
+        {"item": [str(i) for i in range(n)], "title": titles}, index=range(1, n + 1)
+    )
     config = config_lib.resolve(config_lib.recommended())
     params = init_params(config.model, n, jax.random.key(0))
-    random = SimpleNamespace(config=config, catalogue=catalogue, titles=TitleIndex(catalogue), num_items=n, results=None,
-                             step=0, params=params, embeddings=np.asarray(params["items"]["embedding"])[1:n + 1])
+    random = SimpleNamespace(
+        config=config,
+        catalogue=catalogue,
+        titles=TitleIndex(catalogue),
+        num_items=n,
+        results=None,
+        step=0,
+        params=params,
+        embeddings=np.asarray(params["items"]["embedding"])[1 : n + 1],
+    )
     page.write(str(tmp_path), random, {}, runtime)
     address, server = serve(tmp_path)
 
@@ -236,7 +297,15 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
     tab.context.close()
     server.shutdown()
     # Of a run on a machine that is described in it, this is experiments/results/benchmarks/page.json.
-    print(json.dumps({"first_list_seconds": first, "own_history_seconds": own, "click_to_list_ms": sorted(clicks)}))
+    print(
+        json.dumps(
+            {
+                "first_list_seconds": first,
+                "own_history_seconds": own,
+                "click_to_list_ms": sorted(clicks),
+            }
+        )
+    )
     # The browser, its server and this test share the machine with whatever else runs, so loading the model, about two
     # seconds of a core, is given more.
     assert np.median(clicks) < 200 and first < 3 and own < 12
@@ -260,6 +329,10 @@ def test_without_npm_the_remedy_is_said(tmp_path, monkeypatch):
 def test_starting_points_are_those_given_then_the_catalogues_own(small_run):
     recommender = bert4rec_jax.load(str(small_run))
     titles = [recommender.titles.label(n) for n in (4, 8)]
-    points = page.starting_points(recommender, {"Mine": [*titles, "unknown"], "Nothing": ["unknown", titles[0]]})
+    points = page.starting_points(
+        recommender, {"Mine": [*titles, "unknown"], "Nothing": ["unknown", titles[0]]}
+    )
     assert points[0] == {"name": "Mine", "items": [4, 8], "lacking": 1}
-    assert len(points) == 3 and all(p["name"].startswith("Like ") and len(p["items"]) == 4 for p in points[1:])
+    assert len(points) == 3 and all(
+        p["name"].startswith("Like ") and len(p["items"]) == 4 for p in points[1:]
+    )

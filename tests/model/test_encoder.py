@@ -19,9 +19,24 @@ from bert4rec_jax.training.step import batch_loss, stream_key
 CHOICES = [
     {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
     {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
-    {"masking.next_item": 1.0, "model.ranks_from": "last_item", "model.norm": "pre", "model.head": "tied"},
-    {"model.positions": "rotary", "model.norm": "pre", "masking.next_item": 0.25, "model.scale_embeddings": True},
-    {"model.positions": "rotary", "model.norm": "post", "model.head": "tied", "masking.next_item": 0.25},
+    {
+        "masking.next_item": 1.0,
+        "model.ranks_from": "last_item",
+        "model.norm": "pre",
+        "model.head": "tied",
+    },
+    {
+        "model.positions": "rotary",
+        "model.norm": "pre",
+        "masking.next_item": 0.25,
+        "model.scale_embeddings": True,
+    },
+    {
+        "model.positions": "rotary",
+        "model.norm": "post",
+        "model.head": "tied",
+        "masking.next_item": 0.25,
+    },
 ]
 
 
@@ -32,8 +47,12 @@ WITHOUT_KERNELS = {"model.attention": "dense", "loss.chunk_items": 16}
 @pytest.mark.parametrize("machine", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("choice", CHOICES)
 def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice, machine):
-    config = small_config(cache, **choice, **{"model.init_scale": 0.3}, **(
-        {} if machine == "cpu" else WITHOUT_KERNELS | {"model.layers": 4}))
+    config = small_config(
+        cache,
+        **choice,
+        **{"model.init_scale": 0.3},
+        **({} if machine == "cpu" else WITHOUT_KERNELS | {"model.layers": 4}),
+    )
     dataset = load_dataset(config.data)
     split = split_dataset(dataset, config.data)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(2)
@@ -42,13 +61,21 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     params = model.init_params(config.model, n, jax.random.key(1))
     params["items"]["bias"] = jax.random.normal(jax.random.key(2), params["items"]["bias"].shape)
     with compiling_for(machine):
-        total, targets = batch_loss(config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes())
+        total, targets = batch_loss(
+            config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes()
+        )
 
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
-    causal = np.arange(8) % 4 == 3 if config.masking.next_item == 0.25 else np.full(8, config.masking.next_item == 1)
+    causal = (
+        np.arange(8) % 4 == 3
+        if config.masking.next_item == 0.25
+        else np.full(8, config.masking.next_item == 1)
+    )
     chosen = np.flatnonzero(~causal)
     rows = jax.tree.map(lambda x: x[chosen], packed)
-    task = mask_items(config.masking, rows, 16, n, stream_key(jax.random.key(0), "masking", 0), chosen)
+    task = mask_items(
+        config.masking, rows, 16, n, stream_key(jax.random.key(0), "masking", 0), chosen
+    )
     tokens = packed.tokens.copy()
     tokens[chosen] = task.tokens
     expected, count = 0.0, 0
@@ -57,11 +84,16 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
             inside = packed.segments[row] == number
             seen, true = tokens[row, inside], packed.tokens[row, inside]
             h = naive_encoder(config.model, params["encoder"], table[seen], causal[row])
-            pairs = [(i, true[i + 1]) for i in range(len(true) - 1)] if causal[row] else [
-                (i, true[i]) for i in np.flatnonzero(seen != true)]
+            pairs = (
+                [(i, true[i + 1]) for i in range(len(true) - 1)]
+                if causal[row]
+                else [(i, true[i]) for i in np.flatnonzero(seen != true)]
+            )
             for column, label in pairs:
-                logits = h[column] @ table[1:n + 1].T + bias[1:n + 1]
-                expected += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label - 1]
+                logits = h[column] @ table[1 : n + 1].T + bias[1 : n + 1]
+                expected += (
+                    np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[label - 1]
+                )
                 count += 1
     assert int(targets) == count > 20
     np.testing.assert_allclose(float(total), expected, rtol=2e-5)
@@ -77,8 +109,16 @@ def test_padding_and_other_histories_never_matter(cache):
 
     def hidden(tokens):
         x = lookup(params["items"]["embedding"], tokens)
-        return np.asarray(model.encode(config.model, params["encoder"], x,
-                                       model.Inputs(tokens, segments, positions, slots), None, causal=False))
+        return np.asarray(
+            model.encode(
+                config.model,
+                params["encoder"],
+                x,
+                model.Inputs(tokens, segments, positions, slots),
+                None,
+                causal=False,
+            )
+        )
 
     changed = tokens.copy()
     changed[0, 6:] = np.random.default_rng(1).integers(1, 61, 10)
@@ -89,7 +129,9 @@ def test_padding_and_other_histories_never_matter(cache):
 
 
 def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, monkeypatch):
-    config = small_config(cache, **{"model.dropout": 0.25, "model.attention_dropout": 0.5, "model.max_length": 6})
+    config = small_config(
+        cache, **{"model.dropout": 0.25, "model.attention_dropout": 0.5, "model.max_length": 6}
+    )
     params = model.init_params(config.model, 60, jax.random.key(0))
     numbers, places = jnp.arange(6)[None], []
 
@@ -102,9 +144,14 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
 
     @jax.jit
     def keys():
-        model.encode(config.model, params["encoder"], jnp.ones((1, 6, 16)),
-                     model.Inputs(numbers, numbers * 0 + 1, numbers, None),
-                     model.Draws(jax.random.key(1), jnp.zeros(1, jnp.int32)), False)
+        model.encode(
+            config.model,
+            params["encoder"],
+            jnp.ones((1, 6, 16)),
+            model.Inputs(numbers, numbers * 0 + 1, numbers, None),
+            model.Draws(jax.random.key(1), jnp.zeros(1, jnp.int32)),
+            False,
+        )
         return [key for *_, key in places]
 
     drawn = {tuple(key.tolist()) for key in keys()}
@@ -119,11 +166,20 @@ def test_dropped_attention_weights_are_not_made_up_for(cache):
     config = small_config(cache, **{"model.attention_dropout": 0.5})
     numbers = jnp.tile(jnp.arange(16), (8, 1))
     zeros = {"kernel": jnp.zeros((16, 16)), "bias": jnp.zeros(16)}
-    params = {"query": zeros, "out": zeros | {"kernel": jnp.eye(16)},
-              "key_value": {"kernel": jnp.zeros((16, 32)), "bias": jnp.repeat(jnp.array([0.0, 1.0]), 16)}}
-    sums = jax.jit(lambda draws: model.Attention(config.model, False).apply(
-        {"params": params}, jnp.ones((8, 16, 16)), model.Inputs(numbers, numbers * 0 + 1, numbers, None), None,
-        draws))(model.Draws(jax.random.key(1), jnp.arange(8)))
+    params = {
+        "query": zeros,
+        "out": zeros | {"kernel": jnp.eye(16)},
+        "key_value": {"kernel": jnp.zeros((16, 32)), "bias": jnp.repeat(jnp.array([0.0, 1.0]), 16)},
+    }
+    sums = jax.jit(
+        lambda draws: model.Attention(config.model, False).apply(
+            {"params": params},
+            jnp.ones((8, 16, 16)),
+            model.Inputs(numbers, numbers * 0 + 1, numbers, None),
+            None,
+            draws,
+        )
+    )(model.Draws(jax.random.key(1), jnp.arange(8)))
     assert abs(float(sums.mean()) - 1) < 0.1 and float(sums.std()) > 0.1
 
 
@@ -131,7 +187,9 @@ def test_weights_are_as_large_as_configured():
     config = ModelConfig(layers=1, width=32, ffn_width=64, init_scale=0.2)
     params = jax.jit(lambda key: model.init_params(config, 500, key))(jax.random.key(0))
     for weights in (params["items"]["embedding"], params["encoder"]["block_0"]["ffn_in"]["kernel"]):
-        assert float(weights.std()) == pytest.approx(0.88 * 0.2, rel=0.05)  # two deviations are cut off
+        assert float(weights.std()) == pytest.approx(
+            0.88 * 0.2, rel=0.05
+        )  # two deviations are cut off
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -145,10 +203,20 @@ def test_dropout_keeps_the_expectation(rate):
 
 def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
     rows = jnp.arange(1000)
-    drops = [np.asarray(model.dropout(jnp.ones((1000, 64)), 0.25,
-                                      model.Draws(jax.random.fold_in(jax.random.key(3), n), rows)) == 0)
-             for n in range(4)]
-    bound = 4.5 / np.sqrt(drops[0].size)  # standard deviations of a correlation of independent draws
+    drops = [
+        np.asarray(
+            model.dropout(
+                jnp.ones((1000, 64)),
+                0.25,
+                model.Draws(jax.random.fold_in(jax.random.key(3), n), rows),
+            )
+            == 0
+        )
+        for n in range(4)
+    ]
+    bound = 4.5 / np.sqrt(
+        drops[0].size
+    )  # standard deviations of a correlation of independent draws
     for number, first in enumerate(drops):
         assert abs(first.mean() - 0.25) < 4.5 * np.sqrt(0.25 * 0.75 / first.size)
         assert np.abs(first.mean(0) - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / 1000)
@@ -180,7 +248,9 @@ def test_the_gradient_of_positions_is_that_of_a_lookup():
 def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
     config = small_config(cache, **choice)
     dataset = load_dataset(config.data)
-    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
+    packed = TrainingBatches(
+        dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0
+    ).batch(0)
     params = model.init_params(config.model, 60, jax.random.key(0))
 
     def gradient(**changes):
@@ -199,10 +269,21 @@ def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_layers_in_a_loop_are_those_written_out(cache, choice, remat):
     """Dropout's draws and gradients too; only a TPU has the loop."""
-    config = small_config(cache, **choice, **WITHOUT_KERNELS, **{
-        "model.layers": 4, "model.dropout": 0.2, "model.attention_dropout": 0.2, "model.remat": remat})
+    config = small_config(
+        cache,
+        **choice,
+        **WITHOUT_KERNELS,
+        **{
+            "model.layers": 4,
+            "model.dropout": 0.2,
+            "model.attention_dropout": 0.2,
+            "model.remat": remat,
+        },
+    )
     dataset = load_dataset(config.data)
-    packed = TrainingBatches(dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0).batch(0)
+    packed = TrainingBatches(
+        dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0
+    ).batch(0)
     params = model.init_params(config.model, 60, jax.random.key(0))
 
     def gradient(machine):
@@ -212,4 +293,6 @@ def test_layers_in_a_loop_are_those_written_out(cache, choice, remat):
 
     written_out, looped = gradient("gpu"), gradient("tpu")
     np.testing.assert_allclose(looped[0], written_out[0], rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), looped[1], written_out[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), looped[1], written_out[1]
+    )

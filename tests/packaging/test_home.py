@@ -28,11 +28,17 @@ def test_one_version():
 def test_the_citation_has_what_the_format_asks_for():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0" and citation["license"] == PROJECT["license"]
-    assert {"message", "title", "authors"} <= set(citation) and citation["type"] in ("software", "dataset")
+    assert {"message", "title", "authors"} <= set(citation) and citation["type"] in (
+        "software",
+        "dataset",
+    )
     for reference in citation["references"]:
         assert {"type", "title", "authors"} <= set(reference)
         assert re.fullmatch(r"10\.\d{4,}/\S+", reference["doi"])
-        assert all({"family-names", "given-names"} <= set(author) or "name" in author for author in reference["authors"])
+        assert all(
+            {"family-names", "given-names"} <= set(author) or "name" in author
+            for author in reference["authors"]
+        )
 
 
 def test_commands_lead_to_functions_and_modules():
@@ -49,13 +55,17 @@ def test_configs_that_come_with_the_program_go_by_name():
     assert config_lib.load("quickstart") == config_lib.load(str(ROOT / "configs" / "quickstart.py"))
     assert config_lib.load("amazon:2023") == config_lib.load(f"{ROOT}/configs/amazon.py:2023")
     for wrong in ("quickstrat", "nowhere/quickstart.py"):
-        with pytest.raises(UserError, match=f"no config file {wrong}; .*by their names: .*quickstart"):
+        with pytest.raises(
+            UserError, match=f"no config file {wrong}; .*by their names: .*quickstart"
+        ):
             config_lib.load(wrong)
 
 
 def test_workflow_and_templates_say_only_what_exists():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    runs = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    runs = [
+        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
     assert len(runs) > 3
     for run in runs:
         assert re.match(r"make ([\w-]+)", run)[1] in MAKE_TARGETS
@@ -69,13 +79,25 @@ def test_workflow_and_templates_say_only_what_exists():
 def test_everything_that_is_installed_is_pinned():
     for file in ROOT.glob("constraints*.txt"):
         lines = file.read_text().splitlines()
-        pinned = {re.split("==", line)[0].lower().replace("-", "_") for line in lines if "==" in line}
-        needed = [need for extra in ("sweeps", "test", "docs") for need in PROJECT["optional-dependencies"][extra]]
-        names = {re.split(r"[\[><=]", need)[0].lower().replace("-", "_") for need in [*PROJECT["dependencies"], *needed]}
+        pinned = {
+            re.split("==", line)[0].lower().replace("-", "_") for line in lines if "==" in line
+        }
+        needed = [
+            need
+            for extra in ("sweeps", "test", "docs")
+            for need in PROJECT["optional-dependencies"][extra]
+        ]
+        names = {
+            re.split(r"[\[><=]", need)[0].lower().replace("-", "_")
+            for need in [*PROJECT["dependencies"], *needed]
+        }
         assert names - {"bert4rec_jax"} <= pinned, f"{file.name} lacks {names - pinned}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"],
+)
 def test_links_between_documents_lead_somewhere(document):
     """Those between pages of the site are checked where it is built."""
     text = (ROOT / document).read_text()
@@ -86,6 +108,8 @@ def test_links_between_documents_lead_somewhere(document):
         assert target.exists(), f"{document}: {link} leads nowhere"
         if anchor:
             heads = re.findall(r"^#+ (.*)", target.read_text(), re.M)
-            anchors = [re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads]
+            anchors = [
+                re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads
+            ]
             assert anchor in anchors, f"{document}: {target.name} has no heading {anchor}"
     assert links or document != "README.md"

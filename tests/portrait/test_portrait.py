@@ -53,12 +53,24 @@ def test_titles_are_escaped():
 
 
 def test_the_command_writes_a_page_that_stands_alone(small_run, tmp_path):
-    command = [sys.executable, "-m", "bert4rec_jax.portrait", "--workdir", str(small_run), "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "bert4rec_jax.portrait",
+        "--workdir",
+        str(small_run),
+        "--out",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     page = (tmp_path / "portrait.html").read_text()
     assert {p.name for p in tmp_path.glob("*.png")} == {
-        "item_map.png", "by_history_length.png", "by_item_popularity.png", "popularity.png"}
+        "item_map.png",
+        "by_history_length.png",
+        "by_item_popularity.png",
+        "popularity.png",
+    }
     assert page.count("<img") == 4 and "http" not in page.replace("http-equiv", "")
     for title in ("Item map", "Nearest items", "Best cases", "Worst cases", "leave-one-out"):
         assert title in page
@@ -69,8 +81,16 @@ def test_users_of_other_data_are_not_shown(small_run, tmp_path):
     results = json.loads((run / "results.json").read_text())
     results["dataset"]["fingerprint"] = "0123456789abcdef"  # as if the log had been changed since
     (run / "results.json").write_text(json.dumps(results))
-    done = subprocess.run([sys.executable, "-m", "bert4rec_jax.portrait", "--workdir", str(run)], text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "bert4rec_jax.portrait", "--workdir", str(run)],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     page = (run / "portrait" / "portrait.html").read_text()
-    assert "The data of the run are not here" in page and "not 0123456789abcdef" in page and "Best cases" not in page
+    assert (
+        "The data of the run are not here" in page
+        and "not 0123456789abcdef" in page
+        and "Best cases" not in page
+    )

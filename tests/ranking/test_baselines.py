@@ -30,7 +30,9 @@ def naive_popular(experiment):
 def naive_popular_recent(experiment):
     data, split = experiment.dataset, experiment.split
     inside = np.concatenate([np.arange(a, b) for a, b in zip(data.offsets, split.train_stop)])
-    newest = inside[np.asarray(data.timestamps[inside]) >= np.quantile(data.timestamps[inside], 0.9)]
+    newest = inside[
+        np.asarray(data.timestamps[inside]) >= np.quantile(data.timestamps[inside], 0.9)
+    ]
     assert 0.05 < len(newest) / len(inside) < 0.2
     counts = np.bincount(data.items[newest], minlength=experiment.num_items + 1)
     return lambda history: counts
@@ -56,42 +58,82 @@ def naive_knn(experiment):
     return lambda history: cosine[history].sum(axis=0)
 
 
-BLOCKS = {(splits, "_EVENTS_AT_ONCE"): 50, (cases_module, "_EVENTS_AT_ONCE"): 40, (baselines, "_AT_ONCE"): 28}
-NAIVE = {"popular": naive_popular, "popular_recent": naive_popular_recent, "markov": naive_markov,
-         "item_knn": naive_knn}
+BLOCKS = {
+    (splits, "_EVENTS_AT_ONCE"): 50,
+    (cases_module, "_EVENTS_AT_ONCE"): 40,
+    (baselines, "_AT_ONCE"): 28,
+}
+NAIVE = {
+    "popular": naive_popular,
+    "popular_recent": naive_popular_recent,
+    "markov": naive_markov,
+    "item_knn": naive_knn,
+}
 
 
-@pytest.mark.parametrize("protocol, filter_seen, repeated_targets", [
-    ("full", True, "last"), ("full", True, "compete"), ("full", False, "last"), ("pop100", True, "last"),
-    ("uni100", False, "last")])
-def test_ranks_equal_a_brute_force_ranking(cache, monkeypatch, protocol, filter_seen, repeated_targets):
+@pytest.mark.parametrize(
+    "protocol, filter_seen, repeated_targets",
+    [
+        ("full", True, "last"),
+        ("full", True, "compete"),
+        ("full", False, "last"),
+        ("pop100", True, "last"),
+        ("uni100", False, "last"),
+    ],
+)
+def test_ranks_equal_a_brute_force_ranking(
+    cache, monkeypatch, protocol, filter_seen, repeated_targets
+):
     # Fewer neighbours than items, where the last of them is no matter of rounding.
     monkeypatch.setattr(baselines, "NEIGHBOURS", 7 if protocol == "full" else 1000)
-    experiment = with_repeats(Experiment(small_config(cache, **{
-        "seed": 3, "data.synthetic.num_items": 60 if protocol == "full" else 160, "eval.protocol": protocol, "eval.filter_seen": filter_seen,
-        "eval.repeated_targets": repeated_targets, "eval.negatives_seed": 2})))
+    experiment = with_repeats(
+        Experiment(
+            small_config(
+                cache,
+                **{
+                    "seed": 3,
+                    "data.synthetic.num_items": 60 if protocol == "full" else 160,
+                    "eval.protocol": protocol,
+                    "eval.filter_seen": filter_seen,
+                    "eval.repeated_targets": repeated_targets,
+                    "eval.negatives_seed": 2,
+                },
+            )
+        )
+    )
     cases, data, n = experiment.cases("test"), experiment.dataset, experiment.num_items
     popularity = naive_popular(experiment)([])
     np.testing.assert_array_equal(training_counts(data, experiment.split), popularity)
     if protocol != "full":
         weights = popularity if protocol == "pop100" else np.ones(n + 1)
         negatives = sample_negatives(data, cases.users, weights, 100, 2)
-    whole, left_out = baselines.rank_all(experiment.config, data, experiment.split, cases, popularity)
+    whole, left_out = baselines.rank_all(
+        experiment.config, data, experiment.split, cases, popularity
+    )
     # Blocks of users, of cases and of items, and items that alone have more followers than a block.
     assert np.median(popularity[1:]) < BLOCKS[baselines, "_AT_ONCE"] < popularity.max()
     for (module, name), size in BLOCKS.items():
         monkeypatch.setattr(module, name, size)
-    rankings, still = baselines.rank_all(experiment.config, data, experiment.split, cases, popularity)
+    rankings, still = baselines.rank_all(
+        experiment.config, data, experiment.split, cases, popularity
+    )
     assert rankings.keys() == whole.keys() == NAIVE.keys() and not left_out and not still
     for name, ranking in rankings.items():
         for field in ("greater", "ties", "candidates"):
-            np.testing.assert_array_equal(getattr(ranking, field), getattr(whole[name], field), err_msg=name)
+            np.testing.assert_array_equal(
+                getattr(ranking, field), getattr(whole[name], field), err_msg=name
+            )
     for name, ranking in rankings.items():
         score, repeats, ties, better = NAIVE[name](experiment), 0, 0, 0
         for case in range(len(cases.users)):
-            history, target = data.items[cases.starts[case]:cases.targets[case]], data.items[cases.targets[case]]
+            history, target = (
+                data.items[cases.starts[case] : cases.targets[case]],
+                data.items[cases.targets[case]],
+            )
             scores = score(history)
-            others = np.setdiff1d(np.arange(1, n + 1), [*history, target] if filter_seen else [target])
+            others = np.setdiff1d(
+                np.arange(1, n + 1), [*history, target] if filter_seen else [target]
+            )
             if protocol != "full":
                 others = negatives[case]
             greater = (scores[others] > scores[target] + 1e-6).sum()
@@ -110,21 +152,33 @@ def test_an_item_that_a_user_met_twice_counts_once_for_its_neighbours(cache):
     experiment = Experiment(small_config(cache))
     once = baselines.similarities(experiment.dataset, experiment.split)
     twice = dataclasses.replace(
-        experiment.dataset, items=np.repeat(experiment.dataset.items, 2), offsets=2 * experiment.dataset.offsets)
+        experiment.dataset,
+        items=np.repeat(experiment.dataset.items, 2),
+        offsets=2 * experiment.dataset.offsets,
+    )
     split = dataclasses.replace(experiment.split, train_stop=2 * experiment.split.train_stop)
-    np.testing.assert_allclose(baselines.similarities(twice, split).toarray(), once.toarray(), rtol=1e-5)
+    np.testing.assert_allclose(
+        baselines.similarities(twice, split).toarray(), once.toarray(), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("bound, name, reason", [
-    ("_MOST_VISITS", "markov", "1 passes over 1,"),
-    ("_MOST_PRODUCTS", "item_knn", "it would add up about "),
-    ("_MOST_EVENTS", "item_knn", "training events in memory, and does so for at most 0"),
-    ("_MOST_SIMILARITIES", "item_knn", "its table would hold more than 0 similarities"),
-])
-def test_what_would_take_hours_or_too_much_memory_is_left_out_and_the_rest_is_ranked(cache, monkeypatch, bound, name, reason):
+@pytest.mark.parametrize(
+    "bound, name, reason",
+    [
+        ("_MOST_VISITS", "markov", "1 passes over 1,"),
+        ("_MOST_PRODUCTS", "item_knn", "it would add up about "),
+        ("_MOST_EVENTS", "item_knn", "training events in memory, and does so for at most 0"),
+        ("_MOST_SIMILARITIES", "item_knn", "its table would hold more than 0 similarities"),
+    ],
+)
+def test_what_would_take_hours_or_too_much_memory_is_left_out_and_the_rest_is_ranked(
+    cache, monkeypatch, bound, name, reason
+):
     monkeypatch.setattr(baselines, bound, 0)
     e = Experiment(small_config(cache))
-    rankings, left_out = baselines.rank_all(e.config, e.dataset, e.split, e.cases("test"), e.popularity)
+    rankings, left_out = baselines.rank_all(
+        e.config, e.dataset, e.split, e.cases("test"), e.popularity
+    )
     assert left_out.keys() == {name} and reason in left_out[name]
     assert rankings.keys() == NAIVE.keys() - {name}
 
@@ -135,6 +189,8 @@ def test_a_baseline_without_memory_takes_no_other_with_it(cache, monkeypatch):
 
     monkeypatch.setattr(baselines, "similarities", none_left)
     e = Experiment(small_config(cache))
-    rankings, left_out = baselines.rank_all(e.config, e.dataset, e.split, e.cases("test"), e.popularity)
+    rankings, left_out = baselines.rank_all(
+        e.config, e.dataset, e.split, e.cases("test"), e.popularity
+    )
     assert left_out == {"item_knn": "there was not enough memory for it"}
     assert rankings.keys() == NAIVE.keys() - {"item_knn"}

@@ -13,8 +13,14 @@ from bert4rec_jax.ranking import Ranker, large
 
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
-    config = small_config(cache, **{"data.synthetic.num_items": 160, "eval.filter_seen": filter_seen,
-                                    "model.init_scale": 0.3})
+    config = small_config(
+        cache,
+        **{
+            "data.synthetic.num_items": 160,
+            "eval.filter_seen": filter_seen,
+            "model.init_scale": 0.3,
+        },
+    )
     experiment = Experiment(config)
     params = init_params(config.model, experiment.num_items, jax.random.key(5))
     table = np.array(params["items"]["embedding"])
@@ -23,9 +29,13 @@ def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
     whole = experiment.ranker("test").rank(params, with_top=True)
     called = []
     in_chunks = large.rank_in_chunks
-    monkeypatch.setattr("bert4rec_jax.ranking.ranker.rank_in_chunks", lambda *a: called.append(1) or in_chunks(*a))
+    monkeypatch.setattr(
+        "bert4rec_jax.ranking.ranker.rank_in_chunks", lambda *a: called.append(1) or in_chunks(*a)
+    )
     monkeypatch.setattr(large, "MOST_BYTES", {"cpu": 0})
-    monkeypatch.setattr(large, "CHUNK_BYTES", 1)  # chunks of 128 items, of a table that is no multiple of them
+    monkeypatch.setattr(
+        large, "CHUNK_BYTES", 1
+    )  # chunks of 128 items, of a table that is no multiple of them
     again = Ranker(config, experiment.dataset, experiment.cases("test"), experiment.layout)
     chunked = again.rank(params, with_top=True)
     assert called and len(table) > 128 and len(table) % 128

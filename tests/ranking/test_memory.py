@@ -22,7 +22,12 @@ def long_log(cache):
     experiment = Experiment(small_config(cache))
     items = np.random.default_rng(0).integers(1, 61, USERS * EVENTS, dtype=np.int32)
     experiment.dataset = dataclasses.replace(
-        experiment.dataset, items=items, offsets=np.arange(USERS + 1) * EVENTS, num_users=USERS, timestamps=None)
+        experiment.dataset,
+        items=items,
+        offsets=np.arange(USERS + 1) * EVENTS,
+        num_users=USERS,
+        timestamps=None,
+    )
     experiment.split = splits.split_dataset(experiment.dataset, experiment.config.data)
     return experiment
 
@@ -38,13 +43,19 @@ def peak(function) -> int:
 
 
 def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
-    for module, name in ((splits, "_EVENTS_AT_ONCE"), (cases_module, "_EVENTS_AT_ONCE"), (baselines, "_AT_ONCE")):
+    for module, name in (
+        (splits, "_EVENTS_AT_ONCE"),
+        (cases_module, "_EVENTS_AT_ONCE"),
+        (baselines, "_AT_ONCE"),
+    ):
         monkeypatch.setattr(module, name, 1 << 15)
     monkeypatch.setattr(baselines, "_MOST_EVENTS", 1 << 15)  # all that item_knn may hold of a log
     e, cases = long_log, long_log.cases("test")
     popularity = splits.training_counts(e.dataset, e.split)
     results = []
-    held = peak(lambda: results.append(baselines.rank_all(e.config, e.dataset, e.split, cases, popularity)))
+    held = peak(
+        lambda: results.append(baselines.rank_all(e.config, e.dataset, e.split, cases, popularity))
+    )
     assert results[0][0].keys() == {"popular", "markov"} and results[0][1].keys() == {"item_knn"}
     assert held < 6e6 < e.dataset.items.nbytes
     assert peak(lambda: repeated_targets(e.dataset, cases)) < 6e6
@@ -55,11 +66,22 @@ def test_the_removed_items_of_all_batches_are_never_held_together(long_log):
     packed = []
 
     def pack():
-        packed.append(PackedHistories(
-            e.config.model, e.num_items, e.dataset.items, cases.starts, cases.targets, 8, e.layout,
-            lambda chosen: cases.events(e.dataset.items, chosen)))
+        packed.append(
+            PackedHistories(
+                e.config.model,
+                e.num_items,
+                e.dataset.items,
+                cases.starts,
+                cases.targets,
+                8,
+                e.layout,
+                lambda chosen: cases.events(e.dataset.items, chosen),
+            )
+        )
         assert len(packed[0]._device_batch(3).removed_item_P) == packed[0].pairs == 8 * (EVENTS - 1)
 
     assert peak(pack) < 6e6
     assert packed[0].removed_counts.tolist() == [
-        len(np.unique(e.dataset.items[start:stop])) for start, stop in zip(cases.starts, cases.targets)]
+        len(np.unique(e.dataset.items[start:stop]))
+        for start, stop in zip(cases.starts, cases.targets)
+    ]

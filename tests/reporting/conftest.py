@@ -9,5 +9,7 @@ def sweep(tmp_path):
     root = tmp_path / "sweep"
     for seed in range(3):
         for place, (width, strength) in enumerate(((32, 0.0), (33, 0.02), (64, 0.5))):
-            make_run(root / f"{3 * seed + place:03d}", strength, seed, model__width=width, model__heads=1)
+            make_run(
+                root / f"{3 * seed + place:03d}", strength, seed, model__width=width, model__heads=1
+            )
     return root

@@ -17,7 +17,17 @@ from experiments.reporting import checking, records
 def table(sweep, tmp_path):
     """A report on the sweep, in Markdown, LaTeX and CSV."""
     out = tmp_path / "out"
-    flags = ("--baseline", "width=32", "--out", out, "--format", "markdown,latex,csv", "--nofigures", "--resamples", 1000)
+    flags = (
+        "--baseline",
+        "width=32",
+        "--out",
+        out,
+        "--format",
+        "markdown,latex,csv",
+        "--nofigures",
+        "--resamples",
+        1000,
+    )
     assert report(sweep, *flags)[0] == 0
     return out / "ml-tiny.md"
 
@@ -32,15 +42,27 @@ def test_a_changed_digit_is_named(table, sweep):
     forged = cell[:-1] + str((int(cell[-1]) + 1) % 10)
     table.write_text(text.replace(cell, forged, 1))
     code, _, err = report("--check", table)
-    assert code == 1 and "row 'BERT4Rec (Cloze), width=64', column 'ndcg@10'" in err and forged in err and cell in err
-    for old, new in (("abc1234abc12", "abc1235abc12"), ("| better |", "| equal |"), ("seed 2: `python", "seed 3: `python")):
+    assert (
+        code == 1
+        and "row 'BERT4Rec (Cloze), width=64', column 'ndcg@10'" in err
+        and forged in err
+        and cell in err
+    )
+    for old, new in (
+        ("abc1234abc12", "abc1235abc12"),
+        ("| better |", "| equal |"),
+        ("seed 2: `python", "seed 3: `python"),
+    ):
         assert old in text
         table.write_text(text.replace(old, new))
         assert len(checking.check(table, [])) >= 1, old
     table.write_text(text + "\n\nmore\n")
     assert not checking.check(table, [])  # what stands outside the table is not its business
 
-    for suffix, old, new in ((".tex", cell.lstrip("0"), forged.lstrip("0")), (".csv", ",3.3\n", ",3.4\n")):
+    for suffix, old, new in (
+        (".tex", cell.lstrip("0"), forged.lstrip("0")),
+        (".csv", ",3.3\n", ",3.4\n"),
+    ):
         beside = table.with_suffix(suffix)
         kept = beside.read_text()
         beside.write_text(kept.replace(old, new, 1))
@@ -53,19 +75,69 @@ def test_a_changed_digit_is_named(table, sweep):
 @pytest.mark.parametrize(
     ("file", "keys", "value", "said"),
     [
-        ("results.json", ("test", "ndcg@10"), 0.5, "results.json says test ndcg@10 = 0.500000, but ranks_test.npz gives"),
-        ("results.json", ("baselines", "markov", "test", "mrr"), 0.5, "results.json says markov mrr = 0.500000"),
+        (
+            "results.json",
+            ("test", "ndcg@10"),
+            0.5,
+            "results.json says test ndcg@10 = 0.500000, but ranks_test.npz gives",
+        ),
+        (
+            "results.json",
+            ("baselines", "markov", "test", "mrr"),
+            0.5,
+            "results.json says markov mrr = 0.500000",
+        ),
         ("results.json", ("seed",), 7, "results.json is of seed 7, config.json of seed 0"),
         ("config.json", ("train", "steps"), 99, "results.json is of 100 steps, config.json of 99"),
-        ("results.json", ("model",), "BERT4Rec", "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'"),
-        ("results.json", ("parameters",), 77, "results.json says 77 parameters, the model of config.json has"),
+        (
+            "results.json",
+            ("model",),
+            "BERT4Rec",
+            "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'",
+        ),
+        (
+            "results.json",
+            ("parameters",),
+            77,
+            "results.json says 77 parameters, the model of config.json has",
+        ),
         ("config.json", ("model", "width"), 32, "parameters, the model of config.json has"),
-        ("results.json", ("best_step",), 50, "says that step 50 was the best, by metrics.jsonl it is step 100"),
-        ("results.json", ("valid", "ndcg@10"), 0.5, "results.json says valid ndcg@10 = 0.500000, metrics.jsonl has"),
-        ("results.json", ("train_seconds",), 3601.0, "results.json says 3601.00 s of training, metrics.jsonl 3600.00"),
-        ("config.json", ("model", "width"), None, "says nothing of config.model.width, which is 64 in the present program"),
-        ("config.json", ("model", "width"), "wide", "refuses its config.json: config.model.width must be of type int"),
-        ("config.json", ("model", "old_field"), 1, "refuses its config.json: unknown config field config.model.old_field"),
+        (
+            "results.json",
+            ("best_step",),
+            50,
+            "says that step 50 was the best, by metrics.jsonl it is step 100",
+        ),
+        (
+            "results.json",
+            ("valid", "ndcg@10"),
+            0.5,
+            "results.json says valid ndcg@10 = 0.500000, metrics.jsonl has",
+        ),
+        (
+            "results.json",
+            ("train_seconds",),
+            3601.0,
+            "results.json says 3601.00 s of training, metrics.jsonl 3600.00",
+        ),
+        (
+            "config.json",
+            ("model", "width"),
+            None,
+            "says nothing of config.model.width, which is 64 in the present program",
+        ),
+        (
+            "config.json",
+            ("model", "width"),
+            "wide",
+            "refuses its config.json: config.model.width must be of type int",
+        ),
+        (
+            "config.json",
+            ("model", "old_field"),
+            1,
+            "refuses its config.json: unknown config field config.model.old_field",
+        ),
         ("environment.json", ("starts",), None, "keeps no history of starts"),
         ("environment.json", ("starts", 0, "git_dirty"), True, "from files that no commit holds"),
         ("environment.json", ("starts", 0, "git_commit"), None, "started"),
@@ -86,19 +158,43 @@ def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys,
 
 
 def test_a_config_that_its_command_no_longer_gives_is_named(tmp_path, monkeypatch):
-    command = ["main.py", "--config", "quickstart.py", "--workdir", "x", "--config.seed=3", "--config.data.source=table",
-               "--config.data.path=ml", "--config.data.user_column=1"]
+    command = [
+        "main.py",
+        "--config",
+        "quickstart.py",
+        "--workdir",
+        "x",
+        "--config.seed=3",
+        "--config.data.source=table",
+        "--config.data.path=ml",
+        "--config.data.user_column=1",
+    ]
     made = config_lib.load(config_lib.shipped()["quickstart"]).to_dict()
     made["data"] |= {"source": "table", "path": "elsewhere/ml", "user_column": "1"}
-    run = make_run(tmp_path / "a", seed=3, model="BERT4Rec + next item", starts=({"command": command},),
-                   **{f"{group}__{name}": value for group in made if group != "seed" for name, value in made[group].items()})
+    run = make_run(
+        tmp_path / "a",
+        seed=3,
+        model="BERT4Rec + next item",
+        starts=({"command": command},),
+        **{
+            f"{group}__{name}": value
+            for group in made
+            if group != "seed"
+            for name, value in made[group].items()
+        },
+    )
     assert not checking.check_records(records.find([str(run)])[0])
     change_json(run / "config.json", "optimizer", "beta2", value=0.97)
     (problem,) = checking.check_records(records.find([str(run)])[0])
-    assert "with the present configs/quickstart.py gives config.optimizer.beta2 = 0.98, its config.json has 0.97" in problem
+    assert (
+        "with the present configs/quickstart.py gives config.optimizer.beta2 = 0.98, its config.json has 0.97"
+        in problem
+    )
     change_json(run / "config.json", "optimizer", "beta2", value=0.98)
     recommended = config_lib.recommended
-    monkeypatch.setattr(config_lib, "recommended", lambda: changed(recommended()))  # as if its file had been changed
+    monkeypatch.setattr(
+        config_lib, "recommended", lambda: changed(recommended())
+    )  # as if its file had been changed
     (problem,) = checking.check_records(records.find([str(run)])[0])
     assert "gives config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
 
@@ -111,7 +207,10 @@ def changed(config):
 def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):
     tied = np.arange(USERS) < 20
     ranks = np.load(make_run(tmp_path / "a") / "ranks_test.npz")["rank"]
-    apart = {"test_tied": {"users": 20, **from_ranks(ranks[tied])}, "test_untied": {"users": 280, **from_ranks(ranks[~tied])}}
+    apart = {
+        "test_tied": {"users": 20, **from_ranks(ranks[tied])},
+        "test_untied": {"users": 280, **from_ranks(ranks[~tied])},
+    }
     run = make_run(tmp_path / "b", results=apart, arrays={"tied": tied})
     assert not checking.check_records(records.find([str(run)])[0])
     change_json(run / "results.json", "test_untied", "mrr", value=0.9)

@@ -31,18 +31,24 @@ def bars(axis) -> dict[str, list[tuple[float, float]]]:
     found = {}
     for container in axis.containers:
         segments = container.lines[2][0].get_segments()
-        found[container.get_label()] = [(float(y[:, 1].mean()), float(np.ptp(y[:, 1]) / 2)) for y in segments]
+        found[container.get_label()] = [
+            (float(y[:, 1].mean()), float(np.ptp(y[:, 1]) / 2)) for y in segments
+        ]
     return found
 
 
 def test_bars_over_seeds_are_those_of_the_table(drawn, sweep):
     found, all_drawn = drawn
     (points,) = bars(all_drawn["parameters"].figure.axes[0]).values()
-    values = [row.values("ndcg@10", "test") for row in found if not row.baseline]  # widths 32, 33, 64
+    values = [
+        row.values("ndcg@10", "test") for row in found if not row.baseline
+    ]  # widths 32, 33, 64
     assert points == [pytest.approx((v.mean(), stats.sem(v))) for v in values]
     assert "standard error of the mean over seeds" in all_drawn["parameters"].caption
     sd = figures.draw_all("ml-tiny", found, "ndcg@10", "popular", "sd")["parameters"]
-    assert "± standard error of the mean over seeds" in all_drawn["parameters"].figure.get_suptitle()
+    assert (
+        "± standard error of the mean over seeds" in all_drawn["parameters"].figure.get_suptitle()
+    )
     (points,) = bars(sd.figure.axes[0]).values()
     assert points == [pytest.approx((v.mean(), np.std(v, ddof=1))) for v in values]
     assert "standard deviation over seeds" in sd.caption
@@ -55,7 +61,9 @@ def test_bars_over_cases_are_95_percent_intervals_and_say_so(drawn):
     height, half = bars(all_drawn["history_length"].figure.axes[0])["popular"][0]
     group = case[key <= np.quantile(key, 0.2, method="nearest") - 1]
     assert height == pytest.approx(group.mean())
-    assert half == pytest.approx(group.mean() - stats.t.interval(0.95, len(group) - 1, group.mean(), stats.sem(group))[0])
+    assert half == pytest.approx(
+        group.mean() - stats.t.interval(0.95, len(group) - 1, group.mean(), stats.sem(group))[0]
+    )
     assert "95 % intervals over the cases" in all_drawn["history_length"].caption
 
 
@@ -77,6 +85,9 @@ def test_report_writes_figures_and_a_page_with_captions(sweep, tmp_path):
         assert (out / f"ml-tiny-{name}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"ml-tiny-{name}.png").stat().st_size > 5000
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 == page.count("<figcaption>") and "width=64" in page
+    assert (
+        page.count("data:image/png;base64,") == 4 == page.count("<figcaption>")
+        and "width=64" in page
+    )
     assert "<figcaption>ml-tiny: validation ndcg@10 during training. Mean over seeds" in page
     assert not re.findall(r"(?:src|href)=.?https?:", page)

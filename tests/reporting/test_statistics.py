@@ -65,10 +65,14 @@ def test_seeds_are_not_mistaken_for_a_difference():
     for _ in range(runs):  # two rows of the very same model
         first, second = two_rows(generator, 300, 3, 0.015)
         wrong += statistics.compare(first, second).p_value() < 0.05
-        users_alone = statistics.compare(first.mean(1, keepdims=True), second.mean(1, keepdims=True), (False, False))
+        users_alone = statistics.compare(
+            first.mean(1, keepdims=True), second.mean(1, keepdims=True), (False, False)
+        )
         blind += users_alone.p_value() < 0.05
         groups = [[0, 1, 2], [3, 4, 5]]
-        resampled += statistics.hierarchical_bootstrap(np.c_[first, second], groups, [(0, 1)], 200)[0] < 0.05
+        resampled += (
+            statistics.hierarchical_bootstrap(np.c_[first, second], groups, [(0, 1)], 200)[0] < 0.05
+        )
     assert blind / runs > 0.2  # what a test over users alone would have found
     assert wrong / runs < 0.08 and resampled / runs < 0.08
 
@@ -76,11 +80,21 @@ def test_seeds_are_not_mistaken_for_a_difference():
 def test_a_true_difference_and_a_true_equality_are_found():
     generator = np.random.default_rng(0)
     first, second = two_rows(generator, 2000, 3, 0.002, gain=0.05)
-    assert statistics.compare(second, first).p_value() < 0.001 and statistics.compare(second, first).mean > 0.03
-    assert statistics.hierarchical_bootstrap(np.c_[first, second], [[0, 1, 2], [3, 4, 5]], [(0, 1)], 999)[0] == 0.001
+    assert (
+        statistics.compare(second, first).p_value() < 0.001
+        and statistics.compare(second, first).mean > 0.03
+    )
+    assert (
+        statistics.hierarchical_bootstrap(
+            np.c_[first, second], [[0, 1, 2], [3, 4, 5]], [(0, 1)], 999
+        )[0]
+        == 0.001
+    )
     first, second = two_rows(generator, 2000, 3, 0.0)
     difference = statistics.compare(first, second)
-    assert difference.p_value() > 0.05 and difference.p_equivalent(0.05) < 0.05 < difference.p_equivalent(0.001)
+    assert difference.p_value() > 0.05 and difference.p_equivalent(
+        0.05
+    ) < 0.05 < difference.p_equivalent(0.001)
 
 
 def test_bootstrap_shows_the_variance_of_users_and_of_seeds():
@@ -94,7 +108,9 @@ def test_bootstrap_shows_the_variance_of_users_and_of_seeds():
     seeds = np.array([-1.0, 0.0, 1.0]) + 1.5 / np.sqrt(3)  # standard error of the mean: 1 / sqrt(3)
     shifted = np.c_[np.tile(seeds, (400, 1)), np.zeros(400)]
     p = statistics.hierarchical_bootstrap(shifted, [[0, 1, 2], [3]], [(0, 1)], 4000)
-    weights = generator.multinomial(3, [1 / 3] * 3, 200_000) / 3 - 1 / 3  # resampled, stretched to the full variance
+    weights = (
+        generator.multinomial(3, [1 / 3] * 3, 200_000) / 3 - 1 / 3
+    )  # resampled, stretched to the full variance
     exact = np.mean(np.abs(weights @ seeds * np.sqrt(1.5)) >= seeds.mean() * (1 - 1e-9))
     assert p[0] == pytest.approx(exact, abs=0.02)
     zeros = statistics.hierarchical_bootstrap(np.zeros((9, 2)), [[0], [1]], [(0, 1)], 100)
@@ -110,8 +126,13 @@ def test_errors_and_holm_are_the_textbooks():
     assert statistics.users_error(values) == pytest.approx(np.sqrt(np.mean(np.square(errors))))
     with np.errstate(all="raise"):
         assert np.isnan(statistics.users_error(values[:1]))
-    assert statistics.spread(values[:, 0]) == pytest.approx((np.std(values[:, 0], ddof=1), errors[0]))
-    assert np.isnan(statistics.spread(values[:1, 0])).all() and statistics.half_width(values[:1, 0]) == 0
+    assert statistics.spread(values[:, 0]) == pytest.approx(
+        (np.std(values[:, 0], ddof=1), errors[0])
+    )
+    assert (
+        np.isnan(statistics.spread(values[:1, 0])).all()
+        and statistics.half_width(values[:1, 0]) == 0
+    )
     assert statistics.spread([1.0, 3.0]) == pytest.approx((np.sqrt(2), 1.0))  # two are enough
     assert statistics.half_width(np.array([1.0, 3.0])) == pytest.approx(stats.t.ppf(0.975, 1))
     interval = stats.t.interval(0.95, 39, scale=errors[0])

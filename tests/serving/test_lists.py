@@ -45,8 +45,10 @@ def histories(recommender):
     """{user: item numbers}, oldest first."""
     dataset = load_dataset(recommender.config.data)
     names = dataset.user_table()["user"]
-    return {names[u]: np.asarray(dataset.items[dataset.offsets[u]:dataset.offsets[u + 1]]).tolist()
-            for u in range(dataset.num_users)}
+    return {
+        names[u]: np.asarray(dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]]).tolist()
+        for u in range(dataset.num_users)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,9 @@ def ids(recommender, numbers):
     return recommender.catalogue.loc[list(numbers), "item"].astype(str).tolist()
 
 
-def test_everybody_gets_what_recommend_says_but_for_untrained_items(recommender, untrained, histories, everybody):
+def test_everybody_gets_what_recommend_says_but_for_untrained_items(
+    recommender, untrained, histories, everybody
+):
     assert everybody["user"].unique().tolist() == list(histories)
     assert untrained not in set(everybody["item"])
     withheld = 0
@@ -79,12 +83,16 @@ def test_everybody_gets_what_recommend_says_but_for_untrained_items(recommender,
         assert rows["item"].tolist() == [r.item for r in expected], user
         assert rows["rank"].tolist() == list(range(1, 8))
         np.testing.assert_allclose(rows["score"], [r.score for r in expected], atol=1e-5)
-        np.testing.assert_allclose(rows["probability"], [r.probability for r in expected], atol=1e-6)
+        np.testing.assert_allclose(
+            rows["probability"], [r.probability for r in expected], atol=1e-6
+        )
         assert rows["title"].tolist() == [r.title for r in expected]
     assert withheld
 
 
-def test_a_killed_command_goes_on_and_a_finished_file_is_whole(recommender, everybody, tmp_path, monkeypatch):
+def test_a_killed_command_goes_on_and_a_finished_file_is_whole(
+    recommender, everybody, tmp_path, monkeypatch
+):
     monkeypatch.setattr(write, "PART_USERS", 50)
     written = []
     put = files.ListFile.write
@@ -118,15 +126,21 @@ def test_parts_of_other_lists_are_not_taken(recommender, tmp_path, monkeypatch):
 
 def test_an_item_that_has_features_needs_no_training(recommender, untrained, tmp_path):
     featured = copy.copy(recommender)
-    featured.catalogue = recommender.catalogue.assign(features=[["genres: drama"]] * recommender.num_items)
+    featured.catalogue = recommender.catalogue.assign(
+        features=[["genres: drama"]] * recommender.num_items
+    )
     write_lists(featured, str(tmp_path / "lists.parquet"), 7)
     assert untrained in set(pd.read_parquet(tmp_path / "lists.parquet")["item"].astype(str))
 
 
-def test_a_new_log_is_served_and_its_unknown_items_are_counted(recommender, untrained, tmp_path, capsys):
+def test_a_new_log_is_served_and_its_unknown_items_are_counted(
+    recommender, untrained, tmp_path, capsys
+):
     a, b, c = ids(recommender, [5, 9, 2])
     log = tmp_path / "new.csv"
-    log.write_text(f"user,item,timestamp\nzoe,{b},20\nzoe,{a},10\nzoe,never seen,30\nyan,{c},1\nxu,also new,1\n")
+    log.write_text(
+        f"user,item,timestamp\nzoe,{b},20\nzoe,{a},10\nzoe,never seen,30\nyan,{c},1\nxu,also new,1\n"
+    )
     out = tmp_path / "lists.csv"
     write_lists(recommender, str(out), 4, histories=str(log))
     said = capsys.readouterr().err
@@ -137,21 +151,33 @@ def test_a_new_log_is_served_and_its_unknown_items_are_counted(recommender, untr
     assert lists[lists["user"] == "zoe"]["item"].tolist() == expected
 
 
-def test_candidates_and_exclusions_for_everybody_and_for_each_user(recommender, untrained, histories, tmp_path):
+def test_candidates_and_exclusions_for_everybody_and_for_each_user(
+    recommender, untrained, histories, tmp_path
+):
     users = list(histories)[:3]
     (tmp_path / "users.txt").write_text("\n".join(reversed(users)))
     few = [item for item in ids(recommender, range(1, 31)) if item != untrained]
     (tmp_path / "candidates.txt").write_text("\n".join(few))
-    (tmp_path / "exclude.csv").write_text("user,item\n" + "\n".join(f"{users[0]},{item}" for item in few[:20]))
+    (tmp_path / "exclude.csv").write_text(
+        "user,item\n" + "\n".join(f"{users[0]},{item}" for item in few[:20])
+    )
 
     def lists(**options):
-        write_lists(recommender, str(tmp_path / "out.parquet"), 60, users=str(tmp_path / "users.txt"), **options)
+        write_lists(
+            recommender,
+            str(tmp_path / "out.parquet"),
+            60,
+            users=str(tmp_path / "users.txt"),
+            **options,
+        )
         table = pd.read_parquet(tmp_path / "out.parquet")
         return {user: rows["item"].tolist() for user, rows in table.groupby("user", sort=False)}
 
     plain = lists()
     assert list(plain) == users[::-1]
-    chosen = lists(candidates=str(tmp_path / "candidates.txt"), exclude=str(tmp_path / "exclude.csv"))
+    chosen = lists(
+        candidates=str(tmp_path / "candidates.txt"), exclude=str(tmp_path / "exclude.csv")
+    )
     for user in users:
         left = set(few) - (set(few[:20]) if user == users[0] else set())
         assert chosen[user] == [item for item in plain[user] if item in left]
@@ -159,42 +185,88 @@ def test_candidates_and_exclusions_for_everybody_and_for_each_user(recommender, 
     trained = set(recommender.catalogue["item"].astype(str)) - {untrained}
     assert all(set(with_seen[user]) == trained for user in users)
     assert [x for x in with_seen[users[0]] if x in set(plain[users[0]])] == plain[users[0]]
-    (tmp_path / "own.csv").write_text(f"item,user\n{few[0]},{users[0]}\n{few[1]},{users[0]}\n{few[2]},{users[1]}\n")
+    (tmp_path / "own.csv").write_text(
+        f"item,user\n{few[0]},{users[0]}\n{few[1]},{users[0]}\n{few[2]},{users[1]}\n"
+    )
     own = lists(candidates=str(tmp_path / "own.csv"), include_seen=True)
-    assert {user: set(items) for user, items in own.items()} == {users[0]: set(few[:2]), users[1]: {few[2]}}
+    assert {user: set(items) for user, items in own.items()} == {
+        users[0]: set(few[:2]),
+        users[1]: {few[2]},
+    }
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"out": "lists.txt"}, "must end in .parquet or .csv"),
-    ({"users": "nobody.txt"}, "1 of the 1 users .* 'Nobody'|Nobody"),
-    ({"users": "missing.txt"}, "--users .*missing.txt cannot be read"),
-    ({"candidates": "nobody.txt"}, "names no item that this run knows; its first is 'Nobody'"),
-    ({"histories": "strange.csv"}, "has none of the 60 items"),
-    ({"histories": "s3://bucket/log.parquet"}, "--histories s3://bucket/log.parquet is a URL.*download it"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"out": "lists.txt"}, "must end in .parquet or .csv"),
+        ({"users": "nobody.txt"}, "1 of the 1 users .* 'Nobody'|Nobody"),
+        ({"users": "missing.txt"}, "--users .*missing.txt cannot be read"),
+        ({"candidates": "nobody.txt"}, "names no item that this run knows; its first is 'Nobody'"),
+        ({"histories": "strange.csv"}, "has none of the 60 items"),
+        (
+            {"histories": "s3://bucket/log.parquet"},
+            "--histories s3://bucket/log.parquet is a URL.*download it",
+        ),
+    ],
+)
 def test_what_cannot_be_done_is_said_in_a_line(recommender, tmp_path, options, message):
     (tmp_path / "nobody.txt").write_text("Nobody\n")
     (tmp_path / "strange.csv").write_text("user,item,timestamp\na,x,1\na,y,2\n")
     out = str(tmp_path / options.pop("out", "lists.csv"))
-    options = {name: value if "://" in value else str(tmp_path / value) for name, value in options.items()}
+    options = {
+        name: value if "://" in value else str(tmp_path / value) for name, value in options.items()
+    }
     with pytest.raises(UserError, match=message):
         write_lists(recommender, out, 3, **options)
 
 
-def test_the_command_on_eight_devices_and_a_split_catalogue_says_the_same(workdir, everybody, tmp_path, cache):
+def test_the_command_on_eight_devices_and_a_split_catalogue_says_the_same(
+    workdir, everybody, tmp_path, cache
+):
     out = tmp_path / "lists.parquet"
-    command = [sys.executable, "-m", "bert4rec_jax.recommend", "--workdir", str(workdir), "--users", "all", "--k", "7",
-               "--out", str(out), "--catalogue", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "bert4rec_jax.recommend",
+        "--workdir",
+        str(workdir),
+        "--users",
+        "all",
+        "--k",
+        "7",
+        "--out",
+        str(out),
+        "--catalogue",
+        "4",
+    ]
     done = commands.succeed(command, tmp_path, devices=8)
-    assert "lists of 120 users" in done.stdout and "1 of 60 items occur in no training history" in done.stderr
+    assert (
+        "lists of 120 users" in done.stdout
+        and "1 of 60 items occur in no training history" in done.stderr
+    )
     pd.testing.assert_frame_equal(pd.read_parquet(out), everybody, atol=1e-5)
 
 
 def test_devices_that_do_not_fit_are_one_line_about_the_flag(workdir, recommender, tmp_path, cache):
-    with pytest.raises(UserError, match="--catalogue = 4 must be at most 1, the devices that there are"):
+    with pytest.raises(
+        UserError, match="--catalogue = 4 must be at most 1, the devices that there are"
+    ):
         write_lists(recommender, str(tmp_path / "lists.csv"), 3, catalogue=4)
-    command = [sys.executable, "-m", "bert4rec_jax.recommend", "--workdir", str(workdir), "--users", "all",
-               "--out", str(tmp_path / "lists.csv"), "--catalogue", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "bert4rec_jax.recommend",
+        "--workdir",
+        str(workdir),
+        "--users",
+        "all",
+        "--out",
+        str(tmp_path / "lists.csv"),
+        "--catalogue",
+        "3",
+    ]
     done = commands.run(command, tmp_path, devices=8)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "--catalogue = 3 must divide the 64 rows of the item table" in " ".join(done.stderr.split())
+    assert "--catalogue = 3 must divide the 64 rows of the item table" in " ".join(
+        done.stderr.split()
+    )

@@ -16,31 +16,67 @@ from bert4rec_jax.recommend import answer_all
 from bert4rec_jax.serving import read_histories
 from bert4rec_jax.serving.titles import TitleIndex
 
-CATALOGUE = pd.DataFrame({
-    "item": ["10", "11", "12", "13", "14", "15", "16"],
-    "title": ["Matrix, The", "Toy Story", "Sabrina", "Sabrina", "Seven (a.k.a. Se7en)", "Amélie (Fabuleux destin)",
-              "Rock & Roll's Kid"],
-    "year": pd.array([1999, 1995, 1954, 1995, 1995, 2001, None], dtype="Int64"),
-}, index=range(1, 8))
+CATALOGUE = pd.DataFrame(
+    {
+        "item": ["10", "11", "12", "13", "14", "15", "16"],
+        "title": [
+            "Matrix, The",
+            "Toy Story",
+            "Sabrina",
+            "Sabrina",
+            "Seven (a.k.a. Se7en)",
+            "Amélie (Fabuleux destin)",
+            "Rock & Roll's Kid",
+        ],
+        "year": pd.array([1999, 1995, 1954, 1995, 1995, 2001, None], dtype="Int64"),
+    },
+    index=range(1, 8),
+)
 
 
-@pytest.mark.parametrize("typed, item", [
-    ("The Matrix", 1), ("matrix, the", 1), ("MATRIX (1999)", 1), ("the matrix (1999)", 1), ("toy story", 2),
-    ("Sabrina (1954)", 3), ("Sabrina (1995)", 4), ("Se7en", 5), ("seven (1995)", 5), ("Seven (a.k.a. Se7en) (1995)", 5),
-    ("amelie", 6), ("rock and rolls kid", 7), ("12", 3),
-])
+@pytest.mark.parametrize(
+    "typed, item",
+    [
+        ("The Matrix", 1),
+        ("matrix, the", 1),
+        ("MATRIX (1999)", 1),
+        ("the matrix (1999)", 1),
+        ("toy story", 2),
+        ("Sabrina (1954)", 3),
+        ("Sabrina (1995)", 4),
+        ("Se7en", 5),
+        ("seven (1995)", 5),
+        ("Seven (a.k.a. Se7en) (1995)", 5),
+        ("amelie", 6),
+        ("rock and rolls kid", 7),
+        ("12", 3),
+    ],
+)
 def test_titles_are_found_as_people_type_them(typed, item):
     assert TitleIndex(CATALOGUE).find(typed) == item
 
 
 def test_ids_and_titles_are_told_apart():
-    catalogue = pd.DataFrame({"item": ["187", "9", "5", "6"], "title": ["Casino", "187", "Twins", "Twins"],
-                              "year": pd.array([1995, 1997, 1988, 1988], dtype="Int64")}, index=range(1, 5))
+    catalogue = pd.DataFrame(
+        {
+            "item": ["187", "9", "5", "6"],
+            "title": ["Casino", "187", "Twins", "Twins"],
+            "year": pd.array([1995, 1997, 1988, 1988], dtype="Int64"),
+        },
+        index=range(1, 5),
+    )
     index = TitleIndex(catalogue)
-    with pytest.raises(UserError, match=r"'187' is the id of 'Casino \(1995\)' and the title of '187 \(1997\)'; write 'id:187'"):
+    with pytest.raises(
+        UserError,
+        match=r"'187' is the id of 'Casino \(1995\)' and the title of '187 \(1997\)'; write 'id:187'",
+    ):
         index.find("187")
-    assert index.find("id:187") == 1 and index.find("title:187") == 2 and index.find("187 (1997)") == 2
-    with pytest.raises(UserError, match="'Twins' is the title of 2 items; write the id of one: id:5, id:6"):
+    assert (
+        index.find("id:187") == 1 and index.find("title:187") == 2 and index.find("187 (1997)") == 2
+    )
+    with pytest.raises(
+        UserError, match="'Twins' is the title of 2 items; write the id of one: id:5, id:6"
+    ):
         index.find("Twins")
     with pytest.raises(UserError, match="no item with the id '188' .*'187'"):
         index.find("id:188")
@@ -50,8 +86,14 @@ def test_ids_and_titles_are_told_apart():
 
 
 def test_the_nearest_titles_hold_the_word_and_the_best_known_come_first():
-    catalogue = pd.DataFrame({"item": list("abcd"), "title": ["Stag", "Stalker", "Star Wars", "Star Trek"],
-                              "training_interactions": [5, 9, 500, 300]}, index=range(1, 5))
+    catalogue = pd.DataFrame(
+        {
+            "item": list("abcd"),
+            "title": ["Stag", "Stalker", "Star Wars", "Star Trek"],
+            "training_interactions": [5, 9, 500, 300],
+        },
+        index=range(1, 5),
+    )
     with pytest.raises(UserError, match="the nearest are 'Star Wars', 'Star Trek', 'Stag'"):
         TitleIndex(catalogue).find("star")
 
@@ -67,8 +109,14 @@ def test_unknown_and_ambiguous_titles_are_refused_with_choices():
 
 
 def test_labels_of_all_are_the_label_of_each():
-    table = pd.DataFrame({"item": [7, 8, 9, 10], "title": ["A", None, "C, The (x)", ""], "year": [1999, 2000, None, 1]},
-                         index=range(1, 5))
+    table = pd.DataFrame(
+        {
+            "item": [7, 8, 9, 10],
+            "title": ["A", None, "C, The (x)", ""],
+            "year": [1999, 2000, None, 1],
+        },
+        index=range(1, 5),
+    )
     for columns in (["item"], ["item", "title"], ["item", "title", "year"]):
         index = TitleIndex(table[columns])
         assert index.labels() == [index.label(number) for number in range(1, 5)]
@@ -101,7 +149,9 @@ def test_seen_items_are_never_recommended_and_only_the_newest_count(run):
     older = recommender.recommend([*history[:25][::-1].tolist(), *history[25:].tolist()], 60)
     assert older == recommended
     everything = recommender.recommend(history.tolist(), 60, include_seen=True)
-    assert len(everything) == 60 and sum(r.probability for r in everything) == pytest.approx(1, abs=1e-4)
+    assert len(everything) == 60 and sum(r.probability for r in everything) == pytest.approx(
+        1, abs=1e-4
+    )
 
 
 def test_histories_are_given_as_titles_ids_or_numbers_alone_or_together(run):
@@ -112,18 +162,29 @@ def test_histories_are_given_as_titles_ids_or_numbers_alone_or_together(run):
     assert recommender.recommend([label(n) for n in one], 5) == first
     together = recommender.recommend([one, other, [label(3), 17, 5]], 5)
     assert [[r.number for r in x] for x in together] == [
-        [r.number for r in first], [r.number for r in recommender.recommend(other, 5)], [r.number for r in first]]
+        [r.number for r in first],
+        [r.number for r in recommender.recommend(other, 5)],
+        [r.number for r in first],
+    ]
     scores = recommender.score([one, other], [label(first[0].number), 60])
     assert scores.shape == (2, 2) and scores[0, 0] == pytest.approx(first[0].score, rel=1e-2)
     assert recommender.embeddings.shape == (60, 16)
     assert recommender.results == json.loads(json.dumps(run[1]))
 
 
-@pytest.mark.parametrize("history, named", [
-    ([], "this one is empty"), ([0], "item number 0 is out of range: there are items 1 to 60"),
-    ([61], "item number 61"), ([True], "True is neither"), ([1.5], "1.5 is neither"), (["Nothing like it"], "no 'Nothing"),
-    ("Genre 1, item 1", "a single text"), ([[1, 2], []], "this one is empty"),
-])
+@pytest.mark.parametrize(
+    "history, named",
+    [
+        ([], "this one is empty"),
+        ([0], "item number 0 is out of range: there are items 1 to 60"),
+        ([61], "item number 61"),
+        ([True], "True is neither"),
+        ([1.5], "1.5 is neither"),
+        (["Nothing like it"], "no 'Nothing"),
+        ("Genre 1, item 1", "a single text"),
+        ([[1, 2], []], "this one is empty"),
+    ],
+)
 def test_histories_that_cannot_be_are_refused(run, history, named):
     with pytest.raises(UserError, match=named):
         bert4rec_jax.load(str(run[0])).recommend(history)
@@ -143,8 +204,12 @@ def test_scores_are_those_of_the_ranker_to_the_last_bit(run, cache):
 
 
 def command(*arguments):
-    return subprocess.run([sys.executable, "-m", "bert4rec_jax.recommend", *map(str, arguments)],
-                          capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "bert4rec_jax.recommend", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def said_nothing_but_progress(done) -> bool:
@@ -161,26 +226,61 @@ TITLE = "Genre 1, item 1"
 HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ({"a": [TITLE], "b": ["nothing like it"], "c": []}, None),
     ([[TITLE], [TITLE, TITLE]], None),
-    ({"a": [1, 2, 3]}, None), ({"a": [1.0]}, None), ({"a": [10**30]}, None), ({"a": ["x" * 10_000]}, None),
-    ({"a": ["id:1", "title:1"]}, None), ({"": [TITLE]}, None), ({"a": [""]}, None), ({"a": [" "]}, None),
-    ({"a": [TITLE] * 500}, None), ({"a": ["\0"]}, None), ({"é 中": [TITLE]}, None), ({"a": ["id:"]}, None), ({"a": [-1, 0, 1.5]}, None),
-    ([], "no histories"), ({}, "no histories"), ("text", "no histories"), (3, "no histories"), (None, "no histories"),
-    (True, "no histories"), ([TITLE], "must be a list"), ({"a": TITLE}, "must be a list"), ({"a": {"b": 1}}, "must be a list"),
-    ({"a": None}, "must be a list"), ({"a": 3}, "must be a list"), ({"a": [None]}, "neither a title nor an id"),
-    ({"a": [True]}, "neither a title nor an id"), ({"a": [[1]]}, "neither a title nor an id"),
-    ({"a": [{"item": 1}]}, "neither a title nor an id"), ({"a": [float("nan")]}, "neither a title nor an id"),
-    ({"a": [TITLE], "b": 1}, "'b' must be a list"), ([[TITLE], None], "'2' must be a list"),
-    ({"a": ["half \ud800"]}, "half of a character"), ({"half \udfff": [TITLE]}, "half of a character"),
+    ({"a": [1, 2, 3]}, None),
+    ({"a": [1.0]}, None),
+    ({"a": [10**30]}, None),
+    ({"a": ["x" * 10_000]}, None),
+    ({"a": ["id:1", "title:1"]}, None),
+    ({"": [TITLE]}, None),
+    ({"a": [""]}, None),
+    ({"a": [" "]}, None),
+    ({"a": [TITLE] * 500}, None),
+    ({"a": ["\0"]}, None),
+    ({"é 中": [TITLE]}, None),
+    ({"a": ["id:"]}, None),
+    ({"a": [-1, 0, 1.5]}, None),
+    ([], "no histories"),
+    ({}, "no histories"),
+    ("text", "no histories"),
+    (3, "no histories"),
+    (None, "no histories"),
+    (True, "no histories"),
+    ([TITLE], "must be a list"),
+    ({"a": TITLE}, "must be a list"),
+    ({"a": {"b": 1}}, "must be a list"),
+    ({"a": None}, "must be a list"),
+    ({"a": 3}, "must be a list"),
+    ({"a": [None]}, "neither a title nor an id"),
+    ({"a": [True]}, "neither a title nor an id"),
+    ({"a": [[1]]}, "neither a title nor an id"),
+    ({"a": [{"item": 1}]}, "neither a title nor an id"),
+    ({"a": [float("nan")]}, "neither a title nor an id"),
+    ({"a": [TITLE], "b": 1}, "'b' must be a list"),
+    ([[TITLE], None], "'2' must be a list"),
+    ({"a": ["half \ud800"]}, "half of a character"),
+    ({"half \udfff": [TITLE]}, "half of a character"),
     ({"a": ["\U0001f600"]}, None),
 ]
-RAW = [(b"", "not JSON"), (b"{", "not JSON"), (b"\xff\xfe", "not JSON"), (b"[1,]", "not JSON"), (b"{'a': []}", "not JSON"),
-       (b"user,item\n1,2\n", "not JSON"), (b"\0\0\0", "not JSON"), (b"[" * 100_000, "too deeply"), (b'{"a":' * 50_000, "too deeply"),
-       (b'{"a": [' + b"[" * 900 + b"]" * 900 + b"]}", "too deeply|neither a title"),
-       (b'{"a": ["x"], "a": ["y"]}', "'a' stands there twice"), (b'\xef\xbb\xbf[["x"]]', None)]
+RAW = [
+    (b"", "not JSON"),
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b"[1,]", "not JSON"),
+    (b"{'a': []}", "not JSON"),
+    (b"user,item\n1,2\n", "not JSON"),
+    (b"\0\0\0", "not JSON"),
+    (b"[" * 100_000, "too deeply"),
+    (b'{"a":' * 50_000, "too deeply"),
+    (b'{"a": [' + b"[" * 900 + b"]" * 900 + b"]}", "too deeply|neither a title"),
+    (b'{"a": ["x"], "a": ["y"]}', "'a' stands there twice"),
+    (b'\xef\xbb\xbf[["x"]]', None),
+]
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("content, named", [(json.dumps(c).encode(), n) for c, n in HISTORIES] + RAW)
+@pytest.mark.parametrize(
+    "content, named", [(json.dumps(c).encode(), n) for c, n in HISTORIES] + RAW
+)
 def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_path, content, named):
     path = tmp_path / "histories.json"
     path.write_bytes(content)
@@ -208,11 +308,17 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
     assert answer.returncode == 0, answer.stderr
     assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
     shell = f"{sys.executable} -m bert4rec_jax.recommend --workdir {run[0]} --history '{TITLE}' --k 60 | head -1"
-    piped = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False)
+    piped = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False
+    )
     assert piped.stdout.count("\n") == 1 and said_nothing_but_progress(piped)
-    for arguments in (["--workdir", run[0], "--history", "Gerne 1, itme 1"], ["--workdir", "nowhere", "--history", "x"],
-                      ["--workdir", run[0]], ["--workdir", run[0], "--history", TITLE, "--k", "0"],
-                      ["--workdir", run[0], "--histories", tmp_path / "missing.json"]):
+    for arguments in (
+        ["--workdir", run[0], "--history", "Gerne 1, itme 1"],
+        ["--workdir", "nowhere", "--history", "x"],
+        ["--workdir", run[0]],
+        ["--workdir", run[0], "--history", TITLE, "--k", "0"],
+        ["--workdir", run[0], "--histories", tmp_path / "missing.json"],
+    ):
         failed = command(*arguments)
         assert failed.returncode == 2
         assert failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1, failed.stderr
@@ -224,7 +330,16 @@ def test_a_run_that_only_ranked_names_the_one_that_has_the_model(small_run, tmp_
     with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
         bert4rec_jax.load(str(run))
     environment = json.loads((run / "environment.json").read_text())
-    environment["starts"][-1]["command"] = ["main.py", "--mode", "evaluate", *given, "--workdir", str(run)]
+    environment["starts"][-1]["command"] = [
+        "main.py",
+        "--mode",
+        "evaluate",
+        *given,
+        "--workdir",
+        str(run),
+    ]
     (run / "environment.json").write_text(json.dumps(environment))
-    with pytest.raises(UserError, match="holds no model: it only ranked with that of runs/other; name that run"):
+    with pytest.raises(
+        UserError, match="holds no model: it only ranked with that of runs/other; name that run"
+    ):
         bert4rec_jax.load(str(run))

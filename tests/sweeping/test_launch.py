@@ -81,7 +81,10 @@ TINY_JOB_SCHEMA = {  # the parts of io.k8s.api.batch.v1.Job that the manifest us
                         "type": "object",
                         "required": ["name", "mountPath"],
                         "additionalProperties": False,
-                        "properties": {"name": {"$ref": "#/$defs/name"}, "mountPath": {"type": "string"}},
+                        "properties": {
+                            "name": {"$ref": "#/$defs/name"},
+                            "mountPath": {"type": "string"},
+                        },
                     },
                 },
             },
@@ -148,7 +151,11 @@ TINY_JOB_SCHEMA = {  # the parts of io.k8s.api.batch.v1.Job that the manifest us
                     "required": ["rules"],
                     "additionalProperties": False,
                     "properties": {
-                        "rules": {"type": "array", "maxItems": 20, "items": {"$ref": "#/$defs/rule"}}
+                        "rules": {
+                            "type": "array",
+                            "maxItems": 20,
+                            "items": {"$ref": "#/$defs/rule"},
+                        }
                     },
                 },
                 "template": {
@@ -161,7 +168,9 @@ TINY_JOB_SCHEMA = {  # the parts of io.k8s.api.batch.v1.Job that the manifest us
                             "required": ["containers"],
                             "additionalProperties": False,
                             "properties": {
-                                "restartPolicy": {"const": "Never"},  # podFailurePolicy allows no other
+                                "restartPolicy": {
+                                    "const": "Never"
+                                },  # podFailurePolicy allows no other
                                 "terminationGracePeriodSeconds": {"type": "integer", "minimum": 0},
                                 "containers": {
                                     "type": "array",
@@ -219,12 +228,19 @@ def write_sweep(folder: Path, body: str, head: str = "") -> None:
 
 
 def command(folder: Path, *flags: str) -> list[str]:
-    root = [] if any(flag.startswith("--root") for flag in flags) else ["--root", str(folder / "root")]
+    root = (
+        [] if any(flag.startswith("--root") for flag in flags) else ["--root", str(folder / "root")]
+    )
     return [sys.executable, "-m", "experiments.launch", *root, *flags]
 
 
 def start(folder: Path, *flags: str, **options) -> subprocess.Popen:
-    sweep_flags = ["--sweep", str(folder / "sweep.py"), "--program", f"{sys.executable} {folder / 'stub.py'}"]
+    sweep_flags = [
+        "--sweep",
+        str(folder / "sweep.py"),
+        "--program",
+        f"{sys.executable} {folder / 'stub.py'}",
+    ]
     return subprocess.Popen(
         command(folder, *sweep_flags, *flags),
         cwd=CHECKOUT,
@@ -254,7 +270,9 @@ def test_a_failed_trial_is_reported_and_stops_nobody(place):
     code, out, err = launch(place, "--workers", "2")
     assert (code, err) == (1, "")
     assert states(place) == ["finished", "finished", "failed"] * 2
-    assert "trial 2 failed (model.layers=7 seed=0)" in out and "stub: seven layers are too many" in out
+    assert (
+        "trial 2 failed (model.layers=7 seed=0)" in out and "stub: seven layers are too many" in out
+    )
 
     write_sweep(
         place, 'yield from with_seeds(grid({"model.layers": [1, 2, 7]}), seeds=[0, 1, 2])'
@@ -262,7 +280,9 @@ def test_a_failed_trial_is_reported_and_stops_nobody(place):
     assert launch(place, "--workers", "2")[0] == 1
     assert attempts(place, 9) == [1, 1, 2, 1, 1, 2, 1, 1, 1]  # finished ones were left alone
 
-    write_sweep(place, 'yield from grid({"model.layers": [2, 1]})')  # but not change what was started
+    write_sweep(
+        place, 'yield from grid({"model.layers": [2, 1]})'
+    )  # but not change what was started
     code, out, err = launch(place)
     assert code == 2 and err.count("\n") == 1 and "choose another --root" in err
     watch = subprocess.run(command(place, "--watch"), cwd=CHECKOUT, capture_output=True, text=True)
@@ -271,7 +291,9 @@ def test_a_failed_trial_is_reported_and_stops_nobody(place):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_sweep_resumes_and_ends_like_one_that_ran_through(place, how):
-    write_sweep(place, 'yield from random({"optimizer.learning_rate": log_uniform(1e-4, 1e-2)}, trials=12)')
+    write_sweep(
+        place, 'yield from random({"optimizer.learning_rate": log_uniform(1e-4, 1e-2)}, trials=12)'
+    )
     write_stub(place, pace=0.05)
     process = start(place, "--workers", "2")
     wait_for(lambda: (place / "root/003/checkpoint").exists())
@@ -294,17 +316,24 @@ def test_a_killed_sweep_resumes_and_ends_like_one_that_ran_through(place, how):
     assert launch(place, "--root", str(through), "--workers", "2")[0] == 0
     for i in range(12):
         results = [
-            trials.read_json(trials.directory(r, i) / "results.json") for r in (place / "root", through)
+            trials.read_json(trials.directory(r, i) / "results.json")
+            for r in (place / "root", through)
         ]
         assert results[0] == results[1] and results[0]["test"]
-        lines = [(trials.directory(r, i) / "metrics.jsonl").read_text() for r in (place / "root", through)]
+        lines = [
+            (trials.directory(r, i) / "metrics.jsonl").read_text()
+            for r in (place / "root", through)
+        ]
         assert lines[0] == lines[1]
 
 
 def test_a_trial_that_ended_before_its_baselines_is_not_finished(tmp_path):
     folder = trials.directory(tmp_path, 0)
     folder.mkdir()
-    for left_out, state in (({"all": "the run ended before them"}, trials.INTERRUPTED), ({"item_knn": "why"}, trials.FINISHED)):
+    for left_out, state in (
+        ({"all": "the run ended before them"}, trials.INTERRUPTED),
+        ({"item_knn": "why"}, trials.FINISHED),
+    ):
         trials.write_json(folder / "trial.json", {"index": 0, "overrides": {}})
         trials.write_json(folder / "results.json", {"test": {}, "baselines_left_out": left_out})
         assert trials.progress(tmp_path, 0, {}).state == state
@@ -327,7 +356,9 @@ def test_dry_run_estimates_time_once_a_trial_has_finished(place):
     assert code == 0 and f"6 left: {6 * tokens:.1f} M tokens" in out and "time is unknown" in out
     assert not (place / "root").exists()
     launch(place, "--index", "0")
-    out = " ".join(launch(place, "--dry_run", "--workers", "2")[1].split())  # lines end where the folder's name lets them
+    out = " ".join(
+        launch(place, "--dry_run", "--workers", "2")[1].split()
+    )  # lines end where the folder's name lets them
     assert "5 left" in out and "at the pace of 1 finished trial(s)" in out
     # 2 x (1 + 2 + 7) layers cost 19 / 1 times the finished one, less a little for the shared output layer
     assert 10 < int(out.rpartition("trial(s): ")[2].split(" s of")[0]) < 1.5 * 19
@@ -350,17 +381,27 @@ def test_a_trial_without_overrides_is_a_trial_like_any_other(place):
 def test_mistakes_are_one_line(place):
     write_sweep(place, 'yield {"model.widht": 3}')
     code, _, err = launch(place)
-    assert code == 2 and err.count("\n") == 1 and "trial 0: unknown config field config.model.widht" in err
+    assert (
+        code == 2
+        and err.count("\n") == 1
+        and "trial 0: unknown config field config.model.widht" in err
+    )
     write_sweep(place, 'yield {"seed": 1}\n    yield {"seed": 1}')
     assert "trials 0 and 1 are the same" in launch(place)[2]
     write_sweep(place, 'yield {"seed": 1}')
     assert "--index 1: " in launch(place, "--index", "1")[2]
-    process = subprocess.run(command(place, "--watch"), cwd=CHECKOUT, capture_output=True, text=True)
+    process = subprocess.run(
+        command(place, "--watch"), cwd=CHECKOUT, capture_output=True, text=True
+    )
     assert process.returncode == 2 and "holds no sweep" in process.stderr
 
 
 def test_trials_are_a_pure_function_of_the_file():
-    space = {"a": sweep.log_uniform(1e-4, 1e-2), "b": sweep.integer(1, 3), "c": sweep.choice("x", "y")}
+    space = {
+        "a": sweep.log_uniform(1e-4, 1e-2),
+        "b": sweep.integer(1, 3),
+        "c": sweep.choice("x", "y"),
+    }
     first, more = list(sweep.random(space, 5, seed=3)), list(sweep.random(space, 200, seed=3))
     assert first == more[:5] and first != list(sweep.random(space, 5, seed=4))
     assert {t["b"] for t in more} == {1, 2, 3} and {t["c"] for t in more} == {"x", "y"}
@@ -372,7 +413,9 @@ def test_trials_are_a_pure_function_of_the_file():
 
 def test_slots_divide_the_machine():
     cpus = [s.cpus for s in local.divide(3, range(8), [])]
-    assert sorted(sum(cpus, ())) == list(range(8)) and max(map(len, cpus)) - min(map(len, cpus)) <= 1
+    assert (
+        sorted(sum(cpus, ())) == list(range(8)) and max(map(len, cpus)) - min(map(len, cpus)) <= 1
+    )
     shared = local.divide(4, range(8), ["0", "1"])
     assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in shared] == ["0", "1", "0", "1"]
     assert shared[0].environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.45"
@@ -430,7 +473,9 @@ def test_slurm_array_runs_every_trial_and_requeues_a_stopped_one(place):
     write_stub(place, pace=0.1)
     bin_folder = place / "bin"
     bin_folder.mkdir()
-    scontrol = f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" >> {place}/log; touch {place}/requeued\n'
+    scontrol = (
+        f'#!/bin/bash\n[ "$1" = requeue ] && echo "$2" >> {place}/log; touch {place}/requeued\n'
+    )
     for name, text in (
         ("sbatch", FAKE_SBATCH.format(python=sys.executable, here=place)),
         ("scontrol", scontrol),
@@ -443,11 +488,16 @@ def test_slurm_array_runs_every_trial_and_requeues_a_stopped_one(place):
     flags = ("--backend", "slurm", "--workers", "4", "--slurm_option=--partition=gpu")
     code, out, err = launch(place, *flags, env=env)
     assert code == 0 and "Submitted batch job 77" in out, err
-    assert (place / "indices").read_text() == "([1, 2], '4', 'gpu')"  # what is finished is not submitted
+    assert (
+        place / "indices"
+    ).read_text() == "([1, 2], '4', 'gpu')"  # what is finished is not submitted
     assert (place / "log").read_text() == "77_1\n"
     assert states(place) == ["finished", "finished", "failed"]
     assert attempts(place, 3) == [1, 2, 1]
-    steps = [json.loads(line)["step"] for line in (place / "root/001/metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (place / "root/001/metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(1, 13))  # it went on where it had stopped
     assert "seven layers" in (place / "root/slurm/77_2.txt").read_text()
     code, _, err = launch(place, *flags, env={**os.environ, "PATH": "/nowhere"})
@@ -477,8 +527,13 @@ def test_kubernetes_manifest_is_a_valid_indexed_job(place):
     argv = job["spec"]["template"]["spec"]["containers"][0]["command"]
     assert argv[-1] == "--index=$(JOB_COMPLETION_INDEX)" and "--set=data.path=/sweeps/ml-1m" in argv
     # The pod's own command, with the index filled in as Kubernetes does, runs that trial.
-    argv = [a.replace("$(JOB_COMPLETION_INDEX)", "3").replace("/sweeps/a", str(place / "root")) for a in argv]
-    process = subprocess.run([sys.executable, *argv[1:]], cwd=CHECKOUT, capture_output=True, text=True)
+    argv = [
+        a.replace("$(JOB_COMPLETION_INDEX)", "3").replace("/sweeps/a", str(place / "root"))
+        for a in argv
+    ]
+    process = subprocess.run(
+        [sys.executable, *argv[1:]], cwd=CHECKOUT, capture_output=True, text=True
+    )
     assert process.returncode == 0 and states(place)[3] == "finished"
     if importlib.util.find_spec("kubernetes_validate"):  # optional: the complete schemas
         import kubernetes_validate
@@ -494,7 +549,9 @@ def test_search_proposes_prunes_and_resumes(place):
         "",
         f"SEARCH = Search({space}, 8, startup=2, prune_after=2, fixed={{'model.width': 32}})",
     )
-    write_stub(place, pace=0.1)  # several looks of the launcher at each trial, also on a busy machine
+    write_stub(
+        place, pace=0.1
+    )  # several looks of the launcher at each trial, also on a busy machine
     process = start(place, "--workers", "2")
     wait_for(lambda: (place / "root/002/checkpoint").exists())
     process.send_signal(signal.SIGTERM)
@@ -516,7 +573,9 @@ def test_search_proposes_prunes_and_resumes(place):
 
 
 def test_training_flags_spell_values_as_main_reads_them():
-    assert sweep_file.arguments({"eval.filter_seen": False, "optimizer.learning_rate": 1e-3, "seed": 2}) == [
+    assert sweep_file.arguments(
+        {"eval.filter_seen": False, "optimizer.learning_rate": 1e-3, "seed": 2}
+    ) == [
         "--config.eval.filter_seen=false",
         "--config.optimizer.learning_rate=0.001",
         "--config.seed=2",

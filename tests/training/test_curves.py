@@ -20,6 +20,10 @@ def test_curves_have_a_title_and_every_baseline(tmp_path, monkeypatch):
     assert drawn[0].get_suptitle() == "BERT4Rec (Cloze) on ml-tiny, seed 3"
     lines = {line.get_label(): line for line in drawn[0].axes[1].get_lines()}
     assert {f"test, {name}" for name in BASELINES} < set(lines)
-    assert len({str(lines[f"test, {name}"].get_linestyle()) for name in BASELINES}) == len(BASELINES)
+    assert len({str(lines[f"test, {name}"].get_linestyle()) for name in BASELINES}) == len(
+        BASELINES
+    )
     for name in BASELINES:
-        assert lines[f"test, {name}"].get_ydata()[0] == results["baselines"][name]["test"]["ndcg@10"]
+        assert (
+            lines[f"test, {name}"].get_ydata()[0] == results["baselines"][name]["test"]["ndcg@10"]
+        )

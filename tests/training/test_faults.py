@@ -62,7 +62,7 @@ def truncate(path):
 def flip(path, part: float = 0.5, mask: int = 0xFF):
     content = bytearray(path.read_bytes())
     begin = int(part * len(content))
-    content[begin:begin + 8] = bytes(byte ^ mask for byte in content[begin:begin + 8])
+    content[begin : begin + 8] = bytes(byte ^ mask for byte in content[begin : begin + 8])
     path.write_bytes(content)
 
 
@@ -88,8 +88,12 @@ def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
 
 
 def small_state(value: float) -> TrainState:
-    return TrainState(jax.numpy.zeros(3), {"a": jax.numpy.full(5000, value)}, {"c": jax.numpy.ones((40, 9))},
-                      jax.numpy.zeros(3))
+    return TrainState(
+        jax.numpy.zeros(3),
+        {"a": jax.numpy.full(5000, value)},
+        {"c": jax.numpy.ones((40, 9))},
+        jax.numpy.zeros(3),
+    )
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
@@ -113,11 +117,17 @@ def test_parameters_are_read_alone_and_a_damaged_best_checkpoint_gives_way_to_an
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's threads
-@pytest.mark.parametrize("part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)])
+@pytest.mark.parametrize(
+    "part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)]
+)
 def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask):
     # Orbax leaves files behind that it does not read again, so some damage does not matter.
-    state = TrainState(jax.numpy.arange(30), {"a": jax.numpy.arange(5000.0)}, {"c": jax.numpy.ones((40, 9))},
-                       jax.numpy.zeros(3))
+    state = TrainState(
+        jax.numpy.arange(30),
+        {"a": jax.numpy.arange(5000.0)},
+        {"c": jax.numpy.ones((40, 9))},
+        jax.numpy.zeros(3),
+    )
     with Checkpoints(tmp_path / "saved") as checkpoints:
         checkpoints.save(1, state, {"waited": 3, "losses": [1.5, 2.5]}, None)
     noticed = 0
@@ -164,9 +174,15 @@ def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed,
 
 def test_a_full_disk_is_told_alike_when_the_metrics_meet_it_before_a_save_does(tmp_path):
     config = small_config(tmp_path)
-    with RunDirectory(str(tmp_path / "run"), config) as run, MetricWriter(run, config.train, 1.0, 0) as writer:
+    with (
+        RunDirectory(str(tmp_path / "run"), config) as run,
+        MetricWriter(run, config.train, 1.0, 0) as writer,
+    ):
         os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())
-        with pytest.raises(SaveError, match="metrics.jsonl in .*: no space is left on the disk; earlier checkpoints are intact"):
+        with pytest.raises(
+            SaveError,
+            match="metrics.jsonl in .*: no space is left on the disk; earlier checkpoints are intact",
+        ):
             writer.write(1, "train", 0.5, {"loss": 1.0})
 
 
@@ -188,11 +204,17 @@ def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed
     # There is nothing to protect yet, so what the message recommends works in the same workdir.
     mended = {"optimizer.learning_rate": 1e-3, "train.steps": 20, "train.eval_every": 20}
     succeed(train_command(tmp_path / "run", mended), undisturbed)
-    assert [line["step"] for line in metric_lines(tmp_path / "run") if line["split"] == "train"] == [10, 20]
+    assert [
+        line["step"] for line in metric_lines(tmp_path / "run") if line["split"] == "train"
+    ] == [10, 20]
     # What is left after skipping every later step has no scores to rank by, and must not rank first.
-    error = user_error(train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed)
+    error = user_error(
+        train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed
+    )
     assert "not finite" in error
-    skipped = [line["skipped"] for line in metric_lines(tmp_path / "skip") if line["split"] == "train"]
+    skipped = [
+        line["skipped"] for line in metric_lines(tmp_path / "skip") if line["split"] == "train"
+    ]
     assert skipped == [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]
 
 
@@ -200,12 +222,21 @@ def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
     # The error alone is made up: where a system promises more memory than it has, the process would be killed.
     experiment = Experiment(small_config(cache))
     with pytest.raises(UserError) as raised, explained(experiment.config, experiment.step_bytes):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes.")
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes."
+        )
     error = str(raised.value)
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(experiment.template))
     assert state < experiment.step_bytes() < 100 * state
-    for named in ("out of memory", f"{experiment.step_bytes() / 2**30:.2f} GiB on each device", "config.train.batch_rows", "config.train.accumulate",
-                  "config.model.remat", "config.loss.chunk_items", "config.loss.name"):
+    for named in (
+        "out of memory",
+        f"{experiment.step_bytes() / 2**30:.2f} GiB on each device",
+        "config.train.batch_rows",
+        "config.train.accumulate",
+        "config.model.remat",
+        "config.loss.chunk_items",
+        "config.loss.name",
+    ):
         assert named in error
 
 
@@ -226,7 +257,10 @@ class Chaos:
             "start": lambda: True,
             "preparation": lambda: prepared.exists(),
             "steps": lambda: (self.workdir / "metrics.jsonl").exists(),
-            "save": lambda: checkpoints.exists() and any("tmp" in entry.name for entry in os.scandir(checkpoints)),
+            "save": lambda: (
+                checkpoints.exists()
+                and any("tmp" in entry.name for entry in os.scandir(checkpoints))
+            ),
             "ranking": lambda: any(line["step"] == STEPS for line in metric_lines(self.workdir)),
         }[phase]()
 
@@ -235,7 +269,9 @@ class Chaos:
         process = start(train_command(self.workdir), self.folder)
         while process.poll() is None and not self.reached(phase):
             time.sleep(0.002)
-        longest = {"start": 4.0, "preparation": 0.1, "steps": 3.0, "save": 0.05, "ranking": 1.5}[phase]
+        longest = {"start": 4.0, "preparation": 0.1, "steps": 3.0, "save": 0.05, "ranking": 1.5}[
+            phase
+        ]
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self.random.uniform(0, longest))
         process.kill()
@@ -273,10 +309,14 @@ def test_many_kills_do_not_change_the_outcome(undisturbed, tmp_path):
     while sum(chaos.kills.values()) < 40:
         chaos.attempt(chaos.random.choice(Chaos.PHASES))
     chaos.finish()
-    print(f"{sum(chaos.kills.values())} kills survived ({chaos.kills}), {chaos.finished} runs finished as undisturbed")
+    print(
+        f"{sum(chaos.kills.values())} kills survived ({chaos.kills}), {chaos.finished} runs finished as undisturbed"
+    )
 
 
-def test_what_the_model_reached_is_on_disk_before_a_baseline_fails(small_run, tmp_path, monkeypatch):
+def test_what_the_model_reached_is_on_disk_before_a_baseline_fails(
+    small_run, tmp_path, monkeypatch
+):
     def failing(*_):
         assert (tmp_path / "run" / "results.json").exists()
         raise ZeroDivisionError
@@ -287,9 +327,14 @@ def test_what_the_model_reached_is_on_disk_before_a_baseline_fails(small_run, tm
     found, whole = outcome(tmp_path / "run"), outcome(small_run)
     assert found["metrics"] == whole["metrics"]
     assert found["results"] == whole["results"] | {
-        "baselines": {}, "baselines_left_out": {"all": "the run ended before them; the same command ranks again"}}
-    assert found["ranks"] == {name: x for name, x in whole["ranks"].items()
-                              if name.removesuffix("_rank") not in whole["results"]["baselines"]}
+        "baselines": {},
+        "baselines_left_out": {"all": "the run ended before them; the same command ranks again"},
+    }
+    assert found["ranks"] == {
+        name: x
+        for name, x in whole["ranks"].items()
+        if name.removesuffix("_rank") not in whole["results"]["baselines"]
+    }
     train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
     assert outcome(tmp_path / "run") == whole and whole["results"]["baselines"]
     monkeypatch.setattr(experiment.baselines, "_MOST_VISITS", 0)

@@ -32,7 +32,9 @@ def test_a_model_without_features_is_what_it_was(cache):
     # As the text of the program that is compiled: `fold_features` and its gradient leave no trace.
     experiment = Experiment(small_config(cache))
     assert set(experiment.template.params) == {"items", "encoder"}
-    lowered = experiment.step.lower(experiment.template, experiment.batch(0), experiment.root).as_text()
+    lowered = experiment.step.lower(
+        experiment.template, experiment.batch(0), experiment.root
+    ).as_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step, "fold_features", lambda params, *_: params)
         patch.setattr(step.jax, "vjp", lambda f, x: (x, lambda g: (g,)))
@@ -42,10 +44,17 @@ def test_a_model_without_features_is_what_it_was(cache):
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_step_follows_the_gradient_through_the_features(cache, parts):
-    experiment = Experiment(small_config(cache, **FEATURES, **{"train.accumulate": parts, "optimizer.beta1": 0.5}))
+    experiment = Experiment(
+        small_config(cache, **FEATURES, **{"train.accumulate": parts, "optimizer.beta1": 0.5})
+    )
     c, bags = experiment.config, experiment.features
-    state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
-    before, packed = init_state(c, experiment.num_items, len(bags.names)), experiment.batches.batch(0)
+    state, metrics = experiment.step(
+        experiment.initial_state(), experiment.batch(0), experiment.root
+    )
+    before, packed = (
+        init_state(c, experiment.num_items, len(bags.names)),
+        experiment.batches.batch(0),
+    )
 
     def mean_loss(params):
         # The table by a product with a matrix of shares, not by sums of rows.
@@ -54,16 +63,28 @@ def test_a_step_follows_the_gradient_through_the_features(cache, parts):
         shares /= np.maximum(shares.sum(1, keepdims=True), 1)
         table = params["items"]["embedding"] + shares @ params["features"]
         plain = {"items": params["items"] | {"embedding": table}, "encoder": params["encoder"]}
-        total, targets = step.batch_loss(c, experiment.num_items, experiment.num_slots, plain, packed, experiment.root,
-                                         before.step, 0, Axes())
+        total, targets = step.batch_loss(
+            c,
+            experiment.num_items,
+            experiment.num_slots,
+            plain,
+            packed,
+            experiment.root,
+            before.step,
+            0,
+            Axes(),
+        )
         return total / targets
 
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(before.params)
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-4)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(gradient))
-    jax.tree.map(lambda mu, g: np.testing.assert_allclose(mu, 0.5 * g, rtol=1e-4, atol=1e-5 * largest),
-                 optax.tree.get(state.opt_state, "mu"), gradient)
+    jax.tree.map(
+        lambda mu, g: np.testing.assert_allclose(mu, 0.5 * g, rtol=1e-4, atol=1e-5 * largest),
+        optax.tree.get(state.opt_state, "mu"),
+        gradient,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +103,26 @@ def test_whoever_uses_the_run_has_the_table_that_was_ranked_with(run, cache):
         _, params = checkpoints.restore_params(results["best_step"], experiment.template.params)
     table = np.array(params["items"]["embedding"], np.float64)
     for item in range(1, experiment.num_items + 1):
-        table[item] += np.asarray(params["features"], np.float64)[bags.features[bags.items == item]].mean(axis=0)
-    np.testing.assert_allclose(recommender.embeddings, table[1:experiment.num_items + 1], atol=1e-6)
+        table[item] += np.asarray(params["features"], np.float64)[
+            bags.features[bags.items == item]
+        ].mean(axis=0)
+    np.testing.assert_allclose(
+        recommender.embeddings, table[1 : experiment.num_items + 1], atol=1e-6
+    )
     assert results["parameters"] == sum(x.size for x in jax.tree.leaves(params))
-    assert results["dataset"]["features"] == len(bags.names) and results["model"].endswith(", item features")
+    assert results["dataset"]["features"] == len(bags.names) and results["model"].endswith(
+        ", item features"
+    )
     ranks = np.load(run / "ranks_test.npz")
     offsets, items = experiment.dataset.offsets, experiment.dataset.items
-    histories = [items[offsets[user]:offsets[user + 1] - 1].tolist() for user in ranks["user"]]
+    histories = [items[offsets[user] : offsets[user + 1] - 1].tolist() for user in ranks["user"]]
     scores = recommender.score(histories)
     for row, (history, target) in enumerate(zip(histories, ranks["item"])):
         candidates = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
         if target not in history:
-            assert ranks["rank"][row] == (scores[row, candidates - 1] >= scores[row, target - 1]).sum()
+            assert (
+                ranks["rank"][row] == (scores[row, candidates - 1] >= scores[row, target - 1]).sum()
+            )
 
 
 def test_the_exported_model_has_the_same_table(run, tmp_path):
@@ -117,18 +146,31 @@ def write_log(folder, genres=5, warm=8, cold=2):
         if user % 2:
             items.append(f"{genre}-{warm + user // 2 % cold}")
         rows += [(user, item, time) for time, item in enumerate(items)]
-    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_parquet(folder / "interactions.parquet")
+    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_parquet(
+        folder / "interactions.parquet"
+    )
     names = [f"{genre}-{item}" for genre in range(genres) for item in range(warm + cold)]
-    pd.DataFrame({"item": names, "genres": [f"G{name[0]}" for name in names]}).to_parquet(folder / "items.parquet")
+    pd.DataFrame({"item": names, "genres": [f"G{name[0]}" for name in names]}).to_parquet(
+        folder / "items.parquet"
+    )
 
 
 def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
     write_log(tmp_path)
     medians = {}
     for features in ("", "genres"):
-        config = small_config(tmp_path, **{
-            "data.source": "table", "data.path": str(tmp_path), "data.features": features, "train.steps": 150,
-            "train.eval_every": 150, "train.checkpoint_every": 150, "optimizer.learning_rate": 5e-3})
+        config = small_config(
+            tmp_path,
+            **{
+                "data.source": "table",
+                "data.path": str(tmp_path),
+                "data.features": features,
+                "train.steps": 150,
+                "train.eval_every": 150,
+                "train.checkpoint_every": 150,
+                "optimizer.learning_rate": 5e-3,
+            },
+        )
         folder = tmp_path / f"run{features}"
         bert4rec_jax.train(config, str(folder))
         ranks = np.load(folder / "ranks_test.npz")
@@ -141,7 +183,9 @@ def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
 
 def test_sizes_without_data_know_no_features(cache):
     config = small_config(cache, **FEATURES)
-    with pytest.raises(UserError, match="config.data.features stand in the item table, which --items leaves unread"):
+    with pytest.raises(
+        UserError, match="config.data.features stand in the item table, which --items leaves unread"
+    ):
         figures.assumed_sizes(config, Layout(config.parallel), 60)
 
 
@@ -149,4 +193,7 @@ def test_a_run_does_not_go_on_with_other_features(run, cache):
     with pytest.raises(UserError, match="config.data.features was 'genres,title' and is now ''"):
         bert4rec_jax.train(small_config(cache), str(run))
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["features_fingerprint"] == Experiment(small_config(cache, **FEATURES)).features.fingerprint
+    assert (
+        environment["features_fingerprint"]
+        == Experiment(small_config(cache, **FEATURES)).features.fingerprint
+    )

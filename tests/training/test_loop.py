@@ -46,15 +46,33 @@ class Written:
         return [line.step for line in self.lines if line.split == split]
 
 
-def run(values, losses=None, norms=None, metric="ndcg@10", stop_at=(), progress=None, start=0, stopped_while_validating=(),
-        clock=None, **fields):
+def run(
+    values,
+    losses=None,
+    norms=None,
+    metric="ndcg@10",
+    stop_at=(),
+    progress=None,
+    start=0,
+    stopped_while_validating=(),
+    clock=None,
+    **fields,
+):
     """Runs the loop; `values[n]` is the metric of the n-th validation, losses[n] the loss of batch n.
 
     By `clock` (a list of one number) a step takes a second and a validation a hundred.
     """
     clock = clock or [0.0]
-    config = TrainConfig(**{"steps": 6, "eval_every": 1, "checkpoint_every": 100, "log_every": 100} | fields)
-    saved, written, progress, taken, coming = Saved(), Written(), progress or Progress(), [], list(values)
+    config = TrainConfig(
+        **{"steps": 6, "eval_every": 1, "checkpoint_every": 100, "log_every": 100} | fields
+    )
+    saved, written, progress, taken, coming = (
+        Saved(),
+        Written(),
+        progress or Progress(),
+        [],
+        list(values),
+    )
     if start:
         saved.saves[start] = {}
 
@@ -63,7 +81,10 @@ def run(values, losses=None, norms=None, metric="ndcg@10", stop_at=(), progress=
         clock[0] += 1
         taken.append(batch)
         return TrainState(state.step + 1, None, None, 0), {
-            "loss": losses[batch] if losses else 1.0, "grad_norm": norms[batch] if norms else 1.0, "targets": 5.0}
+            "loss": losses[batch] if losses else 1.0,
+            "grad_norm": norms[batch] if norms else 1.0,
+            "targets": 5.0,
+        }
 
     def validate(params):
         clock[0] += 100
@@ -72,9 +93,15 @@ def run(values, losses=None, norms=None, metric="ndcg@10", stop_at=(), progress=
         return {"ndcg@10": 0.5, metric: coming.pop(0)}
 
     stop = SimpleNamespace(requested=lambda step: step in stop_at)
-    finished = Loop(config, update, lambda step: step, validate, metric, saved, written, stop).run(TrainState(start, None, None, 0), progress)
-    assert saved.waits or not saved.saves.keys() - {start}, "the last checkpoint may not be on the disk yet"
-    return SimpleNamespace(finished=finished, progress=progress, saved=saved, written=written, taken=taken)
+    finished = Loop(config, update, lambda step: step, validate, metric, saved, written, stop).run(
+        TrainState(start, None, None, 0), progress
+    )
+    assert saved.waits or not saved.saves.keys() - {start}, (
+        "the last checkpoint may not be on the disk yet"
+    )
+    return SimpleNamespace(
+        finished=finished, progress=progress, saved=saved, written=written, taken=taken
+    )
 
 
 def test_patience_counts_validations_since_the_best_one():
@@ -111,7 +138,13 @@ def test_validations_checkpoints_and_lines_come_when_they_are_due_and_at_the_end
     assert not any(save["validation_due"] for save in done.saved.saves.values())
     # Each line has the mean of the steps since the one before; a checkpoint keeps those that no line has yet.
     assert [line.loss for line in done.written.lines if line.split == "train"] == [15 / 4, 112 / 3]
-    assert [save["losses"] for save in done.saved.saves.values()] == [[1, 2], [1, 2, 4], [], [16, 32], []]
+    assert [save["losses"] for save in done.saved.saves.values()] == [
+        [1, 2],
+        [1, 2, 4],
+        [],
+        [16, 32],
+        [],
+    ]
 
 
 def test_the_best_checkpoint_is_saved_with_a_later_one_as_the_best():
@@ -120,10 +153,17 @@ def test_the_best_checkpoint_is_saved_with_a_later_one_as_the_best():
 
 
 def test_going_on_takes_the_batches_that_are_left():
-    done = run([0.1] * 2, start=4, progress=Progress(best_step=4, best_value=0.2, losses=[7.0]), losses=[1.0] * 6,
-               log_every=6)
+    done = run(
+        [0.1] * 2,
+        start=4,
+        progress=Progress(best_step=4, best_value=0.2, losses=[7.0]),
+        losses=[1.0] * 6,
+        log_every=6,
+    )
     assert done.taken == [4, 5]
-    assert [line.loss for line in done.written.lines if line.split == "train"] == [3.0]  # of 7, 1 and 1
+    assert [line.loss for line in done.written.lines if line.split == "train"] == [
+        3.0
+    ]  # of 7, 1 and 1
 
 
 def test_a_signal_saves_without_validating_and_the_validation_is_made_up_for():
@@ -143,14 +183,20 @@ def test_a_signal_while_validating_leaves_the_validation_due():
 
 
 def test_a_signal_while_a_validation_is_made_up_for_leaves_it_due():
-    done = run([0.3], start=3, progress=Progress(best_step=1, best_value=0.4, validation_due=True),
-               stopped_while_validating=[0])
+    done = run(
+        [0.3],
+        start=3,
+        progress=Progress(best_step=1, best_value=0.4, validation_due=True),
+        stopped_while_validating=[0],
+    )
     assert not done.finished and done.taken == [] and done.progress.validation_due
 
 
 def test_what_is_not_finite_ends_the_run_or_is_left_out_of_the_mean():
     nan, inf = float("nan"), float("inf")
-    with pytest.raises(UserError, match=r"step 4: the loss is nan.*last good checkpoint is that of step 3"):
+    with pytest.raises(
+        UserError, match=r"step 4: the loss is nan.*last good checkpoint is that of step 3"
+    ):
         run([0.1] * 6, losses=[1.0, 1.0, 1.0, nan, 1.0, 1.0])
     with pytest.raises(UserError, match=r"step 1: .*norm inf.*no checkpoint yet"):
         run([0.1] * 6, norms=[inf, 1.0, 1.0, 1.0, 1.0, 1.0])

@@ -67,7 +67,10 @@ def stop_while_training(workdir, folder, number):
 
 def stop_while_ranking(workdir, folder, call, number):
     command = train_command(workdir)
-    done = run([sys.executable, "-c", SIGNAL_WHILE_RANKING, str(call), str(int(number)), *command[3:]], folder)
+    done = run(
+        [sys.executable, "-c", SIGNAL_WHILE_RANKING, str(call), str(int(number)), *command[3:]],
+        folder,
+    )
     assert done.returncode == 0 and "stopped by a signal" in done.stderr, done.stderr
     assert not (workdir / "results.json").exists()
 
@@ -88,11 +91,17 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_process(undisturbed, tmp_path, number):
+def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_process(
+    undisturbed, tmp_path, number
+):
     large = {"model.width": 256, "model.layers": 8, "model.max_length": 64, "model.ffn_width": 512}
     with open(tmp_path / "said", "w+") as said:
-        process = start_with(train_command(tmp_path / "run", large), stderr=said, stdout=subprocess.DEVNULL,
-                             env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"))
+        process = start_with(
+            train_command(tmp_path / "run", large),
+            stderr=said,
+            stdout=subprocess.DEVNULL,
+            env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"),
+        )
         heard = lambda: (tmp_path / "said").read_text()  # noqa: E731
         wait_for(lambda: "compiling the training step" in heard(), process)
         process.send_signal(number)
@@ -105,17 +114,31 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
         assert not metric_lines(tmp_path / "run")
 
 
-@pytest.mark.parametrize("parallel", [
-    {"parallel.catalogue": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "parallel",
+    [{"parallel.catalogue": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)],
+)
 def test_going_on_with_other_devices_is_the_same_up_to_rounding(undisturbed, parallel):
-    short = {"train.steps": 40, "train.eval_every": 20, "train.checkpoint_every": 20, "model.dropout": 0.0}
+    short = {
+        "train.steps": 40,
+        "train.eval_every": 20,
+        "train.checkpoint_every": 20,
+        "model.dropout": 0.0,
+    }
     straight, changed = undisturbed / "short", undisturbed / f"short-{next(iter(parallel))}"
     if not straight.exists():
         succeed(train_command(straight, short), undisturbed)
     succeed(train_command(changed, short | {"train.steps": 20}), undisturbed)
     succeed(train_command(changed, short | parallel), undisturbed, devices=2)
     expected, lines = metric_lines(straight), metric_lines(changed)
-    assert [(line["step"], line["split"]) for line in lines] == [(line["step"], line["split"]) for line in expected]
-    losses = [[line["loss"] for line in run_lines if line["split"] == "train"] for run_lines in (expected, lines)]
-    assert digest(changed, 40) != digest(straight, 40), "one of the two did not run on other devices"
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (line["step"], line["split"]) for line in expected
+    ]
+    losses = [
+        [line["loss"] for line in run_lines if line["split"] == "train"]
+        for run_lines in (expected, lines)
+    ]
+    assert digest(changed, 40) != digest(straight, 40), (
+        "one of the two did not run on other devices"
+    )
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)

@@ -12,7 +12,9 @@ from bert4rec_jax.training import RunDirectory, run_directory
 
 def claim(config, workdir, mode, counts=None):
     with RunDirectory(str(workdir), config) as run:
-        run.claim(load_dataset(config.data), np.zeros(61, np.int64) if counts is None else counts, mode)
+        run.claim(
+            load_dataset(config.data), np.zeros(61, np.int64) if counts is None else counts, mode
+        )
     return json.loads((workdir / "environment.json").read_text())["starts"]
 
 
@@ -21,7 +23,9 @@ def test_every_start_is_kept(cache, tmp_path):
     first = claim(config, tmp_path, "train")
     both = claim(config, tmp_path, "evaluate")
     assert [start["mode"] for start in both] == ["train", "evaluate"] and both[0] == first[0]
-    assert {"git_commit", "git_dirty", "versions", "devices", "command", "started"} <= both[1].keys()
+    assert {"git_commit", "git_dirty", "versions", "devices", "command", "started"} <= both[
+        1
+    ].keys()
 
 
 def test_a_run_that_was_trained_on_other_events_of_the_same_data_is_refused(cache, tmp_path):
@@ -31,7 +35,10 @@ def test_a_run_that_was_trained_on_other_events_of_the_same_data_is_refused(cach
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     assert len(claim(config, tmp_path, "train", counts)) == 3
     for mode in ("train", "evaluate"):
-        with pytest.raises(UserError, match="was trained on 1,830 events, and the present program would train on 1,831 of"):
+        with pytest.raises(
+            UserError,
+            match="was trained on 1,830 events, and the present program would train on 1,831 of",
+        ):
             claim(config, tmp_path, mode, counts + (np.arange(61) == 7))
     run = RunDirectory(str(tmp_path), config)
     (tmp_path / "results.json").write_text("{}")
@@ -52,7 +59,12 @@ def test_features_may_be_switched_on_until_there_is_a_checkpoint(cache, tmp_path
 def test_a_run_goes_on_with_what_changes_nothing_that_is_computed(cache, tmp_path):
     claim(small_config(cache), tmp_path, "train")
     (tmp_path / "checkpoints" / "1").mkdir(parents=True)
-    fields = {"train.log_every": 5, "train.checkpoint_every": 5, "eval.batch_rows": 16, "model.remat": True}
+    fields = {
+        "train.log_every": 5,
+        "train.checkpoint_every": 5,
+        "eval.batch_rows": 16,
+        "model.remat": True,
+    }
     assert len(claim(small_config(cache, **fields), tmp_path, "train")) == 2
 
 
@@ -73,13 +85,20 @@ def test_a_run_ends_no_earlier_than_its_newest_checkpoint(cache, tmp_path):
         (tmp_path / "checkpoints" / step).mkdir(parents=True)
     for steps in (200, 400):
         assert claim(small_config(cache, **constant, **{"train.steps": steps}), tmp_path, "train")
-    with pytest.raises(UserError, match="has a checkpoint of step 200, and config.train.steps is now 199; give 200 or"):
+    with pytest.raises(
+        UserError,
+        match="has a checkpoint of step 200, and config.train.steps is now 199; give 200 or",
+    ):
         claim(small_config(cache, **constant, **{"train.steps": 199}), tmp_path, "train")
     assert json.loads((tmp_path / "config.json").read_text())["train"]["steps"] == 400
 
 
 def test_a_change_anywhere_in_the_package_makes_it_dirty(monkeypatch):
     asked = []
-    monkeypatch.setattr(run_directory, "_git", lambda *words: asked.append(words) or " M bert4rec_jax/model/encoder.py")
+    monkeypatch.setattr(
+        run_directory,
+        "_git",
+        lambda *words: asked.append(words) or " M bert4rec_jax/model/encoder.py",
+    )
     assert run_directory._start("train")["git_dirty"] is True
     assert any(words[-1].endswith("bert4rec_jax") for words in asked if words[0] == "status")

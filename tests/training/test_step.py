@@ -15,7 +15,12 @@ from bert4rec_jax.model.tasks import Task
 from bert4rec_jax.training import init_state, step
 
 # Both tasks, dropout, and no row that learns what its neighbour does.
-MIXED = {"masking.next_item": 0.5, "model.dropout": 0.2, "model.attention_dropout": 0.3, "model.layers": 1}
+MIXED = {
+    "masking.next_item": 0.5,
+    "model.dropout": 0.2,
+    "model.attention_dropout": 0.3,
+    "model.layers": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +31,52 @@ def mean_gradient(cache):
 
     def total(params, rows):
         # Two halves, as two devices would hold them: what a row draws is a matter of its number in the batch.
-        halves = [step.batch_loss(experiment.config, experiment.num_items, experiment.num_slots, params,
-                                  jax.tree.map(lambda x: x[part], rows), experiment.root, state.step, part.start, Axes())
-                  for part in (slice(0, 4), slice(4, 8))]
+        halves = [
+            step.batch_loss(
+                experiment.config,
+                experiment.num_items,
+                experiment.num_slots,
+                params,
+                jax.tree.map(lambda x: x[part], rows),
+                experiment.root,
+                state.step,
+                part.start,
+                Axes(),
+            )
+            for part in (slice(0, 4), slice(4, 8))
+        ]
         return halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
 
-    (loss, targets), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(state.params, packed)
-    return float(loss / targets), jax.tree.map(lambda g: np.asarray(g / targets), gradient), float(targets)
+    (loss, targets), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
+        state.params, packed
+    )
+    return (
+        float(loss / targets),
+        jax.tree.map(lambda g: np.asarray(g / targets), gradient),
+        float(targets),
+    )
 
 
 @pytest.mark.parametrize("parts, limit", [(1, 100.0), (2, 0.0)])
-def test_a_step_follows_the_gradient_of_the_mean_loss_in_one_part_or_several(cache, mean_gradient, parts, limit):
+def test_a_step_follows_the_gradient_of_the_mean_loss_in_one_part_or_several(
+    cache, mean_gradient, parts, limit
+):
     # A limit above the norm changes nothing.
-    experiment = Experiment(small_config(cache, **MIXED, **{"train.accumulate": parts, "optimizer.clip_norm": limit,
-                                                           "optimizer.beta1": 0.5, "optimizer.beta2": 0.75}))
-    state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
+    experiment = Experiment(
+        small_config(
+            cache,
+            **MIXED,
+            **{
+                "train.accumulate": parts,
+                "optimizer.clip_norm": limit,
+                "optimizer.beta1": 0.5,
+                "optimizer.beta2": 0.75,
+            },
+        )
+    )
+    state, metrics = experiment.step(
+        experiment.initial_state(), experiment.batch(0), experiment.root
+    )
     loss, gradient, targets = mean_gradient
     assert metrics["targets"] == targets
     np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
@@ -60,19 +96,36 @@ def test_every_draw_has_a_key_of_its_own(cache, monkeypatch):
         def call(*arguments, **_):
             keys.append(tuple(jax.random.key_data(key_of(arguments)).tolist()))
             return answer(*arguments)
+
         monkeypatch.setattr(step, name, call)
 
     column = np.zeros((8, 1), np.int32)
-    standing_in("init_params", lambda a: a[2], lambda *_: {"items": {"embedding": jax.numpy.zeros((64, 16))},
-                                                           "encoder": {}})
-    standing_in("mask_items", lambda a: a[4], lambda _, packed, *rest: Task(packed.tokens, column, column, column))
+    standing_in(
+        "init_params",
+        lambda a: a[2],
+        lambda *_: {"items": {"embedding": jax.numpy.zeros((64, 16))}, "encoder": {}},
+    )
+    standing_in(
+        "mask_items",
+        lambda a: a[4],
+        lambda _, packed, *rest: Task(packed.tokens, column, column, column),
+    )
     standing_in("encode", lambda a: a[4].key, lambda *_: np.zeros((8, 1, 16), np.float32))
     standing_in("loss_sum", lambda a: a[6], lambda *_: 0.0)
     for seed in (0, 1):
         state = step.init_state(dataclasses.replace(config, seed=seed), experiment.num_items)
     for number in (0, 1):
-        step.batch_loss(config, experiment.num_items, experiment.num_slots, state.params,
-                        experiment.batches.batch(number), experiment.root, number, 0, Axes())
+        step.batch_loss(
+            config,
+            experiment.num_items,
+            experiment.num_slots,
+            state.params,
+            experiment.batches.batch(number),
+            experiment.root,
+            number,
+            0,
+            Axes(),
+        )
     assert len(set(keys)) == len(keys) == 2 + 2 * 3
 
 
@@ -98,4 +151,8 @@ def test_an_update_that_is_not_finite_is_left_out_whole(cache):
     state, metrics = experiment.step(experiment.layout.put_state(broken), batch, experiment.root)
     assert not np.isfinite(metrics["grad_norm"])
     assert (int(state.step), int(state.skipped)) == (2, 1)
-    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), (kept.params, kept.opt_state))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (state.params, state.opt_state),
+        (kept.params, kept.opt_state),
+    )

@@ -26,9 +26,19 @@ TABLE = 1024  # rows: padding, items, [MASK], rounded up
 def values(layers: int = 2):
     config = config_lib.recommended()
     with config.unlocked():
-        config.update_from_flattened_dict({
-            "model.width": WIDTH, "model.ffn_width": FFN, "model.layers": layers, "model.heads": 2, "model.max_length": LENGTH,
-            "model.dropout": 0.1, "model.attention_dropout": 0.1, "masking.next_item": 0.5, "train.batch_rows": ROWS})
+        config.update_from_flattened_dict(
+            {
+                "model.width": WIDTH,
+                "model.ffn_width": FFN,
+                "model.layers": layers,
+                "model.heads": 2,
+                "model.max_length": LENGTH,
+                "model.dropout": 0.1,
+                "model.attention_dropout": 0.1,
+                "masking.next_item": 0.5,
+                "train.batch_rows": ROWS,
+            }
+        )
     return config_lib.resolve(config)
 
 
@@ -40,7 +50,9 @@ def equations(platform: str, layers: int = 2) -> list:
     packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
     step = functools.partial(train_step, config, ITEMS, SLOTS, axes=Axes("data"))
     with compiling_for(platform):
-        traced = jax.make_jaxpr(step, axis_env=[("data", 8)])(state, packed, jax.eval_shape(lambda: jax.random.key(0)))
+        traced = jax.make_jaxpr(step, axis_env=[("data", 8)])(
+            state, packed, jax.eval_shape(lambda: jax.random.key(0))
+        )
     return list(inside(traced.jaxpr))
 
 
@@ -55,28 +67,51 @@ def inside(jaxpr):
 
 
 def shapes(platform: str) -> set:
-    return {tuple(x.aval.shape) for equation in equations(platform) for x in equation.outvars if hasattr(x.aval, "shape")}
+    return {
+        tuple(x.aval.shape)
+        for equation in equations(platform)
+        for x in equation.outvars
+        if hasattr(x.aval, "shape")
+    }
 
 
 def pairs(platform: str) -> set:
     """Returns pairs of things that some array holds a number for each of."""
     # Slots of rows with masks, columns of rows that learn the next item, and both together meet the table.
-    kinds = {LENGTH: "column", SLOTS: "slot", TABLE: "item", ITEMS: "item", ROWS // 2 * (LENGTH + SLOTS): "slot",
-             ROWS // 2 * LENGTH: "slot", ROWS // 2 * SLOTS: "slot"}
-    return {tuple(sorted(pair)) for shape in shapes(platform)
-            for pair in itertools.combinations([kinds[size] for size in shape if size in kinds], 2)}
+    kinds = {
+        LENGTH: "column",
+        SLOTS: "slot",
+        TABLE: "item",
+        ITEMS: "item",
+        ROWS // 2 * (LENGTH + SLOTS): "slot",
+        ROWS // 2 * LENGTH: "slot",
+        ROWS // 2 * SLOTS: "slot",
+    }
+    return {
+        tuple(sorted(pair))
+        for shape in shapes(platform)
+        for pair in itertools.combinations([kinds[size] for size in shape if size in kinds], 2)
+    }
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_no_array_has_a_number_for_each_pair_of_columns_or_of_a_slot_and_an_item(platform):
     """Neither weights of attention nor logits are written out, and no one-hot matrix picks slots, places or items."""
-    assert pairs("cpu") >= {("column", "column"), ("column", "slot"), ("item", "slot")}  # where they are wanted
+    assert pairs("cpu") >= {
+        ("column", "column"),
+        ("column", "slot"),
+        ("item", "slot"),
+    }  # where they are wanted
     assert not pairs(platform)
 
 
 def kernels(platform: str, layers: int) -> collections.Counter:
-    calls = [each.params for each in equations(platform, layers) if each.primitive.name == "pallas_call"]
-    return collections.Counter(call.get("name") or str(call["name_and_src_info"]).split()[0] for call in calls)
+    calls = [
+        each.params for each in equations(platform, layers) if each.primitive.name == "pallas_call"
+    ]
+    return collections.Counter(
+        call.get("name") or str(call["name_and_src_info"]).split()[0] for call in calls
+    )
 
 
 def test_rows_of_both_tasks_go_through_the_layers_together():
@@ -92,17 +127,27 @@ def test_a_tpu_compiles_one_layer_for_all():
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_dropout_draws_two_numbers_a_row_and_masking_one_a_column(platform):
-    sizes = [x.aval.size for equation in equations(platform) if equation.primitive.name == "random_bits"
-             for x in equation.outvars]
+    sizes = [
+        x.aval.size
+        for equation in equations(platform)
+        if equation.primitive.name == "random_bits"
+        for x in equation.outvars
+    ]
     assert sizes and max(sizes) <= ROWS * LENGTH
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])
 def test_each_gradient_is_summed_over_devices_once(platform):
     state = jax.eval_shape(functools.partial(init_state, values(), ITEMS))
-    sums = [x.aval for equation in equations(platform) if equation.primitive.name.startswith("psum")
-            for x in equation.outvars]
-    numbers = sum(x.size for x in jax.tree.leaves(state.params)) + 2  # the loss and how many targets it is of
+    sums = [
+        x.aval
+        for equation in equations(platform)
+        if equation.primitive.name.startswith("psum")
+        for x in equation.outvars
+    ]
+    numbers = (
+        sum(x.size for x in jax.tree.leaves(state.params)) + 2
+    )  # the loss and how many targets it is of
     assert sum(x.size for x in sums) == numbers
     assert all(x.dtype == jnp.float32 for x in sums)
 
@@ -112,8 +157,16 @@ def test_the_gradient_of_a_narrow_table_is_laid_out_as_a_tpu_stores_the_table(pl
     """Before it is summed, so that the sum sends no padding either."""
     laid_out = [each for each in equations(platform) if each.primitive.name == "layout_constraint"]
     assert [each.invars[0].aval.shape for each in laid_out] == turned
-    summed = {x for each in equations(platform) if each.primitive.name.startswith("psum") for x in each.invars}
-    assert all(each.params["layout"].major_to_minor == (1, 0) and each.outvars[0] in summed for each in laid_out)
+    summed = {
+        x
+        for each in equations(platform)
+        if each.primitive.name.startswith("psum")
+        for x in each.invars
+    }
+    assert all(
+        each.params["layout"].major_to_minor == (1, 0) and each.outvars[0] in summed
+        for each in laid_out
+    )
 
 
 def test_state_is_handed_over():

@@ -30,9 +30,20 @@ def load(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path):
     config = load(path)
-    config.data.update(source="synthetic", cache_dir=str(cache), path="", items_path="", user_core=0, item_core=0,
-                       where="", split="leave_one_out", period_target="first", test_seconds=0, valid_seconds=0,
-                       gap_seconds=0)
+    config.data.update(
+        source="synthetic",
+        cache_dir=str(cache),
+        path="",
+        items_path="",
+        user_core=0,
+        item_core=0,
+        where="",
+        split="leave_one_out",
+        period_target="first",
+        test_seconds=0,
+        valid_seconds=0,
+        gap_seconds=0,
+    )
     config.data.synthetic.update(users=120, num_items=400, genres=4, mean_length=12)
     config.model.update(width=16, layers=1, heads=2, ffn_width=32, max_length=12)
     config.train.update(steps=4, batch_rows=8, eval_every=2, checkpoint_every=2, log_every=2)
@@ -46,7 +57,11 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
     assert np.isfinite(list(results["test"].values())).all()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(x["step"], x["split"]) for x in lines if x["split"] != "test"] == [
-        (2, "train"), (2, "valid"), (4, "train"), (4, "valid")]
+        (2, "train"),
+        (2, "valid"),
+        (4, "train"),
+        (4, "valid"),
+    ]
     assert results["protocol"] and results["dataset"]["fingerprint"]
     ranks = np.load(tmp_path / "ranks_test.npz")
     assert from_ranks(ranks["rank"])["ndcg@10"] == pytest.approx(results["test"]["ndcg@10"])
@@ -54,7 +69,10 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
         assert evaluate(resolved, str(tmp_path))["test"] == results["test"]
         config.eval.protocol = "uni100"
         sampled = evaluate(config_lib.resolve(config), str(tmp_path / "uni100"), str(tmp_path))
-        assert "100 negatives" in sampled["protocol"] and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
+        assert (
+            "100 negatives" in sampled["protocol"]
+            and sampled["test"]["ndcg@10"] > results["test"]["ndcg@10"]
+        )
         config.data.synthetic.seed = 1
         with pytest.raises(UserError, match="synthetic.seed"):
             evaluate(config_lib.resolve(config), str(tmp_path / "other"), str(tmp_path))
@@ -65,12 +83,29 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
 
 def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
     # More users than it can learn by heart, and histories that fit into its window.
-    config = small_config(cache, **{
-        "data.synthetic.users": 6000, "data.synthetic.num_items": 100, "data.synthetic.genres": 5,
-        "data.synthetic.mean_length": 10, "model.width": 32, "model.ffn_width": 64, "model.norm": "pre",
-        "model.head": "tied", "model.positions": "right", "masking.next_item": 0.5, "optimizer.learning_rate": 4e-3,
-        "train.steps": 600, "train.batch_rows": 32, "train.eval_every": 600, "train.checkpoint_every": 600,
-        "train.log_every": 600, "optimizer.schedule": "cosine", "eval.batch_rows": 128})
+    config = small_config(
+        cache,
+        **{
+            "data.synthetic.users": 6000,
+            "data.synthetic.num_items": 100,
+            "data.synthetic.genres": 5,
+            "data.synthetic.mean_length": 10,
+            "model.width": 32,
+            "model.ffn_width": 64,
+            "model.norm": "pre",
+            "model.head": "tied",
+            "model.positions": "right",
+            "masking.next_item": 0.5,
+            "optimizer.learning_rate": 4e-3,
+            "train.steps": 600,
+            "train.batch_rows": 32,
+            "train.eval_every": 600,
+            "train.checkpoint_every": 600,
+            "train.log_every": 600,
+            "optimizer.schedule": "cosine",
+            "eval.batch_rows": 128,
+        },
+    )
     results = train_and_evaluate(config, str(tmp_path))
     experiment = Experiment(config)
     cases = experiment.cases("test")
@@ -91,8 +126,17 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, mon
         return lambda params: validate(params) | {metric: next(chosen)}
 
     monkeypatch.setattr(Experiment, "validator", made_up)
-    config = small_config(cache, **{"optimizer.learning_rate": 0.03, "train.steps": 12, "train.eval_every": 1,
-                                    "train.checkpoint_every": 12, "eval.metric": metric, "model.layers": 1})
+    config = small_config(
+        cache,
+        **{
+            "optimizer.learning_rate": 0.03,
+            "train.steps": 12,
+            "train.eval_every": 1,
+            "train.checkpoint_every": 12,
+            "eval.metric": metric,
+            "model.layers": 1,
+        },
+    )
     results = train_and_evaluate(config, str(tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     valid = {line["step"]: line["ndcg@10"] for line in lines if line["split"] == "valid"}
@@ -103,9 +147,13 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, mon
 @pytest.mark.parametrize("limit", [0.0, 0.01])
 def test_the_gradient_is_clipped_to_its_norm(cache, limit):
     experiment = Experiment(small_config(cache, **{"optimizer.clip_norm": limit}))
-    state, metrics = experiment.step(experiment.initial_state(), experiment.batch(0), experiment.root)
+    state, metrics = experiment.step(
+        experiment.initial_state(), experiment.batch(0), experiment.root
+    )
     # After one step, Adam's first moment is the gradient times 1 - beta1.
-    moment = optax.tree.norm(optax.tree.get(state.opt_state, "mu")) / (1 - experiment.config.optimizer.beta1)
+    moment = optax.tree.norm(optax.tree.get(state.opt_state, "mu")) / (
+        1 - experiment.config.optimizer.beta1
+    )
     assert metrics["grad_norm"] > 0.02
     assert float(moment) == pytest.approx(limit or float(metrics["grad_norm"]), rel=1e-4)
 
@@ -119,19 +167,26 @@ def test_the_step_compiles_once(cache):
 
 
 def test_learning_rate_warms_up_and_decays():
-    config = config_lib.OptimizerConfig(learning_rate=1.0, warmup_steps=4, schedule="linear", final_fraction=0.1)
+    config = config_lib.OptimizerConfig(
+        learning_rate=1.0, warmup_steps=4, schedule="linear", final_fraction=0.1
+    )
     rates = [float(optimizer.learning_rate(config, 14)(step)) for step in range(15)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     np.testing.assert_allclose(rates[9], 0.55)
     np.testing.assert_allclose(rates[14], 0.1)
 
 
-@pytest.mark.parametrize("schedule, middle", [("linear", 1.05), ("cosine", 1.05), ("constant", 2.0)])
+@pytest.mark.parametrize(
+    "schedule, middle", [("linear", 1.05), ("cosine", 1.05), ("constant", 2.0)]
+)
 def test_the_rate_ends_at_a_fraction_of_its_peak(schedule, middle):
-    config = config_lib.OptimizerConfig(learning_rate=2.0, warmup_steps=4, schedule=schedule, final_fraction=0.05)
+    config = config_lib.OptimizerConfig(
+        learning_rate=2.0, warmup_steps=4, schedule=schedule, final_fraction=0.05
+    )
     rate = optimizer.learning_rate(config, 24)
     assert [float(rate(step)) for step in (3, 14, 24)] == pytest.approx(
-        [2.0, middle, 2.0 if schedule == "constant" else 0.1])
+        [2.0, middle, 2.0 if schedule == "constant" else 0.1]
+    )
 
 
 def test_weight_decay_spares_vectors(cache):
@@ -144,12 +199,19 @@ def test_weight_decay_spares_vectors(cache):
     np.testing.assert_allclose(updates["bias"], 0)
 
 
-@pytest.mark.parametrize("field, value, named", [
-    ("model.dropout", 1.5, "model.dropout"), ("model.heads", 3, "model.heads"), ("model.widht", 8, "widht"),
-    ("eval.metric", "ndgc@10", "eval.metric"),
-    ("model.norm", "middle", "model.norm"), ("optimizer.weight_decay", 0.1, "weight_decay"),
-    ("data.source", "netflix", "data.source"), ("masking.probability", 0.0, "masking.probability"),
-])
+@pytest.mark.parametrize(
+    "field, value, named",
+    [
+        ("model.dropout", 1.5, "model.dropout"),
+        ("model.heads", 3, "model.heads"),
+        ("model.widht", 8, "widht"),
+        ("eval.metric", "ndgc@10", "eval.metric"),
+        ("model.norm", "middle", "model.norm"),
+        ("optimizer.weight_decay", 0.1, "weight_decay"),
+        ("data.source", "netflix", "data.source"),
+        ("masking.probability", 0.0, "masking.probability"),
+    ],
+)
 def test_wrong_fields_are_named(cache, field, value, named):
     with pytest.raises(UserError, match=named):
         small_config(cache, **{field: value})

@@ -44,16 +44,23 @@ def older_folder(parent: str, source: Source, options: dict) -> str:
             with open(os.path.join(entry.path, "manifest.json"), encoding="utf-8") as file:
                 manifest = json.load(file)
             before = manifest["identity"]["files"]
-            same = manifest["identity"] | {"files": files} == json.loads(json.dumps(source.identity))
+            same = manifest["identity"] | {"files": files} == json.loads(
+                json.dumps(source.identity)
+            )
             same = same and manifest["format"] == FORMAT and manifest["options"] == options
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if same and most < len(before) < len(files) and before == files[: len(before)]:
             best, most = entry.path, len(before)
-            exact = manifest.get("times", {}).get("whole_seconds", False) and "times_missing" not in manifest["counts"]
+            exact = (
+                manifest.get("times", {}).get("whole_seconds", False)
+                and "times_missing" not in manifest["counts"]
+            )
     filters = [name for name, none in _NEED_ALL_EVENTS.items() if abs(options[name]) > none]
     if best and filters:
-        _start_over(f"{' and '.join(f'config.data.{name}' for name in filters)} left out events that may count again")
+        _start_over(
+            f"{' and '.join(f'config.data.{name}' for name in filters)} left out events that may count again"
+        )
     elif best and not exact:
         _start_over("not all of its times are whole seconds")
     return "" if filters or not exact else best
@@ -88,7 +95,9 @@ def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) 
     root = os.path.abspath(os.path.expanduser(config.path))
     added = log.read_log(
         dataclasses.replace(
-            source, open=lambda: tables.open_table(config, paths, root, known), item_table=lambda: None
+            source,
+            open=lambda: tables.open_table(config, paths, root, known),
+            item_table=lambda: None,
         )
     )
     if added.times is None or added.times_missing is not None:
@@ -104,10 +113,14 @@ def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) 
 
 
 def _ids(dataset: Dataset, name: str) -> pa.Array:
-    return pq.read_table(os.path.join(dataset.folder, f"{name}s.parquet"), columns=[name])[name].combine_chunks()
+    return pq.read_table(os.path.join(dataset.folder, f"{name}s.parquet"), columns=[name])[
+        name
+    ].combine_chunks()
 
 
-def _merge(old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, config, facts, out: str) -> None:
+def _merge(
+    old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, config, facts, out: str
+) -> None:
     users = pc.unique(_joined(old_users, new.user_ids))
     users = users.take(pa.array(ascending(users)))
     old_place, new_place = (_places(ids, users) for ids in (old_users, new.user_ids))
@@ -119,13 +132,22 @@ def _merge(old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, 
     ends = np.cumsum(lengths, axis=1)
     arrays = Writer(out, True, len(items) + 1)
     try:
-        with UserTable(out) as table, Phase("adding new events", int(ends[:, -1].sum()), "events") as phase:
+        with (
+            UserTable(out) as table,
+            Phase("adding new events", int(ends[:, -1].sum()), "events") as phase,
+        ):
             first, total = 0, ends.sum(axis=0)
             while first < len(users):
                 before = total[first - 1] if first else 0
-                last = max(first + 1, int(np.searchsorted(total, before + _EVENTS_AT_ONCE, "right")))
-                spans = [slice(ends[k, first] - lengths[k, first], ends[k, last - 1]) for k in (0, 1)]
-                who = np.concatenate([np.repeat(np.arange(last - first), lengths[k, first:last]) for k in (0, 1)])
+                last = max(
+                    first + 1, int(np.searchsorted(total, before + _EVENTS_AT_ONCE, "right"))
+                )
+                spans = [
+                    slice(ends[k, first] - lengths[k, first], ends[k, last - 1]) for k in (0, 1)
+                ]
+                who = np.concatenate(
+                    [np.repeat(np.arange(last - first), lengths[k, first:last]) for k in (0, 1)]
+                )
                 codes = np.concatenate([old.items[spans[0]], new_codes[spans[1]]])
                 times = np.concatenate([old.timestamps[spans[0]], new.timestamps[spans[1]]])
                 if spans[1].start < spans[1].stop:
@@ -133,7 +155,9 @@ def _merge(old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, 
                     order = np.lexsort((times, who))
                     who, codes, times = who[order], codes[order], times[order]
                     if config.repeats == "drop":
-                        _, met = np.unique(who * np.int64(len(items) + 1) + codes, return_index=True)
+                        _, met = np.unique(
+                            who * np.int64(len(items) + 1) + codes, return_index=True
+                        )
                         kept = np.sort(met)
                         who, codes, times = who[kept], codes[kept], times[kept]
                 arrays.add(np.bincount(who, minlength=last - first), codes, times)
@@ -141,17 +165,28 @@ def _merge(old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, 
                 first = last
             table.add(users)
         trail: list[dict] = []
-        read = old.manifest["counts"]["filters"][0]["interactions"] + new.counts["filters"][0]["interactions"]
+        read = (
+            old.manifest["counts"]["filters"][0]["interactions"]
+            + new.counts["filters"][0]["interactions"]
+        )
         add_step(trail, "read", read, arrays.users, arrays.items)
         if config.repeats == "drop":
             add_step(trail, "repeats dropped", arrays.interactions, arrays.users, arrays.items)
-        arrays.finish(facts, items.take(pa.array(arrays.codes_in_order() - 1)), source.item_table(), {"filters": trail})
+        arrays.finish(
+            facts,
+            items.take(pa.array(arrays.codes_in_order() - 1)),
+            source.item_table(),
+            {"filters": trail},
+        )
     finally:
         arrays.close()
 
 
 def _joined(first: pa.Array, second: pa.Array) -> pa.Array:
-    whole = [array if isinstance(array, pa.Array) else array.combine_chunks() for array in (first, second)]
+    whole = [
+        array if isinstance(array, pa.Array) else array.combine_chunks()
+        for array in (first, second)
+    ]
     return pa.concat_arrays(whole)
 
 

@@ -20,7 +20,9 @@ def free_memory() -> int:
     free = []
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            free.append(next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable")))
+            free.append(
+                next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
+            )
     except (OSError, StopIteration):
         return 8 << 30
     try:
@@ -41,7 +43,9 @@ def memory_limit(config: DataConfig) -> int:
     number, unit, binary = re.fullmatch(r"([\d.]+) ?([KMGT])(i?)B", config.memory).groups()
     size = int(float(number) * (2 ** _UNITS[unit] if binary else 10 ** (_UNITS[unit] * 3 // 10)))
     if size < 200 << 20:
-        raise UserError(f"config.data.memory = {config.memory!r} is too small to work with; set at least '200MiB'.")
+        raise UserError(
+            f"config.data.memory = {config.memory!r} is too small to work with; set at least '200MiB'."
+        )
     return size
 
 
@@ -53,7 +57,9 @@ def choose(config: DataConfig, source: Source) -> str:
     """
     if config.engine != "auto":
         if config.engine == "memory" and source.open is None:
-            raise UserError(f"{config.path} is read by an engine; set config.data.engine to 'duckdb' or 'spark'.")
+            raise UserError(
+                f"{config.path} is read by an engine; set config.data.engine to 'duckdb' or 'spark'."
+            )
         return config.engine
     needed, free = source.rows() * _BYTES_A_ROW, free_memory()
     if source.open is not None and needed < free / 2:

@@ -17,7 +17,9 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.phases import Phase
 
 _ROWS_AT_ONCE = 1 << 18
-_ROWS_TO_DIVIDE = 1 << 21  # that a thread holds before it writes them: with fewer, the groups of rows get small
+_ROWS_TO_DIVIDE = (
+    1 << 21
+)  # that a thread holds before it writes them: with fewer, the groups of rows get small
 _POLL_SECONDS = 0.2
 # Of the limit for the whole process: the interpreter with Arrow, and blocks on their way, are not DuckDB's.
 _OWN_BYTES = 200 << 20
@@ -54,7 +56,9 @@ class DuckDB:
             }
         )
         # It counts how far it is, and `Phase` shows it.
-        self._connection.execute("SET enable_progress_bar = true; SET enable_progress_bar_print = false")
+        self._connection.execute(
+            "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
+        )
 
     def __enter__(self) -> DuckDB:
         return self
@@ -79,7 +83,9 @@ class DuckDB:
                     f"{scan.files[0]} has no column {name!r}; its columns are: {', '.join(kinds)}. "
                     f"Set config.data.{role}_column."
                 )
-            columns[role] = self._column(role, '"' + name.replace('"', '""') + '"', kinds[name].split("(")[0], shape)
+            columns[role] = self._column(
+                role, '"' + name.replace('"', '""') + '"', kinds[name].split("(")[0], shape
+            )
         where = f"WHERE ({scan.where})" if scan.where else ""
         # Files in their order, rows in theirs.
         position = "CAST(file_index AS BIGINT) * 1099511627776 + file_row_number AS pos"
@@ -94,7 +100,9 @@ class DuckDB:
             raise bad_condition(scan.where, scan.files[0], error) from None
         if shape.user_texts:
             wrong = "NOT regexp_matches(uid, '^-?[0-9]+$') OR TRY_CAST(uid AS BIGINT) IS NULL"
-            shape.users_are_numbers = self.rows(f"SELECT count(*) FROM log WHERE {wrong}")[0][0] == 0
+            shape.users_are_numbers = (
+                self.rows(f"SELECT count(*) FROM log WHERE {wrong}")[0][0] == 0
+            )
         return shape
 
     def _column(self, role: str, column: str, kind: str, shape: Shape) -> str:
@@ -113,8 +121,14 @@ class DuckDB:
             return f"CAST({column} AS DOUBLE)"
         if kind.startswith(("TIMESTAMP", "DATE")):
             shape.time_unit = MICROSECONDS
-            return f"epoch_us(CAST({column} AS TIMESTAMP))" if kind == "DATE" else f"epoch_us({column})"
-        raise UserError(f"the time column {column} is of type {kind}; it should hold numbers or timestamps.")
+            return (
+                f"epoch_us(CAST({column} AS TIMESTAMP))"
+                if kind == "DATE"
+                else f"epoch_us({column})"
+            )
+        raise UserError(
+            f"the time column {column} is of type {kind}; it should hold numbers or timestamps."
+        )
 
     def open_stage(self, name: str, path: str, numbered: bool = False) -> None:
         """Makes a saved stage a table; `numbered`: with pos, the place of each row in it."""
@@ -129,7 +143,9 @@ class DuckDB:
     def save(self, sql: str, path: str, title: str) -> None:
         """Writes a result to a Parquet file."""
         path = path.replace("'", "''")
-        self._run(lambda: self._connection.execute(f"COPY ({sql}) TO '{path}' (FORMAT parquet)"), title)
+        self._run(
+            lambda: self._connection.execute(f"COPY ({sql}) TO '{path}' (FORMAT parquet)"), title
+        )
 
     def divide(self, sql: str, path: str, title: str) -> None:
         """Writes a result to a folder, with a folder part=N of Parquet files for each value of its column part."""
@@ -144,7 +160,9 @@ class DuckDB:
 
     def stream(self, sql: str, title: str) -> Iterator[pa.RecordBatch]:
         """Yields a result of any size, a block at a time."""
-        relation = self._run(lambda: self._connection.sql(sql).to_arrow_reader(_ROWS_AT_ONCE), title)
+        relation = self._run(
+            lambda: self._connection.sql(sql).to_arrow_reader(_ROWS_AT_ONCE), title
+        )
         while True:
             batch = self._run(lambda: next(relation, None), title)
             if batch is None:
@@ -154,7 +172,9 @@ class DuckDB:
     def _run(self, command: Callable[[], Any], title: str) -> Any:
         """Runs a command in a thread, so that this one can say how far it is and hear Ctrl-C."""
         outcome: list = []
-        finished = threading.Event()  # not join(), which an exception in it makes believe that the thread has ended
+        finished = (
+            threading.Event()
+        )  # not join(), which an exception in it makes believe that the thread has ended
 
         def work():
             try:
@@ -189,5 +209,7 @@ class DuckDB:
         if any(part in reason for part in full):
             return full_disk(self._spill)
         if isinstance(error, self._duckdb.OutOfMemoryException) or "Out of Memory" in reason:
-            return Unfinished("config.data.memory is too small for this log; raise it. The finished stages are kept.")
+            return Unfinished(
+                "config.data.memory is too small for this log; raise it. The finished stages are kept."
+            )
         return EngineFailed(reason[:400])

@@ -68,7 +68,10 @@ def _write(reader: Blocks, path: str, texts: dict[str, bool], shape: Shape) -> N
     try:
         with Phase("reading the log", reader.bytes >> 20, "MiB") as phase:
             for table in reader.blocks():
-                columns = {"uid": _ids(table["user"], "user", texts), "iid": _ids(table["item"], "item", texts)}
+                columns = {
+                    "uid": _ids(table["user"], "user", texts),
+                    "iid": _ids(table["item"], "item", texts),
+                }
                 if texts["user"] and shape.users_are_numbers:
                     shape.users_are_numbers = are_whole_numbers(pc.unique(columns["uid"]))
                 if "time" in table.column_names:
@@ -80,9 +83,13 @@ def _write(reader: Blocks, path: str, texts: dict[str, bool], shape: Shape) -> N
                 block = pa.table(columns)
                 if writer is None:
                     # Plain pages: this file is read once, and compression would take longer than all else.
-                    writer = pq.ParquetWriter(path, block.schema, compression="none", use_dictionary=False)
+                    writer = pq.ParquetWriter(
+                        path, block.schema, compression="none", use_dictionary=False
+                    )
                 if block.schema != writer.schema:
-                    raise UserError("the files of the log hold times of different types; bring them into one.")
+                    raise UserError(
+                        "the files of the log hold times of different types; bring them into one."
+                    )
                 if len(block):
                     writer.write_table(block)
                 shape.rows += len(block)
@@ -101,7 +108,11 @@ def _ids(column: pa.ChunkedArray, role: str, texts: dict[str, bool]) -> pa.Array
     """
     column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+        column = (
+            column.chunk(0)
+            if column.num_chunks
+            else pa.array([], pa.dictionary(pa.int32(), pa.string()))
+        )
     values = pc.utf8_trim_whitespace(column.dictionary.cast(pa.string()))
     if not texts[role]:
         try:
@@ -113,5 +124,3 @@ def _ids(column: pa.ChunkedArray, role: str, texts: dict[str, bool]) -> pa.Array
         texts[role] = True
         raise _Texts
     return values.take(column.indices)
-
-

@@ -37,7 +37,13 @@ _EVENTS_AT_ONCE = 1 << 20
 _CORE = "dropping users and items with too few events"
 
 
-def prepare(config: DataConfig, source: Source, facts: dict, folder: str, publish: Callable[[str, str], None]) -> None:
+def prepare(
+    config: DataConfig,
+    source: Source,
+    facts: dict,
+    folder: str,
+    publish: Callable[[str, str], None],
+) -> None:
     """Writes the prepared folder of a log with DuckDB or Spark.
 
     Args:
@@ -142,7 +148,9 @@ class _Preparation:
         return rows - times if times else 0
 
     def _save(self, name: str, statement: str, title: str) -> str:
-        path = self.work.stage(f"{name}.parquet", lambda path: self.engine.save(statement, path, title))
+        path = self.work.stage(
+            f"{name}.parquet", lambda path: self.engine.save(statement, path, title)
+        )
         self.engine.open_stage(name, path)
         return name
 
@@ -162,7 +170,9 @@ class _Preparation:
             found = []
             for column in ("uid", "iid"):
                 statement = sql.total(f"({sql.sizes(table, column)}) AS counts")
-                found.append([int(x) for x in self.engine.rows(statement, f"counting after: {name}")[0]])
+                found.append(
+                    [int(x) for x in self.engine.rows(statement, f"counting after: {name}")[0]]
+                )
             return [found[0][0], found[0][1], found[1][1]]
 
         add_step(self.trail, name, *self.work.facts(key, count))
@@ -182,7 +192,9 @@ class _Preparation:
             table = self._save("rated", sql.rated(table, c.min_rating), "dropping low ratings")
         if c.repeats == "drop":
             next_step("repeats dropped")
-            table = self._save("met", sql.first_meetings(table, shape.has_times), "dropping repeats")
+            table = self._save(
+                "met", sql.first_meetings(table, shape.has_times), "dropping repeats"
+            )
         if c.user_core > 1 or c.item_core > 1:
             next_step(core_step(c))
             table = self._core(table)
@@ -200,7 +212,11 @@ class _Preparation:
         base, rows = table, self.trail[-1]["interactions"]
         core = {"uid": self.config.user_core, "iid": self.config.item_core}
         while True:
-            view = sql.without(base, gone_users, gone_items) if gone_users or gone_items else f"SELECT * FROM {base}"
+            view = (
+                sql.without(base, gone_users, gone_items)
+                if gone_users or gone_items
+                else f"SELECT * FROM {base}"
+            )
             dropped = 0
             for column, gone in (("uid", gone_users), ("iid", gone_items)):
                 name, title = f"gone_{column}_{number}", f"{_CORE}, round {number + 1}"
@@ -227,7 +243,9 @@ class _Preparation:
     def _find_rare(self, view: str, column: str, number: int, at_least: int, title: str) -> None:
         """Saves which users (or items) of a view have too few events, and how many events and rare ones there are."""
         name = f"gone_{column}_{number}"
-        counts = self._save(f"size_{column}_{number}", sql.sizes(f"({view}) AS kept", column), title)
+        counts = self._save(
+            f"size_{column}_{number}", sql.sizes(f"({view}) AS kept", column), title
+        )
         self._save(name, sql.rare(counts, column, at_least), title)
         events = self._numbers(sql.total(counts))[0]
         self.work.facts(name, lambda: [events, *self._numbers(f"SELECT count(*) FROM {name}")])
@@ -248,7 +266,9 @@ class _Preparation:
         count = pq.ParquetFile(path).metadata.num_rows
 
         def texts(codes: np.ndarray) -> pa.Array:
-            return pq.read_table(path)["iid"].combine_chunks().take(pa.array(codes)).cast(pa.string())
+            return (
+                pq.read_table(path)["iid"].combine_chunks().take(pa.array(codes)).cast(pa.string())
+            )
 
         return None, count, texts
 
@@ -262,7 +282,9 @@ class _Preparation:
                 writer.write_table(part)
                 count += len(batch)
                 if count > MOST_ITEMS:
-                    raise UserError(f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core.")
+                    raise UserError(
+                        f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core."
+                    )
         finally:
             if writer:
                 writer.close()
@@ -273,7 +295,11 @@ class _Preparation:
         order = sql.user_order(shape.users_are_numbers, shape.user_texts)
         statement, title = sql.in_order(table, order, shape.has_times, low), "sorting events"
         if self.engine.sorts_by_parts:
-            batches = _batches(self.work.stage("sorted.parquet", lambda path: self.engine.save(statement, path, title)))
+            batches = _batches(
+                self.work.stage(
+                    "sorted.parquet", lambda path: self.engine.save(statement, path, title)
+                )
+            )
         elif shape.rows > _LONG_ROWS:
             batches = self._sorted_ranges(table, order, low)
         else:
@@ -296,17 +322,26 @@ class _Preparation:
         finally:
             arrays.close()
 
-    def _sorted_ranges(self, table: str, order: str, lowest_item: int | None) -> Iterator[pa.RecordBatch]:
+    def _sorted_ranges(
+        self, table: str, order: str, lowest_item: int | None
+    ) -> Iterator[pa.RecordBatch]:
         """Divides users into ranges, sorts one after the other, and yields their events when all are sorted."""
         key, rows = order.split(", ")[0], max(_RANGE_ROWS, self.shape.rows // _MOST_RANGES)
         ask = sql.range_starts(table, key, rows)
-        starts = self.work.facts("ranges", lambda: self.engine.rows(ask, "counting the events of users"))
+        starts = self.work.facts(
+            "ranges", lambda: self.engine.rows(ask, "counting the events of users")
+        )
         # The first range begins with whatever comes first.
         statement = sql.divided(table, key, [start for (start,) in starts[1:]])
-        ranges = self.work.stage("ranges", lambda path: self.engine.divide(statement, path, "dividing events by users"))
+        ranges = self.work.stage(
+            "ranges", lambda path: self.engine.divide(statement, path, "dividing events by users")
+        )
         paths = []
         for number in range(len(starts)):
-            unsorted, title = f"part={number}", f"sorting events, part {number + 1} of {len(starts)}"
+            unsorted, title = (
+                f"part={number}",
+                f"sorting events, part {number + 1} of {len(starts)}",
+            )
 
             def sort(path: str) -> None:
                 self.engine.open_stage("unsorted", f"{glob.escape(ranges)}/{unsorted}/*.parquet")
@@ -322,7 +357,9 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
     """Yields a saved result in order: a file, or Spark's parts by name."""
     parts = [path]
     if os.path.isdir(path):
-        parts = sorted(os.path.join(path, name) for name in os.listdir(path) if name.endswith(".parquet"))
+        parts = sorted(
+            os.path.join(path, name) for name in os.listdir(path) if name.endswith(".parquet")
+        )
     for part in parts:
         # Buffered ahead, all of the file would be in memory in the end.
         yield from pq.ParquetFile(part, pre_buffer=False).iter_batches(_EVENTS_AT_ONCE)
@@ -341,7 +378,11 @@ def whole_users(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple]:
         # All but the last user are whole.
         last = _changes(batch.column("uid"))
         begin = last[-1] if len(last) else 0
-        if waiting and not batch.column("uid")[0].equals(waiting[-1].column("uid")[-1]) and not begin:
+        if (
+            waiting
+            and not batch.column("uid")[0].equals(waiting[-1].column("uid")[-1])
+            and not begin
+        ):
             yield _cut(waiting)
             waiting = []
         if begin:

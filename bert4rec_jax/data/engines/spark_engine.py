@@ -77,12 +77,16 @@ class Spark:
         # has a handler of its own. So signals wait until `_run` asks.
         self._heard: list[tuple] = []
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+        self._handlers = {
+            number: handler for number, handler in handlers.items() if callable(handler)
+        }
         try:
             self._session = builder.getOrCreate()
         except Exception as error:  # of the Java gateway, of many kinds
             reason = " ".join(str(error).split())[:300]
-            raise Unfinished(f"Spark does not start ({reason}); is Java installed, and {master} a master?") from None
+            raise Unfinished(
+                f"Spark does not start ({reason}); is Java installed, and {master} a master?"
+            ) from None
         if threading.current_thread() is threading.main_thread():
             for number in self._handlers:
                 signal.signal(number, lambda *heard: self._heard.append(heard))
@@ -117,28 +121,41 @@ class Spark:
                     f"{scan.files[0]} has no column {name!r}; its columns are: {', '.join(kinds)}. "
                     f"Set config.data.{role}_column."
                 )
-            columns[role] = self._column(role, f"`{name.replace('`', '``')}`", kinds[name].split("(")[0], shape)
+            columns[role] = self._column(
+                role, f"`{name.replace('`', '``')}`", kinds[name].split("(")[0], shape
+            )
         names = {"user": "uid", "item": "iid", "time": "stamp", "rating": "rating"}
         listed = [f"{column} AS {names[role]}" for role, column in columns.items()]
         try:
             # The place in the file belongs to rows as they are read.
-            frame = frame.selectExpr("*", "_metadata.file_path AS __file", "_metadata.row_index AS __row")
+            frame = frame.selectExpr(
+                "*", "_metadata.file_path AS __file", "_metadata.row_index AS __row"
+            )
             if scan.where:
                 frame = frame.where(scan.where)
             # It writes a space as %20; in their order are the names.
-            paths = sorted((row[0] for row in frame.select("__file").distinct().collect()), key=urllib.parse.unquote)
+            paths = sorted(
+                (row[0] for row in frame.select("__file").distinct().collect()),
+                key=urllib.parse.unquote,
+            )
         except Exception as error:
-            if "AnalysisException" in type(error).__name__ or "ParseException" in type(error).__name__:
+            if (
+                "AnalysisException" in type(error).__name__
+                or "ParseException" in type(error).__name__
+            ):
                 raise bad_condition(scan.where, scan.files[0], error) from None
             raise self._explained(error) from None
         bases = self._session.createDataFrame(
-            [(path, number * _FILES_POSITION) for number, path in enumerate(paths)], "__path STRING, __base BIGINT"
+            [(path, number * _FILES_POSITION) for number, path in enumerate(paths)],
+            "__path STRING, __base BIGINT",
         )
         frame = frame.join(bases.hint("broadcast"), frame["__file"] == bases["__path"])
         frame.selectExpr(*listed, "__base + __row AS pos").createOrReplaceTempView("log")
         if shape.user_texts:
             wrong = "NOT rlike(uid, '^-?[0-9]+$') OR TRY_CAST(uid AS BIGINT) IS NULL"
-            shape.users_are_numbers = self.rows(f"SELECT count(*) FROM log WHERE {wrong}")[0][0] == 0
+            shape.users_are_numbers = (
+                self.rows(f"SELECT count(*) FROM log WHERE {wrong}")[0][0] == 0
+            )
         return shape
 
     def _column(self, role: str, column: str, kind: str, shape: Shape) -> str:
@@ -158,7 +175,9 @@ class Spark:
         if kind in ("timestamp", "timestamp_ntz", "date"):
             shape.time_unit = MICROSECONDS
             return f"unix_micros(CAST({column} AS TIMESTAMP))"
-        raise UserError(f"the time column {column} is of type {kind}; it should hold numbers or timestamps.")
+        raise UserError(
+            f"the time column {column} is of type {kind}; it should hold numbers or timestamps."
+        )
 
     def open_stage(self, name: str, path: str, numbered: bool = False) -> None:
         """Makes a saved stage a table; `numbered`: with pos, the place of each row in it."""
@@ -194,7 +213,9 @@ class Spark:
     def _run(self, command: Callable[[], Any], title: str) -> Any:
         """Runs a command in a thread, so that this one can say what is being done and hear Ctrl-C."""
         outcome: list = []
-        finished = threading.Event()  # not join(), which an exception in it makes believe that the thread has ended
+        finished = (
+            threading.Event()
+        )  # not join(), which an exception in it makes believe that the thread has ended
 
         def work():
             try:
@@ -214,8 +235,12 @@ class Spark:
                         number, frame = self._heard[0]
                         self._handlers[number](number, frame)
                     tasks = 0
-                    with contextlib.suppress(Exception):  # a stage that ends meanwhile is none any more
-                        stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+                    with contextlib.suppress(
+                        Exception
+                    ):  # a stage that ends meanwhile is none any more
+                        stages = [
+                            tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()
+                        ]
                         tasks = sum(stage.numCompletedTasks for stage in stages if stage)
                     phase.advance(max(0, tasks - done))
                     done = tasks

@@ -12,7 +12,11 @@ def facts(has_times: bool, has_ratings: bool) -> str:
     """One row: rows, users present, items present, times present, ratings that are finite."""
     stamp = "count(stamp)" if has_times else "0"
     # A rating that is NaN or infinite times zero is not zero.
-    rating = "sum(CASE WHEN rating * 0 = 0 AND NOT isnan(rating) THEN 1 ELSE 0 END)" if has_ratings else "count(*)"
+    rating = (
+        "sum(CASE WHEN rating * 0 = 0 AND NOT isnan(rating) THEN 1 ELSE 0 END)"
+        if has_ratings
+        else "count(*)"
+    )
     return f"SELECT count(*), count(uid), count(iid), {stamp}, {rating} FROM log"
 
 
@@ -82,8 +86,12 @@ def rare(counts: str, column: str, at_least: int) -> str:
 
 def without(table: str, gone_users: list[str], gone_items: list[str]) -> str:
     """Rows of neither of the listed users nor items."""
-    conditions = [f"NOT EXISTS (SELECT 1 FROM {gone} WHERE {gone}.uid = {table}.uid)" for gone in gone_users]
-    conditions += [f"NOT EXISTS (SELECT 1 FROM {gone} WHERE {gone}.iid = {table}.iid)" for gone in gone_items]
+    conditions = [
+        f"NOT EXISTS (SELECT 1 FROM {gone} WHERE {gone}.uid = {table}.uid)" for gone in gone_users
+    ]
+    conditions += [
+        f"NOT EXISTS (SELECT 1 FROM {gone} WHERE {gone}.iid = {table}.iid)" for gone in gone_items
+    ]
     return f"SELECT * FROM {table} WHERE " + " AND ".join(conditions)
 
 
@@ -120,10 +128,13 @@ def range_starts(table: str, key: str, rows: int) -> str:
 
 def divided(table: str, key: str, starts: list[int | str]) -> str:
     """Rows with the number of their user's range, in the column part; ranges but the first begin at the listed keys."""
+
     def literal(value: int | str) -> str:
         return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
-    below = "".join(f"WHEN {key} < {literal(start)} THEN {number} " for number, start in enumerate(starts))
+    below = "".join(
+        f"WHEN {key} < {literal(start)} THEN {number} " for number, start in enumerate(starts)
+    )
     number = f"CASE {below}ELSE {len(starts)} END" if starts else "0"
     return f"SELECT *, {number} AS part FROM {table}"
 

@@ -108,7 +108,9 @@ def _obtain(name: str, folder: str) -> str:
         return _from_grouplens(name, folder)
     except _Unreachable as error:
         if name == "ml-100k":
-            say(f"{GROUPLENS} cannot be reached ({error}); taking ml-100k out of the {_RECBOLE} wheel")
+            say(
+                f"{GROUPLENS} cannot be reached ({error}); taking ml-100k out of the {_RECBOLE} wheel"
+            )
             return _from_recbole(folder)
         raise UserError(
             f"{GROUPLENS}{name}.zip cannot be reached ({error}); fetch and unpack it elsewhere and set "
@@ -149,13 +151,18 @@ def fetch(url: str, path: str, md5: str) -> None:
     """
     try:
         # A short wait to learn whether anybody is there, a longer one for a slow line.
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_REACH_SECONDS):
+        with urllib.request.urlopen(
+            urllib.request.Request(url, method="HEAD"), timeout=_REACH_SECONDS
+        ):
             pass
     except _NETWORK_ERRORS as error:
         raise _Unreachable(_reason(error)) from None
     digest, received, expected = hashlib.md5(), 0, None
     try:
-        with urllib.request.urlopen(url, timeout=_STALL_SECONDS) as answer, open(path, "wb") as file:
+        with (
+            urllib.request.urlopen(url, timeout=_STALL_SECONDS) as answer,
+            open(path, "wb") as file,
+        ):
             expected = int(answer.headers.get("Content-Length") or 0) or None
             bar = tqdm(
                 total=expected,
@@ -182,7 +189,9 @@ def fetch(url: str, path: str, md5: str) -> None:
         ):
             raise
         size = f" of {expected}" if expected else ""
-        raise UserError(f"the download of {url} broke off after {received}{size} bytes; try again.") from None
+        raise UserError(
+            f"the download of {url} broke off after {received}{size} bytes; try again."
+        ) from None
     if digest.hexdigest() != md5:
         _remove(path)
         raise UserError(
@@ -256,7 +265,9 @@ def _from_recbole(folder: str) -> str:
                 "config.data.path to a folder with u.data and u.item of MovieLens 100K."
             )
         extract(
-            os.path.join(scratch, wheels[0]), dict.fromkeys(_RECBOLE_SHA256, scratch), f"the {_RECBOLE} wheel"
+            os.path.join(scratch, wheels[0]),
+            dict.fromkeys(_RECBOLE_SHA256, scratch),
+            f"the {_RECBOLE} wheel",
         )
         for member, sha256 in _RECBOLE_SHA256.items():
             path = os.path.join(scratch, member)
@@ -268,7 +279,9 @@ def _from_recbole(folder: str) -> str:
                     "the package index a changed mirror? Set config.data.path to a folder with u.data and "
                     "u.item."
                 )
-        convert_recbole(os.path.join(scratch, "ml-100k.inter"), os.path.join(scratch, "ml-100k.item"), folder)
+        convert_recbole(
+            os.path.join(scratch, "ml-100k.inter"), os.path.join(scratch, "ml-100k.item"), folder
+        )
     return f"ml-100k from the {_RECBOLE} wheel (sha256 of its files checked)"
 
 

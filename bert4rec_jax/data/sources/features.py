@@ -80,8 +80,10 @@ def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
     for column in columns:
         if column not in table.columns or column == "item":
             others = ", ".join(name for name in table.columns if name != "item")
-            raise UserError(f"config.data.features names the column {column!r}, which the item table has not; its "
-                            f"columns are: {others}.")
+            raise UserError(
+                f"config.data.features names the column {column!r}, which the item table has not; its "
+                f"columns are: {others}."
+            )
         lists = _split(table[column], column)
         parts = pc.utf8_trim_whitespace(_texts(lists.flatten(), column))
         some = pc.fill_null(pc.not_equal(parts, ""), False)
@@ -93,8 +95,10 @@ def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
     left = tuple(name for name, is_shared in zip(bags.names, shared) if is_shared)
     for column in columns:
         if not any(name.startswith(f"{column}: ") for name in left):
-            raise UserError(f"config.data.features names the column {column!r} of the item table, and no word or value "
-                            f"in it belongs to {MIN_ITEMS} items; leave it out.")
+            raise UserError(
+                f"config.data.features names the column {column!r} of the item table, and no word or value "
+                f"in it belongs to {MIN_ITEMS} items; leave it out."
+            )
     numbers = np.cumsum(shared, dtype=np.int32) - 1
     return Bags(bags.items[kept], numbers[bags.features[kept]], left)
 
@@ -130,8 +134,10 @@ def _texts(array: pa.Array, column: str) -> pa.Array:
             whole = whole.cast(pa.int64())
         return whole.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise UserError(f"config.data.features names the column {column!r} of the item table, which is of type "
-                        f"{array.type} and holds neither text nor whole numbers; leave it out.") from None
+        raise UserError(
+            f"config.data.features names the column {column!r} of the item table, which is of type "
+            f"{array.type} and holds neither text nor whole numbers; leave it out."
+        ) from None
 
 
 def _numbered(items: np.ndarray, names: pa.Array) -> Bags:
@@ -144,4 +150,8 @@ def _numbered(items: np.ndarray, names: pa.Array) -> Bags:
     numbers[order] = np.arange(len(order))
     pairs = np.unique(items * len(order) + numbers[encoded.indices.to_numpy()])
     items, features = np.divmod(pairs, max(len(order), 1))
-    return Bags(items.astype(np.int32), features.astype(np.int32), tuple(encoded.dictionary.take(order).to_pylist()))
+    return Bags(
+        items.astype(np.int32),
+        features.astype(np.int32),
+        tuple(encoded.dictionary.take(order).to_pylist()),
+    )

@@ -26,7 +26,9 @@ def find_source(config: DataConfig) -> Source:
       UserError: it is not there, or a field is set that this source cannot use.
     """
     _refuse_unused(config)
-    config = dataclasses.replace(config, path=_absolute(config.path), items_path=_absolute(config.items_path))
+    config = dataclasses.replace(
+        config, path=_absolute(config.path), items_path=_absolute(config.items_path)
+    )
     if config.source == "synthetic":
         return _synthetic(config)
     return _movielens(config) if config.source in MOVIELENS else _tables(config)
@@ -41,9 +43,13 @@ def _refuse_unused(config: DataConfig) -> None:
     rated = by_name or (config.source == "table" and config.rating_column)
     if config.min_rating and not rated:
         remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
-        raise UserError(f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}.")
+        raise UserError(
+            f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}."
+        )
     if config.items_path and (by_name or config.source == "synthetic"):
-        raise UserError(f"config.data.items_path is not used with source {config.source!r}; set it to ''.")
+        raise UserError(
+            f"config.data.items_path is not used with source {config.source!r}; set it to ''."
+        )
     if config.where and config.source != "table":
         raise UserError("config.data.where is used with source 'table' only; set it to ''.")
     if config.path and config.source == "synthetic":
@@ -74,8 +80,16 @@ def _tables(config: DataConfig) -> Source:
         "lines": lambda: tables.open_lines(config, paths),
         "sequences": lambda: tables.SequencesLog(config, paths),
     }[config.source]
-    label = config.path if len(paths) > 1 or os.path.isdir(config.path) else text.plain_name(first).rpartition(".")[0]
-    columns = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name.endswith("_column")}
+    label = (
+        config.path
+        if len(paths) > 1 or os.path.isdir(config.path)
+        else text.plain_name(first).rpartition(".")[0]
+    )
+    columns = {
+        f.name: getattr(config, f.name)
+        for f in dataclasses.fields(config)
+        if f.name.endswith("_column")
+    }
     what = first if len(paths) == 1 else f"{len(paths)} files in {config.path}"
     return Source(
         name=re.sub(r"[^A-Za-z0-9._-]+", "_", os.path.basename(label.rstrip("/*"))) or "log",
@@ -105,5 +119,10 @@ def _synthetic(config: DataConfig) -> Source:
     options = dataclasses.asdict(config.synthetic)
     described = "synthetic: " + ", ".join(f"{name} {value}" for name, value in options.items())
     identity = {"synthetic": options, "version": synthetic.VERSION}
-    return Source("synthetic", described, identity, lambda: synthetic.SyntheticLog(config.synthetic),
-                  lambda: synthetic.item_table(config.synthetic))
+    return Source(
+        "synthetic",
+        described,
+        identity,
+        lambda: synthetic.SyntheticLog(config.synthetic),
+        lambda: synthetic.item_table(config.synthetic),
+    )

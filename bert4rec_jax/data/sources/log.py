@@ -163,7 +163,9 @@ class RowFilter:
         connection = duckdb.connect(config={"threads": 1})
         try:
             connection.register("log", numbered)
-            kept = connection.sql(f"SELECT __row FROM log WHERE ({self.condition})").fetchnumpy()["__row"]
+            kept = connection.sql(f"SELECT __row FROM log WHERE ({self.condition})").fetchnumpy()[
+                "__row"
+            ]
         except duckdb.Error as error:
             raise bad_condition(self.condition, path, error) from None
         finally:
@@ -186,7 +188,9 @@ def need_duckdb(what: str) -> Any:
     try:
         import duckdb
     except ImportError:
-        raise UserError(f"{what} needs DuckDB; install it: pip install 'bert4rec_jax[duckdb]'.") from None
+        raise UserError(
+            f"{what} needs DuckDB; install it: pip install 'bert4rec_jax[duckdb]'."
+        ) from None
     return duckdb
 
 
@@ -201,7 +205,9 @@ def read_log(source: Source) -> Log:
     reader = source.open()
     while True:
         try:
-            table = pa.concat_tables(list(reader.blocks()), promote_options="default").unify_dictionaries()
+            table = pa.concat_tables(
+                list(reader.blocks()), promote_options="default"
+            ).unify_dictionaries()
             break
         except Again:
             continue
@@ -247,6 +253,10 @@ def numeric_times(column: pa.Array) -> tuple[pa.Array, int]:
 
 def _whole(times: np.ndarray) -> np.ndarray:
     """Turns floats that are whole numbers into integers, which sort faster."""
-    if times.dtype.kind == "f" and np.all(times == np.floor(times)) and np.all(np.abs(times) < 2**53):
+    if (
+        times.dtype.kind == "f"
+        and np.all(times == np.floor(times))
+        and np.all(np.abs(times) < 2**53)
+    ):
         return times.astype(np.int64)
     return times

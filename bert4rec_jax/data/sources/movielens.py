@@ -86,7 +86,9 @@ def read_movies(name: str, path: str) -> pa.Table:
     """Reads a movie file into the columns item, title, year, genres."""
     layout = LAYOUTS[name]
     flags = layout.movies_separator == "|"
-    names = ("movieId", "title", "released", "video", "url", *GENRES_100K) if flags else _MOVIE_COLUMNS
+    names = (
+        ("movieId", "title", "released", "video", "url", *GENRES_100K) if flags else _MOVIE_COLUMNS
+    )
     file = TextFile(
         path,
         layout.movies_separator,
@@ -103,11 +105,17 @@ def read_movies(name: str, path: str) -> pa.Table:
                 "line."
             )
         title, year = split_title(row[1])
-        genres = [g for g, flag in zip(GENRES_100K, row[5:]) if flag == "1"] if flags else row[2].split("|")
+        genres = (
+            [g for g, flag in zip(GENRES_100K, row[5:]) if flag == "1"]
+            if flags
+            else row[2].split("|")
+        )
         columns["item"].append(row[0].strip())
         columns["title"].append(title or None)
         columns["year"].append(year)
-        columns["genres"].append("|".join(g for g in map(str.strip, genres) if g not in _NO_GENRES) or None)
+        columns["genres"].append(
+            "|".join(g for g in map(str.strip, genres) if g not in _NO_GENRES) or None
+        )
     kinds = {"item": pa.string(), "title": pa.string(), "year": pa.int64(), "genres": pa.string()}
     return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
 

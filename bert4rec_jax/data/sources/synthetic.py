@@ -73,7 +73,8 @@ class SyntheticLog:
         for begin in range(0, len(log.times), _BATCH_ROWS):
             span = slice(begin, begin + _BATCH_ROWS)
             users, items = (
-                pa.DictionaryArray.from_arrays(pa.array(ids.codes[span]), ids.values) for ids in (log.users, log.items)
+                pa.DictionaryArray.from_arrays(pa.array(ids.codes[span]), ids.values)
+                for ids in (log.users, log.items)
             )
             yield pa.table({"user": users, "item": items, "time": log.times[span]})
 
@@ -112,7 +113,9 @@ def item_table(config: SyntheticConfig) -> pa.Table:
     return pa.table(
         {
             "item": pa.array(places + 1).cast(pa.string()),
-            "title": pa.array([f"Genre {g + 1}, item {n + 1}" for g, n in zip(genres, places // config.genres)]),
+            "title": pa.array(
+                [f"Genre {g + 1}, item {n + 1}" for g, n in zip(genres, places // config.genres)]
+            ),
             "genres": pa.array([f"Genre {g + 1}" for g in genres]),
         }
     )
@@ -137,7 +140,9 @@ def _users(process: Structure, config: SyntheticConfig, count: int, random: np.r
             taste[:size] = np.minimum(
                 (draws[:, None] >= cumulative[taste[:size]]).sum(axis=1), config.genres - 1
             )
-        chosen[:size, step] = sampler.draw(seen[:size], taste[:size], random.random(size) < NOISE, random)
+        chosen[:size, step] = sampler.draw(
+            seen[:size], taste[:size], random.random(size) < NOISE, random
+        )
         seen[np.arange(size), chosen[:size, step]] = True
     back = np.empty(count, np.int64)
     back[order] = np.arange(count)
@@ -154,7 +159,9 @@ class _Sampler:
     def __init__(self, process: Structure):
         self.process = process
         self.by_genre = np.argsort(process.genres, kind="stable")
-        self.starts = np.searchsorted(process.genres[self.by_genre], np.arange(len(process.transitions) + 1))
+        self.starts = np.searchsorted(
+            process.genres[self.by_genre], np.arange(len(process.transitions) + 1)
+        )
         # Cumulative popularity, genre after genre: a genre is an interval of it.
         self.cumulative = np.cumsum(process.popularity[self.by_genre])
         self.edges = np.concatenate([[0.0], self.cumulative])[self.starts]
@@ -208,7 +215,9 @@ def bayes_optimal_ranks(dataset: Dataset, users: np.ndarray, targets: np.ndarray
         raise ValueError(
             f"{dataset.folder} is not synthetic, or filters removed events that its probabilities need."
         )
-    process = _in_dataset_order(structure(SyntheticConfig(**manifest["identity"]["synthetic"])), dataset)
+    process = _in_dataset_order(
+        structure(SyntheticConfig(**manifest["identity"]["synthetic"])), dataset
+    )
     ranks = np.empty(len(users), np.int64)
     block = max(1, _BLOCK_BYTES // (8 * len(process.genres)))
     for begin in range(0, len(users), block):
@@ -229,10 +238,14 @@ def _in_dataset_order(process: Structure, dataset: Dataset) -> Structure:
     return Structure(process.genres[order], process.popularity[order], process.transitions)
 
 
-def _next_item_probabilities(process: Structure, items: np.ndarray, starts: np.ndarray, stops: np.ndarray):
+def _next_item_probabilities(
+    process: Structure, items: np.ndarray, starts: np.ndarray, stops: np.ndarray
+):
     """Returns probabilities of the next item [rows, items] and the items seen before, bool[rows, items]."""
     rows, genres = len(starts), len(process.transitions)
-    belief = np.full((rows, genres), 1 / genres)  # of the taste at this step, before the item is seen
+    belief = np.full(
+        (rows, genres), 1 / genres
+    )  # of the taste at this step, before the item is seen
     left = np.tile(
         np.bincount(process.genres, process.popularity, genres), (rows, 1)
     )  # unseen popularity per genre

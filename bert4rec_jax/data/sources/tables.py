@@ -17,12 +17,22 @@ import pyarrow.parquet as pq
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data.sources import text
-from bert4rec_jax.data.sources.delimited import LARGEST_TIME, TextFile, TextLog, read_all, require_columns, sniff
+from bert4rec_jax.data.sources.delimited import (
+    LARGEST_TIME,
+    TextFile,
+    TextLog,
+    read_all,
+    require_columns,
+    sniff,
+)
 from bert4rec_jax.data.sources.log import Roles, RowFilter, Scan
 from bert4rec_jax.errors import UserError
 
 _ENDINGS = ("", ".gz", ".bz2", ".zst")
-_EXTENSIONS = (".parquet", *(kind + ending for kind in (".csv", ".tsv", ".txt", ".dat") for ending in _ENDINGS))
+_EXTENSIONS = (
+    ".parquet",
+    *(kind + ending for kind in (".csv", ".tsv", ".txt", ".dat") for ending in _ENDINGS),
+)
 _BATCH_ROWS = 1 << 20
 BYTES_A_ROW = 25  # of a delimited log, for an estimate
 
@@ -81,11 +91,15 @@ def roles_of(config: DataConfig) -> Roles:
     """
     for role in ("user", "item"):
         if not getattr(config, f"{role}_column"):
-            raise UserError(f"config.data.{role}_column is empty; name the column that holds the {role} of each row.")
+            raise UserError(
+                f"config.data.{role}_column is empty; name the column that holds the {role} of each row."
+            )
     return Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
 
 
-def open_table(config: DataConfig, paths: list[str], root: str = "", known: int = 0) -> TextLog | ParquetLog:
+def open_table(
+    config: DataConfig, paths: list[str], root: str = "", known: int = 0
+) -> TextLog | ParquetLog:
     """Opens delimited text or Parquet with the columns that `config` names.
 
     Args:
@@ -108,7 +122,9 @@ def open_table(config: DataConfig, paths: list[str], root: str = "", known: int 
             "the columns of config.data must be all names, or all positions for a file without a header, "
             f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
         )
-    return TextLog([sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known)
+    return TextLog(
+        [sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known
+    )
 
 
 def count_rows(paths: list[str]) -> int:
@@ -133,7 +149,9 @@ def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
         for role, name in roles.named().items():
             kind = schema.field(name).type if name in schema.names else None
             whole = kind is not None and pa.types.is_integer(kind) and kind != pa.uint64()
-            if not whole and not (role == "rating" and kind is not None and pa.types.is_floating(kind)):
+            if not whole and not (
+                role == "rating" and kind is not None and pa.types.is_floating(kind)
+            ):
                 return None
     return Scan(tuple(paths), roles, config.where, config.path if len(paths) > 1 else "")
 
@@ -142,7 +160,9 @@ def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
     """Opens SASRec's format: one `user item` pair a line, in chronological order per user, no header."""
     line = text.first_line(paths[0]).strip()
     separator = next((s for s in ("\t", ",", " ") if s in line), " ")
-    files = [TextFile(path, separator, ("user", "item"), header=False, quotes=False) for path in paths]
+    files = [
+        TextFile(path, separator, ("user", "item"), header=False, quotes=False) for path in paths
+    ]
     return TextLog(files, Roles("user", "item"))
 
 
@@ -165,7 +185,9 @@ class SequencesLog:
         met = False
         for path in self._paths:
             users, counts, tokens = [], [], []
-            for number, (line,) in TextFile(path, "\n", ("line",), header=False, quotes=False).rows():
+            for number, (line,) in TextFile(
+                path, "\n", ("line",), header=False, quotes=False
+            ).rows():
                 fields = line.replace(",", " ").split()
                 if len(fields) < 2:
                     what = "a user but no items" if fields else "neither a user nor items"
@@ -213,10 +235,14 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
         table = _open_parquet(path).read()
     else:
         texts = (key, config.title_column, config.year_column, config.genres_column)
-        file = sniff(path, "", [name for name in texts[:2] if name and name.isdigit() == key.isdigit()])
+        file = sniff(
+            path, "", [name for name in texts[:2] if name and name.isdigit() == key.isdigit()]
+        )
         table = read_all(file, {name: pa.string() for name in texts if name in file.names})
     if key not in table.column_names:
-        require_columns(path, table.column_names, {"key" if key != config.item_column else "item": key})
+        require_columns(
+            path, table.column_names, {"key" if key != config.item_column else "item": key}
+        )
     columns = {"item": _texts(table[key], f"{path}: column {key!r}")}
     defaults = DataConfig()
     for role in ("title", "year", "genres"):
@@ -228,12 +254,16 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
             name = ""
         if name:
             where = f"{path}: column {name!r}"
-            columns[role] = _years(table[name], where) if role == "year" else _texts(table[name], where)
+            columns[role] = (
+                _years(table[name], where) if role == "year" else _texts(table[name], where)
+            )
     used = {key, config.title_column, config.year_column, config.genres_column}
     for name in table.column_names:
         if name not in used:
             # An extra column must not take the place of one that has a meaning here.
-            columns[f"{name}_source" if name in ("item", "title", "year", "genres") else name] = table[name]
+            columns[f"{name}_source" if name in ("item", "title", "year", "genres") else name] = (
+                table[name]
+            )
     return pa.table(columns)
 
 
@@ -248,7 +278,9 @@ def _texts(column: pa.ChunkedArray, where: str) -> pa.Array:
     try:
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise UserError(f"{where} is of type {column.type} and does not hold text; correct it.") from None
+        raise UserError(
+            f"{where} is of type {column.type} and does not hold text; correct it."
+        ) from None
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
@@ -270,7 +302,9 @@ def _open_parquet(path: str) -> pq.ParquetFile:
 
 def _damaged(path: str, where: str, error: Exception) -> UserError:
     reason = str(error).split("\n")[0]
-    return UserError(f"{path}{where} is not a whole Parquet file ({reason}); make or download it again.")
+    return UserError(
+        f"{path}{where} is not a whole Parquet file ({reason}); make or download it again."
+    )
 
 
 def _time_kind(kind: pa.DataType) -> str:
@@ -283,7 +317,12 @@ class ParquetLog:
     """An interaction log in one or more Parquet files, read in canonical blocks."""
 
     def __init__(
-        self, paths: list[str], roles: Roles, row_filter: RowFilter | None = None, root: str = "", known: int = 0
+        self,
+        paths: list[str],
+        roles: Roles,
+        row_filter: RowFilter | None = None,
+        root: str = "",
+        known: int = 0,
     ):
         """Checks that the columns are there; `root` and `known` as for `open_table`."""
         self.roles, self._paths, self._filter, self._root = roles, paths[known:], row_filter, root
@@ -358,7 +397,9 @@ class ParquetLog:
 
             def refuse(faulty: pa.Array, what: str):
                 place = rows[pc.index(faulty, True).as_py()].as_py()
-                raise UserError(f"{path} row {place} (row group {group + 1}): {what}; correct or remove that row.")
+                raise UserError(
+                    f"{path} row {place} (row group {group + 1}): {what}; correct or remove that row."
+                )
 
             if role != "time" and column.null_count:
                 refuse(pc.is_null(column), f"the {role} is missing")
@@ -388,7 +429,9 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
         try:
             encoded = column.dictionary_encode()
         except pa.ArrowNotImplementedError:
-            raise UserError(f"{where} is of type {column.type}, which cannot be an id; correct it.") from None
+            raise UserError(
+                f"{where} is of type {column.type}, which cannot be an id; correct it."
+            ) from None
         texts = pc.fill_null(_texts(pa.chunked_array([encoded.dictionary]), where), "")
         return pa.DictionaryArray.from_arrays(encoded.indices, texts)
     try:
@@ -406,4 +449,6 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
         return column.cast(pa.float64() if pa.types.is_floating(column.type) else pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         kind = "numbers" if role == "rating" else "seconds or ISO dates"
-        raise UserError(f"{where} is of type {column.type} and does not hold {kind}; correct it.") from None
+        raise UserError(
+            f"{where} is of type {column.type} and does not hold {kind}; correct it."
+        ) from None

@@ -33,12 +33,18 @@ def open_bytes(path: str) -> io.BufferedIOBase:
     try:
         with open(path, "rb") as file:
             head = file.read(8)
-        compression = next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
+        compression = next(
+            (name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None
+        )
         if compression is None:
             return open(path, "rb")
-        return io.BufferedReader(_Checked(path, pa.CompressedInputStream(pa.OSFile(path), compression)), 1 << 20)
+        return io.BufferedReader(
+            _Checked(path, pa.CompressedInputStream(pa.OSFile(path), compression)), 1 << 20
+        )
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check config.data.path.") from None
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; check config.data.path."
+        ) from None
 
 
 class _Checked(io.RawIOBase):
@@ -55,8 +61,10 @@ class _Checked(io.RawIOBase):
             data = self._stream.read(len(buffer))
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).split("\n")[0]
-            raise UserError(f"{self._path} is damaged or cut short ({reason}); make or download it again.") from None
-        buffer[:len(data)] = data
+            raise UserError(
+                f"{self._path} is damaged or cut short ({reason}); make or download it again."
+            ) from None
+        buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
@@ -83,7 +91,9 @@ def check_text(path: str) -> None:
 
 def lines_of(path: str, encoding: str) -> io.TextIOWrapper:
     """Opens a text file with universal decoding and untranslated line breaks."""
-    return io.TextIOWrapper(open_bytes(path), "utf-8-sig" if encoding == "utf-8" else encoding, newline="")
+    return io.TextIOWrapper(
+        open_bytes(path), "utf-8-sig" if encoding == "utf-8" else encoding, newline=""
+    )
 
 
 def first_line(path: str) -> str:
@@ -118,7 +128,7 @@ def line_blocks(path: str, quotes: bool, skip_line: bool) -> Iterator[bytes]:
                 if end < 0:
                     rest = data
                     continue
-                data = data[end + 1:]
+                data = data[end + 1 :]
             first = False
             end = _last_row_end(data, quotes)
             rest = data[end:]

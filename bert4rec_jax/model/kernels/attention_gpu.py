@@ -20,24 +20,45 @@ MASKED = -1e9
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
-def attend(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads: int, causal: bool, rate: float,
-           interpret: bool):
+def attend(
+    q_BQD,
+    k_BLD,
+    v_BLD,
+    queries_B2Q,
+    keys_B2L,
+    seeds_B2,
+    heads: int,
+    causal: bool,
+    rate: float,
+    interpret: bool,
+):
     """Returns softmax(q k^T) v inside segments, float[B, Q, D]; arguments as in `kernels.attention_tpu.attend`.
 
     Keys and values are two arrays, and queries and keys are turned already where positions are rotary.
     """
-    return _forward(q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads, causal, rate, interpret)[0]
+    return _forward(
+        q_BQD, k_BLD, v_BLD, queries_B2Q, keys_B2L, seeds_B2, heads, causal, rate, interpret
+    )[0]
 
 
 def _forward(q, k, v, queries, keys, seeds, heads, causal, rate, interpret):
     plan = _Plan(q, k, heads, causal, rate)
     y, lse = pl.pallas_call(
-        functools.partial(_forward_kernel, plan), grid=(pl.cdiv(plan.Q, plan.block), plan.B, plan.H),
+        functools.partial(_forward_kernel, plan),
+        grid=(pl.cdiv(plan.Q, plan.block), plan.B, plan.H),
         in_specs=plan.inputs(over_queries=True),
-        out_specs=[plan.part(True), pl.BlockSpec((None, None, plan.block), lambda i, b, h: (b, h, i))],
-        out_shape=[jax.ShapeDtypeStruct((plan.B, plan.Q, plan.H, plan.E), q.dtype),
-                   jax.ShapeDtypeStruct((plan.B, plan.H, plan.Q), jnp.float32)],
-        compiler_params=plan.compiler(), cost_estimate=plan.cost(2, 4), interpret=interpret, name="attention",
+        out_specs=[
+            plan.part(True),
+            pl.BlockSpec((None, None, plan.block), lambda i, b, h: (b, h, i)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct((plan.B, plan.Q, plan.H, plan.E), q.dtype),
+            jax.ShapeDtypeStruct((plan.B, plan.H, plan.Q), jnp.float32),
+        ],
+        compiler_params=plan.compiler(),
+        cost_estimate=plan.cost(2, 4),
+        interpret=interpret,
+        name="attention",
     )(seeds, queries, keys, *map(plan.split, (q, k, v)))
     y = y.reshape(q.shape)
     return y, (q, k, v, queries, keys, seeds, y, lse)
@@ -50,16 +71,29 @@ def _backward(heads, causal, rate, interpret, residuals, dy):
     delta = plan.split(product).sum(-1).transpose(0, 2, 1)
     arguments = (seeds, queries, keys, *map(plan.split, (q, k, v, dy)), lse, delta)
     call = functools.partial(pl.pallas_call, compiler_params=plan.compiler(), interpret=interpret)
-    shapes = [jax.ShapeDtypeStruct((plan.B, x.shape[1], plan.H, plan.E), x.dtype) for x in (q, k, v)]
+    shapes = [
+        jax.ShapeDtypeStruct((plan.B, x.shape[1], plan.H, plan.E), x.dtype) for x in (q, k, v)
+    ]
     row = pl.BlockSpec((None, None, plan.block), lambda i, b, h: (b, h, i))
     whole = pl.BlockSpec((None, None, plan.Q), lambda i, b, h: (b, h, 0))
-    dq = call(functools.partial(_query_gradient_kernel, plan), grid=(pl.cdiv(plan.Q, plan.block), plan.B, plan.H),
-              in_specs=[*plan.inputs(over_queries=True), plan.part(True), row, row], out_specs=plan.part(True),
-              out_shape=shapes[0], cost_estimate=plan.cost(3, 5), name="attention_gradient_q")(*arguments)
-    dk, dv = call(functools.partial(_key_gradient_kernel, plan), grid=(pl.cdiv(plan.L, plan.block), plan.B, plan.H),
-                  in_specs=[*plan.inputs(over_queries=False), plan.part(False, plan.Q), whole, whole],
-                  out_specs=[plan.part(True), plan.part(True)], out_shape=shapes[1:], cost_estimate=plan.cost(4, 6),
-                  name="attention_gradient_kv")(*arguments)
+    dq = call(
+        functools.partial(_query_gradient_kernel, plan),
+        grid=(pl.cdiv(plan.Q, plan.block), plan.B, plan.H),
+        in_specs=[*plan.inputs(over_queries=True), plan.part(True), row, row],
+        out_specs=plan.part(True),
+        out_shape=shapes[0],
+        cost_estimate=plan.cost(3, 5),
+        name="attention_gradient_q",
+    )(*arguments)
+    dk, dv = call(
+        functools.partial(_key_gradient_kernel, plan),
+        grid=(pl.cdiv(plan.L, plan.block), plan.B, plan.H),
+        in_specs=[*plan.inputs(over_queries=False), plan.part(False, plan.Q), whole, whole],
+        out_specs=[plan.part(True), plan.part(True)],
+        out_shape=shapes[1:],
+        cost_estimate=plan.cost(4, 6),
+        name="attention_gradient_kv",
+    )(*arguments)
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape), None, None, None
 
 
@@ -89,9 +123,14 @@ class _Plan:
 
     def inputs(self, over_queries: bool) -> list:
         keys, queries = self.part(not over_queries, self.L), self.part(over_queries, self.Q)
-        return [pl.BlockSpec((None, 2), lambda i, b, h: (b, 0)),
-                pl.BlockSpec((None, 2, self.Q), lambda i, b, h: (b, 0, 0)),
-                pl.BlockSpec((None, 2, self.L), lambda i, b, h: (b, 0, 0)), queries, keys, keys]
+        return [
+            pl.BlockSpec((None, 2), lambda i, b, h: (b, 0)),
+            pl.BlockSpec((None, 2, self.Q), lambda i, b, h: (b, 0, 0)),
+            pl.BlockSpec((None, 2, self.L), lambda i, b, h: (b, 0, 0)),
+            queries,
+            keys,
+            keys,
+        ]
 
     def compiler(self):
         return plgpu.CompilerParams(num_warps=4, num_stages=2)
@@ -99,7 +138,9 @@ class _Plan:
     def cost(self, products: int, arrays: int):
         scores = self.B * self.H * self.Q * self.L
         moved = self.B * self.H * self.E * self.itemsize * (self.Q + self.L) * arrays // 2
-        return pl.CostEstimate(flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved)
+        return pl.CostEstimate(
+            flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved
+        )
 
     def load(self, ref, start, local, length: int):
         """Returns rows `start`.. of one head, [block, width], zero beyond the array's end.
@@ -123,16 +164,22 @@ class _Plan:
         """Returns a block of a vector, or of row `of` of a matrix; `other` beyond the array's end."""
         mask = start + jnp.arange(self.block) < length
         index = pl.ds(local, self.block)
-        return plgpu.load(ref.at[index] if of is None else ref.at[jnp.int32(of), index], mask=mask, other=other)
+        return plgpu.load(
+            ref.at[index] if of is None else ref.at[jnp.int32(of), index], mask=mask, other=other
+        )
 
     def scores(self, q, k, query, key, queries_ref, keys_ref):
         """Returns masked scores [block of queries, block of keys] in float32; `query` and `key` number the first."""
         scores = _dot(q, k.T)
-        allowed = (self.vector(queries_ref, query, query, self.Q, -2, of=0)[:, None]
-                   == self.vector(keys_ref, key, key, self.L, -1, of=0)[None, :])
+        allowed = (
+            self.vector(queries_ref, query, query, self.Q, -2, of=0)[:, None]
+            == self.vector(keys_ref, key, key, self.L, -1, of=0)[None, :]
+        )
         if self.causal:
-            allowed &= (self.vector(queries_ref, query, query, self.Q, 0, of=1)[:, None]
-                        >= self.vector(keys_ref, key, key, self.L, 0, of=1)[None, :])
+            allowed &= (
+                self.vector(queries_ref, query, query, self.Q, 0, of=1)[:, None]
+                >= self.vector(keys_ref, key, key, self.L, 0, of=1)[None, :]
+            )
         # A key beyond the array's end counts for nothing, even where a query sees no key at all.
         inside = key + jnp.arange(self.block) < self.L
         return jnp.where(inside[None, :], jnp.where(allowed, scores, MASKED), -jnp.inf)
@@ -186,8 +233,9 @@ def _block_gradient(plan, query, key, q, k, v, dy, lse, delta, draws, queries_re
     return weights, weights * (d_weights - delta[:, None])
 
 
-def _query_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, dy_ref, lse_ref, delta_ref,
-                           dq_ref):
+def _query_gradient_kernel(
+    plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, dy_ref, lse_ref, delta_ref, dq_ref
+):
     query = pl.program_id(0) * plan.block
     q, dy = plan.load(q_ref, query, 0, plan.Q), plan.load(dy_ref, query, 0, plan.Q)
     lse, delta = plan.vector(lse_ref, query, 0, plan.Q), plan.vector(delta_ref, query, 0, plan.Q)
@@ -196,15 +244,31 @@ def _query_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref,
     def visit(number, dq):
         key = number * plan.block
         k, v = plan.load(k_ref, key, key, plan.L), plan.load(v_ref, key, key, plan.L)
-        _, d_scores = _block_gradient(plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref)
+        _, d_scores = _block_gradient(
+            plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref
+        )
         return dq + _dot(d_scores.astype(k.dtype), k)
 
-    dq = jax.lax.fori_loop(0, pl.cdiv(plan.L, plan.block), visit, jnp.zeros((plan.block, plan.width)))
+    dq = jax.lax.fori_loop(
+        0, pl.cdiv(plan.L, plan.block), visit, jnp.zeros((plan.block, plan.width))
+    )
     plan.store(dq_ref, query, dq, plan.Q)
 
 
-def _key_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v_ref, dy_ref, lse_ref, delta_ref,
-                         dk_ref, dv_ref):
+def _key_gradient_kernel(
+    plan,
+    seeds_ref,
+    queries_ref,
+    keys_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    dy_ref,
+    lse_ref,
+    delta_ref,
+    dk_ref,
+    dv_ref,
+):
     key = pl.program_id(0) * plan.block
     k, v = plan.load(k_ref, key, 0, plan.L), plan.load(v_ref, key, 0, plan.L)
     draws = plan.draws(seeds_ref)
@@ -217,7 +281,8 @@ def _key_gradient_kernel(plan, seeds_ref, queries_ref, keys_ref, q_ref, k_ref, v
         lse = plan.vector(lse_ref, query, query, plan.Q, jnp.inf)
         delta = plan.vector(delta_ref, query, query, plan.Q)
         weights, d_scores = _block_gradient(
-            plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref)
+            plan, query, key, q, k, v, dy, lse, delta, draws, queries_ref, keys_ref
+        )
         return dk + _dot(d_scores.astype(q.dtype).T, q), dv + _dot(weights.astype(dy.dtype).T, dy)
 
     zero = jnp.zeros((plan.block, plan.width))

@@ -32,9 +32,19 @@ VMEM_BYTES = 100 * 2**20
 KEPT = "attention"
 
 
-def attend(q_BQD: jax.Array, kv_BLD2: jax.Array, queries_B2Q: jax.Array, keys_B2L: jax.Array, seeds_B2: jax.Array,
-           heads: int, causal: bool, rate: float, frequencies: np.ndarray | None, every_column: bool,
-           interpret: bool) -> jax.Array:
+def attend(
+    q_BQD: jax.Array,
+    kv_BLD2: jax.Array,
+    queries_B2Q: jax.Array,
+    keys_B2L: jax.Array,
+    seeds_B2: jax.Array,
+    heads: int,
+    causal: bool,
+    rate: float,
+    frequencies: np.ndarray | None,
+    every_column: bool,
+    interpret: bool,
+) -> jax.Array:
     """Returns softmax(q k^T) v inside segments, float[B, Q, D]; see `model.attention`.
 
     Args:
@@ -62,7 +72,10 @@ def attend(q_BQD: jax.Array, kv_BLD2: jax.Array, queries_B2Q: jax.Array, keys_B2
         plan = _Plan(how, q_BQD, kv_BLD2, None)
         rows = max(plan.L, pl.cdiv(plan.Q, plan.block) * plan.block)
         angle = np.arange(rows)[:, None] * frequencies
-        cos, sin = jnp.cos(jnp.asarray(angle, jnp.float32)), jnp.sin(jnp.asarray(angle, jnp.float32))
+        cos, sin = (
+            jnp.cos(jnp.asarray(angle, jnp.float32)),
+            jnp.sin(jnp.asarray(angle, jnp.float32)),
+        )
         turns = jnp.concatenate([cos, cos] * plan.heads + [-sin, sin] * plan.heads, axis=1)
     return _attend(q_BQD, kv_BLD2, queries_B2Q, keys_B2L, seeds_B2, turns, how)
 
@@ -97,9 +110,14 @@ def _forward(q, kv, queries, keys, seeds, turns, how):
     y, lse = pl.pallas_call(
         functools.partial(_forward_kernel, plan),
         out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), plan.lse_shape()],
-        grid=plan.grid, in_specs=plan.inputs(), out_specs=[plan.query, plan.lse],
-        scratch_shapes=plan.scratch(q.dtype), compiler_params=plan.compiler("parallel"), cost_estimate=plan.cost(2, 4),
-        interpret=how.interpret, name="attention",
+        grid=plan.grid,
+        in_specs=plan.inputs(),
+        out_specs=[plan.query, plan.lse],
+        scratch_shapes=plan.scratch(q.dtype),
+        compiler_params=plan.compiler("parallel"),
+        cost_estimate=plan.cost(2, 4),
+        interpret=how.interpret,
+        name="attention",
     )(*plan.arguments(q, kv, queries, keys, seeds, turns))
     y, lse = (checkpoint_name(x, KEPT) for x in (y, lse))
     return y, (q, kv, queries, keys, seeds, turns, y, lse)
@@ -111,11 +129,17 @@ def _backward(how, residuals, dy):
     dq, dkv = pl.pallas_call(
         functools.partial(_backward_kernel, plan),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, kv)],
-        grid=plan.grid, in_specs=[*plan.inputs(), plan.query, plan.query, plan.lse],
+        grid=plan.grid,
+        in_specs=[*plan.inputs(), plan.query, plan.query, plan.lse],
         out_specs=[plan.query, pl.BlockSpec((1, plan.L, 2 * plan.D), lambda b, g, i: (b, 0, 0))],
-        scratch_shapes=[pltpu.VMEM((rows, plan.lanes), jnp.float32) for rows in (plan.block, plan.L, plan.L)]
-        + plan.scratch(q.dtype), compiler_params=plan.compiler("arbitrary"), cost_estimate=plan.cost(5, 8),
-        interpret=how.interpret, name="attention_gradient",
+        scratch_shapes=[
+            pltpu.VMEM((rows, plan.lanes), jnp.float32) for rows in (plan.block, plan.L, plan.L)
+        ]
+        + plan.scratch(q.dtype),
+        compiler_params=plan.compiler("arbitrary"),
+        cost_estimate=plan.cost(5, 8),
+        interpret=how.interpret,
+        name="attention_gradient",
     )(*plan.arguments(q, kv, queries, keys, seeds, turns), y, dy, lse)
     return dq, dkv, None, None, None, None
 
@@ -144,8 +168,10 @@ class _Plan:
         if self.groups == 1:
             self.kv = [pl.BlockSpec((1, self.L, 2 * self.D), lambda b, g, i: (b, 0, 0))]
         else:
-            self.kv = [pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g)),
-                       pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, self.groups + g))]
+            self.kv = [
+                pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g)),
+                pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, self.groups + g)),
+            ]
         self.turns = turns
 
     def arguments(self, q, kv, queries, keys, seeds, turns) -> list:
@@ -153,9 +179,11 @@ class _Plan:
         return [seeds, queries, keys, *([] if turns is None else [turns]), q, *[kv] * len(self.kv)]
 
     def inputs(self) -> list:
-        specs = [pl.BlockSpec(memory_space=pltpu.SMEM),
-                 pl.BlockSpec((1, 2, self.block), lambda b, g, i: (b, 0, i)),
-                 pl.BlockSpec((1, 2, self.L), lambda b, g, i: (b, 0, 0))]
+        specs = [
+            pl.BlockSpec(memory_space=pltpu.SMEM),
+            pl.BlockSpec((1, 2, self.block), lambda b, g, i: (b, 0, i)),
+            pl.BlockSpec((1, 2, self.L), lambda b, g, i: (b, 0, 0)),
+        ]
         if self.turns is not None:
             specs.append(pl.BlockSpec(self.turns.shape, lambda b, g, i: (0, 0)))
         return [*specs, self.query, *self.kv]
@@ -170,15 +198,18 @@ class _Plan:
         return jax.ShapeDtypeStruct((self.B, self.groups, self.heads, self.Q), jnp.float32)
 
     def compiler(self, groups: str):
-        return pltpu.CompilerParams(dimension_semantics=("parallel", groups, "arbitrary"),
-                                    vmem_limit_bytes=VMEM_BYTES)
+        return pltpu.CompilerParams(
+            dimension_semantics=("parallel", groups, "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+        )
 
     def cost(self, products: int, arrays: int):
         moved = self.B * self.D * self.itemsize * (self.Q + self.L) * arrays // 2
         moved += 4 * self.B * self.groups * self.heads * self.Q  # log-sum-exp
         moved += 0 if self.turns is None else 4 * self.turns.size
         scores = self.B * self.groups * self.heads * self.Q * self.L
-        return pl.CostEstimate(flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved)
+        return pl.CostEstimate(
+            flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved
+        )
 
 
 class _Block:
@@ -202,7 +233,9 @@ class _Block:
 
             @self.once(0)
             def _(rows):
-                self.turned_keys[rows] = _turned(plan, self.kv[0][0, rows, :plan.lanes], self.turns[rows])
+                self.turned_keys[rows] = _turned(
+                    plan, self.kv[0][0, rows, : plan.lanes], self.turns[rows]
+                )
 
             if plan.how.every_column:
                 self.turned_queries[...] = _turned(plan, self.q[0], self.query_turns())
@@ -211,8 +244,12 @@ class _Block:
 
     def once(self, number):
         """Runs a function of a chunk's rows for all chunks of a row's keys, at block `number` of queries."""
+
         def decorated(visit):
-            pl.when(self.number == number)(lambda: self.chunks(lambda _, rows, carry: visit(rows), None))
+            pl.when(self.number == number)(
+                lambda: self.chunks(lambda _, rows, carry: visit(rows), None)
+            )
+
         return decorated
 
     def query_turns(self):
@@ -231,7 +268,9 @@ class _Block:
     def query(self, head: int):
         """Returns queries of a head of the group, [block, E]."""
         lanes = self.lanes(head)
-        return self.inner(self.q[0, :, lanes] if self.turns is None else self.turned_queries[:, lanes])
+        return self.inner(
+            self.q[0, :, lanes] if self.turns is None else self.turned_queries[:, lanes]
+        )
 
     def key(self, head: int, rows):
         """Returns keys of a head in `rows`, [C, E]."""
@@ -257,7 +296,9 @@ class _Block:
 
     def scores(self, q, k, rows):
         """Returns masked scores [block, C] in float32."""
-        scores = jax.lax.dot_general(q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        scores = jax.lax.dot_general(
+            q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
         allowed = self.segment_Q1 == self.keys[0, 0:1, rows]
         if self.plan.how.causal:
             allowed &= self.last_seen_Q1 >= self.keys[0, 1:2, rows]
@@ -271,8 +312,11 @@ class _Block:
         number = self.group * plan.heads + head
         start = (number * plan.Q + self.number * plan.block) * length + first
         shape = (plan.block, plan.chunk)
-        place = start + jax.lax.broadcasted_iota(jnp.int32, shape, 0) * length \
+        place = (
+            start
+            + jax.lax.broadcasted_iota(jnp.int32, shape, 0) * length
             + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
+        )
         return jnp.where(kept_in_kernel(place, self.seeds, rate), 1 / (1 - rate), 0.0)
 
 
@@ -312,10 +356,14 @@ def _forward_kernel(plan, *refs):
             read = jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
             return new_top, total, sum_QE * before + read
 
-        start = (jnp.full((plan.block, 1), 2 * MASKED), jnp.zeros((plan.block, 1)), jnp.zeros((plan.block, plan.E)))
+        start = (
+            jnp.full((plan.block, 1), 2 * MASKED),
+            jnp.zeros((plan.block, 1)),
+            jnp.zeros((plan.block, plan.E)),
+        )
         top, total, sum_QE = block.chunks(visit, start)
         y_ref[0, :, block.lanes(head)] = (sum_QE / total).astype(y_ref.dtype)
-        lse_ref[0, 0, head:head + 1, :] = (top + jnp.log(total)).T
+        lse_ref[0, 0, head : head + 1, :] = (top + jnp.log(total)).T
 
 
 def _backward_kernel(plan, *refs):
@@ -332,21 +380,29 @@ def _backward_kernel(plan, *refs):
         lanes, q = block.lanes(head), block.query(head)
         dy, y = block.inner(dy_ref[0, :, lanes]), block.inner(y_ref[0, :, lanes])
         delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(axis=1, keepdims=True)
-        lse = lse_ref[0, 0, head:head + 1, :].T
+        lse = lse_ref[0, 0, head : head + 1, :].T
 
         def visit(first, rows, dq, head=head, lanes=lanes, q=q, dy=dy, delta=delta, lse=lse):
             k = block.key(head, rows)
             weights = block.inner(jnp.exp(block.scores(q, k, rows) - lse))
-            d_weights = jax.lax.dot_general(dy, block.value(head, rows), (((1,), (1,)), ((), ())),
-                                            preferred_element_type=jnp.float32)
+            d_weights = jax.lax.dot_general(
+                dy,
+                block.value(head, rows),
+                (((1,), (1,)), ((), ())),
+                preferred_element_type=jnp.float32,
+            )
             kept = block.kept(head, first)
             if kept is not None:
                 d_weights = d_weights * kept
             d_scores = (weights * (d_weights - delta)).astype(q.dtype)
             weights = (weights if kept is None else weights * kept).astype(q.dtype)
             over_queries = (((0,), (0,)), ((), ()))
-            dk_sum[rows, lanes] += jax.lax.dot_general(d_scores, q, over_queries, preferred_element_type=jnp.float32)
-            dv_sum[rows, lanes] += jax.lax.dot_general(weights, dy, over_queries, preferred_element_type=jnp.float32)
+            dk_sum[rows, lanes] += jax.lax.dot_general(
+                d_scores, q, over_queries, preferred_element_type=jnp.float32
+            )
+            dv_sum[rows, lanes] += jax.lax.dot_general(
+                weights, dy, over_queries, preferred_element_type=jnp.float32
+            )
             return dq + jnp.dot(d_scores, k, preferred_element_type=jnp.float32)
 
         dq_sum[:, lanes] = block.chunks(visit, jnp.zeros((plan.block, plan.E)))

@@ -14,7 +14,9 @@ VMEM_BYTES = 100 * 2**20
 HIDDEN_BYTES = 16 * 2**20
 
 
-def log_sum_exp(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, interpret: bool) -> jax.Array:
+def log_sum_exp(
+    h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, interpret: bool
+) -> jax.Array:
     """Returns float32[M], the log-sum-exp of h E^T + bias over the rows of the table.
 
     Args:
@@ -29,20 +31,36 @@ def log_sum_exp(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, int
     lse = pl.pallas_call(
         functools.partial(_lse_kernel, V),
         grid=(len(h_MD) // slots, pl.cdiv(V, items)),
-        in_specs=[pl.BlockSpec((slots, D), lambda m, v: (m, 0)), pl.BlockSpec((items, D), lambda m, v: (v, 0)),
-                  pl.BlockSpec((1, items), lambda m, v: (0, v))],
+        in_specs=[
+            pl.BlockSpec((slots, D), lambda m, v: (m, 0)),
+            pl.BlockSpec((items, D), lambda m, v: (v, 0)),
+            pl.BlockSpec((1, items), lambda m, v: (0, v)),
+        ],
         out_specs=pl.BlockSpec((1, slots), lambda m, v: (0, m)),
         out_shape=jax.ShapeDtypeStruct((1, len(h_MD)), jnp.float32),
         scratch_shapes=[pltpu.VMEM((slots, 1), jnp.float32)] * 2,
-        compiler_params=_compiler(), interpret=interpret, name="softmax",
-        cost_estimate=pl.CostEstimate(flops=2 * M * V * D, transcendentals=M * V, bytes_accessed=(
-            4 * V * D * (len(h_MD) // slots) + h_MD.size * h_MD.dtype.itemsize + 4 * M)),
+        compiler_params=_compiler(),
+        interpret=interpret,
+        name="softmax",
+        cost_estimate=pl.CostEstimate(
+            flops=2 * M * V * D,
+            transcendentals=M * V,
+            bytes_accessed=(
+                4 * V * D * (len(h_MD) // slots) + h_MD.size * h_MD.dtype.itemsize + 4 * M
+            ),
+        ),
     )(h_MD, embedding_VD, bias_V[None])
     return lse[0, :M]
 
 
-def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M: jax.Array, scale_M: jax.Array,
-              interpret: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+def gradients(
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    lse_M: jax.Array,
+    scale_M: jax.Array,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns what sum(scale * log_sum_exp) has for gradients: float32 [M, D], [V, D] and [V].
 
     Args:
@@ -57,8 +75,17 @@ def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M
     most = max(HIDDEN_BYTES // (4 * D) // SLOTS, 1) * SLOTS
     if most >= M:
         return _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret)
-    parts = [_gradients(h_MD[i:i + most], embedding_VD, bias_V, lse_M[i:i + most], scale_M[i:i + most], interpret)
-             for i in range(0, M, most)]
+    parts = [
+        _gradients(
+            h_MD[i : i + most],
+            embedding_VD,
+            bias_V,
+            lse_M[i : i + most],
+            scale_M[i : i + most],
+            interpret,
+        )
+        for i in range(0, M, most)
+    ]
     d_h, d_embedding, d_bias = zip(*parts)
     return jnp.concatenate(d_h), sum(d_embedding), sum(d_bias)
 
@@ -66,18 +93,37 @@ def gradients(h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array, lse_M
 def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret):
     (M, D), V = h_MD.shape, embedding_VD.shape[0]
     slots, items = _tile(M, V)
-    h_MD, statistics_2M = _padded(h_MD, slots), _padded(jnp.stack([lse_M, scale_M], axis=1), slots).T
+    h_MD, statistics_2M = (
+        _padded(h_MD, slots),
+        _padded(jnp.stack([lse_M, scale_M], axis=1), slots).T,
+    )
     d_h, d_embedding, d_bias = pl.pallas_call(
         functools.partial(_gradient_kernel, V),
         grid=(pl.cdiv(V, items), len(h_MD) // slots),
-        in_specs=[pl.BlockSpec((slots, D), lambda v, m: (m, 0)), pl.BlockSpec((items, D), lambda v, m: (v, 0)),
-                  pl.BlockSpec((1, items), lambda v, m: (0, v)), pl.BlockSpec((2, slots), lambda v, m: (0, m))],
-        out_specs=[pl.BlockSpec((len(h_MD), D), lambda v, m: (0, 0)), pl.BlockSpec((items, D), lambda v, m: (v, 0)),
-                   pl.BlockSpec((1, items), lambda v, m: (0, v))],
-        out_shape=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((len(h_MD), D), (V, D), (1, V))],
-        compiler_params=_compiler(), interpret=interpret, name="softmax_gradient",
-        cost_estimate=pl.CostEstimate(flops=6 * M * V * D, transcendentals=M * V, bytes_accessed=(
-            8 * V * D + h_MD.size * h_MD.dtype.itemsize * pl.cdiv(V, items) + 4 * h_MD.size)),
+        in_specs=[
+            pl.BlockSpec((slots, D), lambda v, m: (m, 0)),
+            pl.BlockSpec((items, D), lambda v, m: (v, 0)),
+            pl.BlockSpec((1, items), lambda v, m: (0, v)),
+            pl.BlockSpec((2, slots), lambda v, m: (0, m)),
+        ],
+        out_specs=[
+            pl.BlockSpec((len(h_MD), D), lambda v, m: (0, 0)),
+            pl.BlockSpec((items, D), lambda v, m: (v, 0)),
+            pl.BlockSpec((1, items), lambda v, m: (0, v)),
+        ],
+        out_shape=[
+            jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((len(h_MD), D), (V, D), (1, V))
+        ],
+        compiler_params=_compiler(),
+        interpret=interpret,
+        name="softmax_gradient",
+        cost_estimate=pl.CostEstimate(
+            flops=6 * M * V * D,
+            transcendentals=M * V,
+            bytes_accessed=(
+                8 * V * D + h_MD.size * h_MD.dtype.itemsize * pl.cdiv(V, items) + 4 * h_MD.size
+            ),
+        ),
     )(h_MD, embedding_VD, bias_V[None], statistics_2M)
     return d_h[:M], d_embedding, d_bias[0]
 
@@ -93,7 +139,9 @@ def _padded(x, multiple):
 
 
 def _compiler():
-    return pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES)
+    return pltpu.CompilerParams(
+        dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
+    )
 
 
 def _logits(V, tile, h, embedding_ref, bias_ref):
@@ -102,10 +150,14 @@ def _logits(V, tile, h, embedding_ref, bias_ref):
     items = embedding.shape[0]
     if V % items:  # the last tile reads beyond the table
         first = tile * items
-        embedding = jnp.where(first + jax.lax.broadcasted_iota(jnp.int32, (items, 1), 0) < V, embedding, 0)
+        embedding = jnp.where(
+            first + jax.lax.broadcasted_iota(jnp.int32, (items, 1), 0) < V, embedding, 0
+        )
         bias = jnp.where(first + jax.lax.broadcasted_iota(jnp.int32, (1, items), 1) < V, bias, -1e9)
     embedding = embedding.astype(h.dtype)
-    logits = jax.lax.dot_general(h, embedding, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+    logits = jax.lax.dot_general(
+        h, embedding, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
     return logits + bias, embedding
 
 
@@ -119,7 +171,9 @@ def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
 
     logits, _ = _logits(V, tile, h_ref[...], embedding_ref, bias_ref)
     top = jnp.maximum(max_M1[...], logits.max(axis=1, keepdims=True))
-    sum_M1[...] = sum_M1[...] * jnp.exp(max_M1[...] - top) + jnp.exp(logits - top).sum(axis=1, keepdims=True)
+    sum_M1[...] = sum_M1[...] * jnp.exp(max_M1[...] - top) + jnp.exp(logits - top).sum(
+        axis=1, keepdims=True
+    )
     max_M1[...] = top
 
     @pl.when(tile == pl.num_programs(1) - 1)
@@ -127,7 +181,9 @@ def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
         lse_ref[...] = (max_M1[...] + jnp.log(sum_M1[...])).T
 
 
-def _gradient_kernel(V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref):
+def _gradient_kernel(
+    V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref
+):
     tile, part = pl.program_id(0), pl.program_id(1)
     h = h_ref[...]
     logits, embedding = _logits(V, tile, h, embedding_ref, bias_ref)
@@ -147,4 +203,6 @@ def _gradient_kernel(V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref,
     d_bias_ref[...] += p.sum(axis=0, keepdims=True)
     p = p.astype(h.dtype)
     d_h_ref[here, :] += jnp.dot(p, embedding, preferred_element_type=jnp.float32)
-    d_embedding_ref[...] += jax.lax.dot_general(p, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    d_embedding_ref[...] += jax.lax.dot_general(
+        p, h, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )

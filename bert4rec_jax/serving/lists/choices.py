@@ -61,43 +61,70 @@ def read_choice(path: str, flag: str, catalogue: pd.DataFrame) -> tuple[Choice, 
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path} cannot be read ({error}); give a file with one item id a line, or with the "
-                        "columns user and item.") from None
+        raise UserError(
+            f"{flag} {path} cannot be read ({error}); give a file with one item id a line, or with the "
+            "columns user and item."
+        ) from None
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     lines = [line for line in text.splitlines() if line.strip()]
     if not lines:
-        raise UserError(f"{flag} {path} is empty; give one item id a line, or the columns user and item.")
+        raise UserError(
+            f"{flag} {path} is empty; give one item id a line, or the columns user and item."
+        )
     known = pa.array(catalogue["item"].astype(str), pa.string())
-    separator = next((s for s in "\t,;" if [c.strip() for c in lines[0].split(s)] in (["user", "item"],
-                                                                                         ["item", "user"])), None)
+    separator = next(
+        (
+            s
+            for s in "\t,;"
+            if [c.strip() for c in lines[0].split(s)] in (["user", "item"], ["item", "user"])
+        ),
+        None,
+    )
     if separator is None:
         ids = pa.array([line.strip() for line in lines], pa.string())
         numbers, notes = _numbers(ids, known, f"{flag} {path}")
-        return Choice(np.unique(numbers[numbers > 0]).astype(np.int64), None, None, None, digest), notes
+        return Choice(
+            np.unique(numbers[numbers > 0]).astype(np.int64), None, None, None, digest
+        ), notes
     rows = list(csv.reader(lines, delimiter=separator))
     names = [name.strip() for name in rows[0]]
     wrong = next((n for n, row in enumerate(rows, 1) if len(row) != 2), None)
     if wrong:
-        raise UserError(f"{flag} {path}: line {wrong} has {len(rows[wrong - 1])} fields and not two, a user and an "
-                        "item; correct it.")
-    user, item = (pa.array([row[names.index(name)].strip() for row in rows[1:]], pa.string())
-                  for name in ("user", "item"))
+        raise UserError(
+            f"{flag} {path}: line {wrong} has {len(rows[wrong - 1])} fields and not two, a user and an "
+            "item; correct it."
+        )
+    user, item = (
+        pa.array([row[names.index(name)].strip() for row in rows[1:]], pa.string())
+        for name in ("user", "item")
+    )
     numbers, notes = _numbers(item, known, f"{flag} {path}")
     encoded = user.dictionary_encode()
     codes, kept = encoded.indices.to_numpy(), numbers > 0
     order = np.argsort(codes[kept], kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(codes[kept], minlength=len(encoded.dictionary)))])
-    return Choice(None, encoded.dictionary, offsets.astype(np.int64), numbers[kept][order].astype(np.int32),
-                  digest), notes
+    offsets = np.concatenate(
+        [[0], np.cumsum(np.bincount(codes[kept], minlength=len(encoded.dictionary)))]
+    )
+    return Choice(
+        None,
+        encoded.dictionary,
+        offsets.astype(np.int64),
+        numbers[kept][order].astype(np.int32),
+        digest,
+    ), notes
 
 
 def _numbers(ids: pa.Array, known: pa.Array, where: str) -> tuple[np.ndarray, list[str]]:
     numbers = pc.fill_null(pc.index_in(ids, value_set=known), -1).to_numpy() + 1
     lacking = ids.filter(pa.array(numbers == 0)).unique().to_pylist()
     if len(lacking) and not (numbers > 0).any():
-        raise UserError(f"{where} names no item that this run knows; its first is {lacking[0]!r}. Items are named by "
-                        "the ids of the training data.")
+        raise UserError(
+            f"{where} names no item that this run knows; its first is {lacking[0]!r}. Items are named by "
+            "the ids of the training data."
+        )
     if not lacking:
         return numbers, []
     shown = ", ".join(lacking[:5]) + (", ..." if lacking[5:] else "")
-    return numbers, [f"{where}: {len(lacking):,} items are not in the training data and have no effect: {shown}."]
+    return numbers, [
+        f"{where}: {len(lacking):,} items are not in the training data and have no effect: {shown}."
+    ]

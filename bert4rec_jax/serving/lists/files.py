@@ -38,8 +38,10 @@ class ListFile:
             os.makedirs(self._folder, exist_ok=True)
             write_json(note, identity)
         except OSError as error:
-            raise UserError(f"--out {path} cannot be written ({error.strerror}); name a file in a folder that exists "
-                            "and is yours.") from None
+            raise UserError(
+                f"--out {path} cannot be written ({error.strerror}); name a file in a folder that exists "
+                "and is yours."
+            ) from None
 
     def has(self, number: int) -> bool:
         """Returns whether part `number` is written."""
@@ -64,7 +66,9 @@ class ListFile:
                     with open(self._part(number), "rb") as part:
                         shutil.copyfileobj(part, file)
             else:
-                with pq.ParquetWriter(file, pq.read_schema(self._part(0)), compression="zstd") as writer:
+                with pq.ParquetWriter(
+                    file, pq.read_schema(self._part(0)), compression="zstd"
+                ) as writer:
                     for number in range(count):
                         writer.write_table(pq.read_table(self._part(number)))
         shutil.rmtree(self._folder)
@@ -81,8 +85,10 @@ class _disk:
 
     def __exit__(self, kind, error, _) -> None:
         if isinstance(error, OSError):
-            raise UserError(f"--out {self._path} cannot be written ({error.strerror or error}); free space there, and "
-                            "the same command goes on.") from None
+            raise UserError(
+                f"--out {self._path} cannot be written ({error.strerror or error}); free space there, and "
+                "the same command goes on."
+            ) from None
 
 
 def _read(path: str) -> dict | None:

@@ -49,11 +49,15 @@ class UserHistories:
         places = pc.index_in(users, value_set=self.users)
         if places.null_count:
             unknown = users.filter(pc.is_null(places)).to_pylist()
-            raise UserError(f"{len(unknown)} of the {len(users)} users of --users have no history: "
-                            f"{', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}; take them out, or give a "
-                            "log that has them with --histories.")
+            raise UserError(
+                f"{len(unknown)} of the {len(users)} users of --users have no history: "
+                f"{', '.join(unknown[:5])}{', ...' if unknown[5:] else ''}; take them out, or give a "
+                "log that has them with --histories."
+            )
         rows = places.to_numpy()
-        return dataclasses.replace(self, users=users, starts=self.starts[rows], stops=self.stops[rows])
+        return dataclasses.replace(
+            self, users=users, starts=self.starts[rows], stops=self.stops[rows]
+        )
 
 
 def from_run(recommender: Recommender) -> UserHistories:
@@ -65,15 +69,25 @@ def from_run(recommender: Recommender) -> UserHistories:
     try:
         dataset = load_dataset(recommender.config.data)
     except UserError as error:
-        raise UserError(f"the data that the run was trained on are not here ({str(error).rstrip('.')}); start this in "
-                        "the folder where it was trained, or give a log with --histories.") from None
+        raise UserError(
+            f"the data that the run was trained on are not here ({str(error).rstrip('.')}); start this in "
+            "the folder where it was trained, or give a log with --histories."
+        ) from None
     items = pa.array(recommender.catalogue["item"].astype(str), pa.string())
     if not pa.array(dataset.item_table()["item"].astype(str), pa.string()).equals(items):
-        raise UserError(f"{dataset.folder} holds other items than the run; its data have changed since. Give the log "
-                        "with --histories.")
+        raise UserError(
+            f"{dataset.folder} holds other items than the run; its data have changed since. Give the log "
+            "with --histories."
+        )
     users = pa.array(dataset.user_table()["user"].astype(str), pa.string())
-    return UserHistories(users, dataset.items, dataset.offsets[:-1], dataset.offsets[1:],
-                         {"fingerprint": dataset.fingerprint}, [])
+    return UserHistories(
+        users,
+        dataset.items,
+        dataset.offsets[:-1],
+        dataset.offsets[1:],
+        {"fingerprint": dataset.fingerprint},
+        [],
+    )
 
 
 def from_log(recommender: Recommender, path: str) -> UserHistories:
@@ -87,7 +101,9 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     """
     source = find_source(_log_config(recommender.config.data, path))
     if source.open is None:
-        raise UserError(f"--histories {path} is a URL, which only preparations read; download it and give the file.")
+        raise UserError(
+            f"--histories {path} is a URL, which only preparations read; download it and give the file."
+        )
     log = read_log(source)
     arranged = arrange(log, _log_config(recommender.config.data, path))
     catalogue = pa.array(recommender.catalogue["item"].astype(str), pa.string())
@@ -95,26 +111,46 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     items = number[arranged.items - 1].astype(np.int32)
     known = items > 0
     if not known.any():
-        raise UserError(f"{path} has none of the {recommender.num_items:,} items that this run knows; item ids must be "
-                        "those of its training data.")
+        raise UserError(
+            f"{path} has none of the {recommender.num_items:,} items that this run knows; item ids must be "
+            "those of its training data."
+        )
     owner = np.repeat(np.arange(len(arranged.offsets) - 1), np.diff(arranged.offsets))[known]
     stops = np.cumsum(np.bincount(owner, minlength=len(arranged.offsets) - 1)).astype(np.int64)
     starts = np.concatenate([[0], stops[:-1]])
     some = stops > starts
     notes = []
     if not known.all():
-        notes.append(f"{(~known).sum():,} of {len(known):,} events are of {(number == 0).sum():,} items that were not "
-                     "in the training data; the model cannot read or recommend them, and they are left out.")
+        notes.append(
+            f"{(~known).sum():,} of {len(known):,} events are of {(number == 0).sum():,} items that were not "
+            "in the training data; the model cannot read or recommend them, and they are left out."
+        )
     if not some.all():
-        notes.append(f"{(~some).sum():,} of {len(some):,} users have no item that the model knows and get no list.")
-    return UserHistories(arranged.user_ids.filter(pa.array(some)), items[known], starts[some], stops[some],
-                         {"log": source.identity}, notes)
+        notes.append(
+            f"{(~some).sum():,} of {len(some):,} users have no item that the model knows and get no list."
+        )
+    return UserHistories(
+        arranged.user_ids.filter(pa.array(some)),
+        items[known],
+        starts[some],
+        stops[some],
+        {"log": source.identity},
+        notes,
+    )
 
 
 def _log_config(data: DataConfig, path: str) -> DataConfig:
-    own = data.source in ("table", "lines", "sequences") or (data.source in MOVIELENS and os.path.isdir(path))
-    changed = {"source": data.source if own else "table", "path": path, "items_path": "", "user_core": 0,
-               "item_core": 0, "first_users": 0}
+    own = data.source in ("table", "lines", "sequences") or (
+        data.source in MOVIELENS and os.path.isdir(path)
+    )
+    changed = {
+        "source": data.source if own else "table",
+        "path": path,
+        "items_path": "",
+        "user_core": 0,
+        "item_core": 0,
+        "first_users": 0,
+    }
     return dataclasses.replace(data, **changed)
 
 
@@ -128,8 +164,10 @@ def read_users(path: str) -> pa.Array:
         with open(path, encoding="utf-8-sig") as file:
             users = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--users {path} cannot be read ({error}); give 'all' or a file with one user id a "
-                        "line.") from None
+        raise UserError(
+            f"--users {path} cannot be read ({error}); give 'all' or a file with one user id a "
+            "line."
+        ) from None
     if not users:
         raise UserError(f"--users {path} names no user; give one id a line.")
     if len(set(users)) < len(users):

@@ -37,8 +37,16 @@ class Lists(NamedTuple):
 class ListScorer:
     """Scores histories with one model; memory does not depend on how many."""
 
-    def __init__(self, config: Config, num_items: int, params: Any, layout: Layout, k: int,
-                 allowed: np.ndarray | None, own_candidates: bool):
+    def __init__(
+        self,
+        config: Config,
+        num_items: int,
+        params: Any,
+        layout: Layout,
+        k: int,
+        allowed: np.ndarray | None,
+        own_candidates: bool,
+    ):
         """Places the model on the devices.
 
         Args:
@@ -55,14 +63,23 @@ class ListScorer:
         rows = params["items"]["bias"].shape[0]
         if allowed is not None:
             allowed = np.pad(allowed, (0, rows - len(allowed)))
-        step = functools.partial(_list_step, config, num_items, min(k, num_items), allowed, own_candidates)
+        step = functools.partial(
+            _list_step, config, num_items, min(k, num_items), allowed, own_candidates
+        )
         self._step = layout.map(step, self._params)
         self._spare = int(config.model.appends_mask)
         self._most_rows = max(1, min(_MOST_ROWS, _SCORES // rows))
         self._own_candidates = own_candidates
 
-    def lists(self, items: np.ndarray, starts: np.ndarray, stops: np.ndarray, removed: Callable | None,
-              candidates: Callable | None = None, done: Callable[[int], None] = lambda count: None) -> Lists:
+    def lists(
+        self,
+        items: np.ndarray,
+        starts: np.ndarray,
+        stops: np.ndarray,
+        removed: Callable | None,
+        candidates: Callable | None = None,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> Lists:
         """Returns the lists of histories items[starts[n]:stops[n]].
 
         Args:
@@ -76,14 +93,17 @@ class ListScorer:
         longest = self._config.model.max_length
         lengths = np.minimum(stops - starts + self._spare, longest)
         # Rows of one history each, of about its length: shapes do not depend on which histories come together.
-        widths = np.minimum(np.maximum(_SHORTEST, 2 ** np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)), longest)
+        widths = np.minimum(
+            np.maximum(_SHORTEST, 2 ** np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)),
+            longest,
+        )
         result: dict[str, np.ndarray] = {}
         under_way: list = []  # the devices work on a batch while the host looks at the one before it
         for width in np.unique(widths).tolist():
             of_width = np.flatnonzero(widths == width)
             rows = self._rows(width)
             for first in range(0, len(of_width), rows * self._layout.num_devices):
-                cases = of_width[first:first + rows * self._layout.num_devices]
+                cases = of_width[first : first + rows * self._layout.num_devices]
                 batch = self._batch(cases, rows, width, items, starts, stops, removed, candidates)
                 under_way.append((cases, self._step(self._params, batch, jax.random.key(0))))
                 if len(under_way) > 1:
@@ -98,7 +118,9 @@ class ListScorer:
 
     def _keep(self, result: dict, count: int, cases: np.ndarray, output: dict) -> int:
         for name, value in self._layout.to_host(output).items():
-            result.setdefault(name, np.zeros((count, *value.shape[1:]), value.dtype))[cases] = value[:len(cases)]
+            result.setdefault(name, np.zeros((count, *value.shape[1:]), value.dtype))[cases] = (
+                value[: len(cases)]
+            )
         return len(cases)
 
     def _batch(self, cases, rows, width, items, starts, stops, removed, candidates):
@@ -107,15 +129,19 @@ class ListScorer:
         inside = np.zeros_like(tokens)
         lengths = np.zeros(rows * devices, np.int32)
         for row, case in enumerate(cases):
-            newest = items[max(starts[case], stops[case] - (width - self._spare)):stops[case]]
-            tokens[row, :len(newest)] = newest
+            newest = items[max(starts[case], stops[case] - (width - self._spare)) : stops[case]]
+            tokens[row, : len(newest)] = newest
             if self._spare:
                 tokens[row, len(newest)] = mask_token(self._num_items)
             lengths[row] = len(newest) + self._spare
         inside[:] = np.arange(width)
         real = inside < lengths[:, None]
-        packed = Packed(tokens, real.astype(np.int32), np.where(real, inside, 0),
-                        np.where(real, lengths[:, None] - 1 - inside, 0))
+        packed = Packed(
+            tokens,
+            real.astype(np.int32),
+            np.where(real, inside, 0),
+            np.where(real, lengths[:, None] - 1 - inside, 0),
+        )
         slots = np.maximum(lengths - 1, 0)[:, None].astype(np.int32)
         inputs = encoder_inputs(self._config.model, packed, tokens, slots)
         used = np.tile(np.arange(rows, dtype=np.int32), devices)
@@ -124,7 +150,9 @@ class ListScorer:
         only = self._pairs(candidates if self._own_candidates else None, cases, rows)
         return self._layout.put_batch((histories, only))
 
-    def _pairs(self, pairs: Callable | None, cases: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _pairs(
+        self, pairs: Callable | None, cases: np.ndarray, rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns each device's (history, item) pairs, as many as a power of two on each."""
         devices = self._layout.num_devices
         place, item = pairs(cases) if pairs else (np.empty(0, np.int64), np.empty(0, np.int32))
@@ -133,16 +161,28 @@ class ListScorer:
         bounds = np.searchsorted(place, np.arange(devices + 1) * rows)
         most = int(np.diff(bounds).max())
         size = 1 if pairs is None else max(64, 1 << max(0, most - 1).bit_length())
-        case_P, item_P = np.full((devices, size), rows, np.int32), np.zeros((devices, size), np.int32)
+        case_P, item_P = (
+            np.full((devices, size), rows, np.int32),
+            np.zeros((devices, size), np.int32),
+        )
         for device in range(devices):
             own = slice(bounds[device], bounds[device + 1])
-            case_P[device, :own.stop - own.start] = place[own] - device * rows
-            item_P[device, :own.stop - own.start] = item[own]
+            case_P[device, : own.stop - own.start] = place[own] - device * rows
+            item_P[device, : own.stop - own.start] = item[own]
         return case_P.reshape(-1), item_P.reshape(-1)
 
 
-def _list_step(config: Config, num_items: int, k: int, allowed: np.ndarray | None, own_candidates: bool, params: Any,
-               batch: tuple[Histories, tuple], _key, axes: Axes) -> dict[str, jax.Array]:
+def _list_step(
+    config: Config,
+    num_items: int,
+    k: int,
+    allowed: np.ndarray | None,
+    own_candidates: bool,
+    params: Any,
+    batch: tuple[Histories, tuple],
+    _key,
+    axes: Axes,
+) -> dict[str, jax.Array]:
     """Returns `items` int32[N, k], `scores` and `probabilities` float32[N, k] of one device's histories."""
     histories, (only_case_P, only_item_P) = batch
     axis, own = axes.catalogue, histories.used_N.shape[0]
@@ -162,7 +202,13 @@ def _list_step(config: Config, num_items: int, k: int, allowed: np.ndarray | Non
         left_NV = jnp.where(own_V, left_NV, lowest)
     if own_candidates:
         only = histories._replace(removed_case_P=only_case_P, removed_item_P=only_item_P)
-        left_NV = jnp.where(without_removed(jnp.zeros_like(scores_NV), only, axis) < -1e8, left_NV, lowest)
+        left_NV = jnp.where(
+            without_removed(jnp.zeros_like(scores_NV), only, axis) < -1e8, left_NV, lowest
+        )
     items_NK, scores_NK = top_items(left_NV, k, axis)
-    result = {"items": items_NK, "scores": scores_NK, "probabilities": jnp.exp(scores_NK - log_total_N1)}
+    result = {
+        "items": items_NK,
+        "scores": scores_NK,
+        "probabilities": jnp.exp(scores_NK - log_total_N1),
+    }
     return {name: own_histories(x, own, axis) for name, x in result.items()}

@@ -23,8 +23,17 @@ from bert4rec_jax.serving.recommender import Recommender
 PART_USERS = 8192
 
 
-def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, histories: str = "",
-                candidates: str = "", exclude: str = "", include_seen: bool = False, catalogue: int = 1) -> dict:
+def write_lists(
+    recommender: Recommender,
+    out: str,
+    k: int,
+    users: str = ALL,
+    histories: str = "",
+    candidates: str = "",
+    exclude: str = "",
+    include_seen: bool = False,
+    catalogue: int = 1,
+) -> dict:
     """Writes user, rank, item, title, score and probability of everybody's k best items.
 
     Args:
@@ -48,7 +57,9 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
         raise UserError(f"--out {out} must end in .parquet or .csv.")
     # The layout would speak of fields of the configuration, which are not set here.
     if catalogue > jax.device_count():
-        raise UserError(f"--catalogue = {catalogue} must be at most {jax.device_count()}, the devices that there are.")
+        raise UserError(
+            f"--catalogue = {catalogue} must be at most {jax.device_count()}, the devices that there are."
+        )
     layout = Layout(ParallelConfig(catalogue=catalogue))
     layout.check_table(len(recommender.params["items"]["bias"]), "--catalogue")
     wanted = None if users == ALL else read_users(users)
@@ -61,17 +72,38 @@ def write_lists(recommender: Recommender, out: str, k: int, users: str = ALL, hi
     for note in [*people.notes, *only_notes, *never_notes, *allowed_notes]:
         say(f"note: {note}")
     # Made before the file is opened: what is wrong with it is then said before parts are thrown away.
-    scorer = ListScorer(recommender.config, recommender.num_items, recommender.params, layout, k, allowed,
-                        only is not None and only.users is not None)
-    identity = {"step": recommender.step, "model": _model_digest(recommender.params), "k": k,
-                "users": _digest(people.users), "histories": people.identity,
-                "candidates": only and only.digest, "exclude": never and never.digest,
-                "include_seen": include_seen, "part_users": PART_USERS}
+    scorer = ListScorer(
+        recommender.config,
+        recommender.num_items,
+        recommender.params,
+        layout,
+        k,
+        allowed,
+        only is not None and only.users is not None,
+    )
+    identity = {
+        "step": recommender.step,
+        "model": _model_digest(recommender.params),
+        "k": k,
+        "users": _digest(people.users),
+        "histories": people.identity,
+        "candidates": only and only.digest,
+        "exclude": never and never.digest,
+        "include_seen": include_seen,
+        "part_users": PART_USERS,
+    }
     return _write(recommender, ListFile(out, identity), scorer, people, only, never, include_seen)
 
 
-def _write(recommender: Recommender, file: ListFile, scorer: ListScorer, people: UserHistories, only: Choice | None,
-           never: Choice | None, include_seen: bool) -> dict:
+def _write(
+    recommender: Recommender,
+    file: ListFile,
+    scorer: ListScorer,
+    people: UserHistories,
+    only: Choice | None,
+    never: Choice | None,
+    include_seen: bool,
+) -> dict:
     n = len(people.users)
     item_ids = pa.array(recommender.catalogue["item"].astype(str), pa.string())
     titles = pa.array(recommender.titles.labels(), pa.string())
@@ -85,8 +117,13 @@ def _write(recommender: Recommender, file: ListFile, scorer: ListScorer, people:
                 continue
             starts, stops, users = people.starts[here], people.stops[here], people.users[here]
             lists = scorer.lists(
-                people.items, starts, stops, _removed(people.items, starts, stops, users, never, include_seen),
-                _pairs_of(only, users) if only is not None else None, phase.advance)
+                people.items,
+                starts,
+                stops,
+                _removed(people.items, starts, stops, users, never, include_seen),
+                _pairs_of(only, users) if only is not None else None,
+                phase.advance,
+            )
             file.write(part, _table(users, lists, item_ids, titles))
             made += len(users)
             short += int((lists.items[:, -1] == 0).sum())
@@ -101,8 +138,9 @@ def _choice(path: str, flag: str, recommender: Recommender) -> tuple[Choice | No
     return read_choice(path, flag, recommender.catalogue) if path else (None, [])
 
 
-def _allowed(recommender: Recommender, only: Choice | None,
-             never: Choice | None) -> tuple[np.ndarray | None, list[str]]:
+def _allowed(
+    recommender: Recommender, only: Choice | None, never: Choice | None
+) -> tuple[np.ndarray | None, list[str]]:
     """Returns bool[num_items + 1], which items may be in anybody's list (None: all), and what is to be said of it."""
     allowed, notes = np.ones(recommender.num_items + 1, bool), []
     if only is not None and only.everybody is not None:
@@ -118,10 +156,14 @@ def _allowed(recommender: Recommender, only: Choice | None,
         if len(unknown):
             allowed[unknown] = False
             features = " and have no features" if "features" in recommender.catalogue else ""
-            notes.append(f"{len(unknown):,} of {recommender.num_items:,} items occur in no training history{features}; "
-                         "the model has learned nothing about them, and they are not recommended.")
+            notes.append(
+                f"{len(unknown):,} of {recommender.num_items:,} items occur in no training history{features}; "
+                "the model has learned nothing about them, and they are not recommended."
+            )
     if not allowed[1:].any():
-        raise UserError("--candidates and --exclude leave no item to recommend; take one of them away.")
+        raise UserError(
+            "--candidates and --exclude leave no item to recommend; take one of them away."
+        )
     return (None if allowed[1:].all() else allowed), notes
 
 
@@ -129,8 +171,14 @@ def _pairs_of(choice: Choice, users: pa.Array):
     return lambda cases: choice.pairs(users.take(pa.array(cases)))
 
 
-def _removed(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, users: pa.Array, never: Choice | None,
-             include_seen: bool):
+def _removed(
+    items: np.ndarray,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    users: pa.Array,
+    never: Choice | None,
+    include_seen: bool,
+):
     """Returns what maps numbers of histories to (place, item) pairs that they are not recommended; None: none are."""
     own = never is not None and never.users is not None
     if include_seen and not own:
@@ -141,8 +189,10 @@ def _removed(items: np.ndarray, starts: np.ndarray, stops: np.ndarray, users: pa
         if own:
             place, item = never.pairs(users.take(pa.array(cases)))
         if not include_seen:
-            seen = [np.unique(items[starts[case]:stops[case]]) for case in cases]
-            place = np.concatenate([place, np.repeat(np.arange(len(cases)), [len(x) for x in seen])])
+            seen = [np.unique(items[starts[case] : stops[case]]) for case in cases]
+            place = np.concatenate(
+                [place, np.repeat(np.arange(len(cases)), [len(x) for x in seen])]
+            )
             item = np.concatenate([item, *seen])
         return place, item
 
@@ -153,10 +203,16 @@ def _table(users: pa.Array, lists: Lists, item_ids: pa.Array, titles: pa.Array) 
     there = lists.items > 0
     row, place = np.nonzero(there)
     numbers = pa.array(lists.items[there] - 1)
-    return pa.table({
-        "user": users.take(pa.array(row)), "rank": pa.array((place + 1).astype(np.int32)),
-        "item": item_ids.take(numbers), "title": titles.take(numbers), "score": pa.array(lists.scores[there]),
-        "probability": pa.array(lists.probabilities[there])})
+    return pa.table(
+        {
+            "user": users.take(pa.array(row)),
+            "rank": pa.array((place + 1).astype(np.int32)),
+            "item": item_ids.take(numbers),
+            "title": titles.take(numbers),
+            "score": pa.array(lists.scores[there]),
+            "probability": pa.array(lists.probabilities[there]),
+        }
+    )
 
 
 def _model_digest(params: Any) -> str:

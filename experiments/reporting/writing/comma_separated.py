@@ -21,7 +21,19 @@ _COMPARED = (
     "verdict",
 )
 HEADER = (
-    *("dataset", "split", "model", "metric", "mean", "sd", "se", "users_se", "seeds", "place", "baseline"),
+    *(
+        "dataset",
+        "split",
+        "model",
+        "metric",
+        "mean",
+        "sd",
+        "se",
+        "users_se",
+        "seeds",
+        "place",
+        "baseline",
+    ),
     *(name if not name.startswith("se_") else f"difference_{name}" for name in _COMPARED),
     *("protocol", "command", "commit", "versions", "devices", "data_fingerprint", "device_hours"),
 )

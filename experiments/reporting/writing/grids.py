@@ -55,15 +55,23 @@ def main(table: Table, marks: Marks, text: Callable[[str], str] = str) -> Grid:
         if math.isnan(cell.mean):
             return "-"
         digits = table.options.digits
-        mean = {0: "{}", 1: marks.best, 2: marks.second}[cell.place].format(f"{cell.mean:.{digits}f}")
+        mean = {0: "{}", 1: marks.best, 2: marks.second}[cell.place].format(
+            f"{cell.mean:.{digits}f}"
+        )
         errors = ((getattr(cell, table.options.spread), "s"), (cell.users, "u"))
         parts = [
-            text(f" ±{error:.{digits}f}") + marks.raised.format(kind) for error, kind in errors if not math.isnan(error)
+            text(f" ±{error:.{digits}f}") + marks.raised.format(kind)
+            for error, kind in errors
+            if not math.isnan(error)
         ]
         return mean + "".join(parts) + (text(" †") if cell.significant else "")
 
     body = [
-        [text(row.name), "-" if row.baseline else str(len(row.runs)), *(one(cell) for cell in cells)]
+        [
+            text(row.name),
+            "-" if row.baseline else str(len(row.runs)),
+            *(one(cell) for cell in cells),
+        ]
         for row, cells in zip(table.rows, table.cells)
     ]
     return Grid(" ".join(table.notes), ["model", "seeds", *table.options.metrics], body)
@@ -88,7 +96,9 @@ def _differences(table: Table) -> Grid:
             c.row,
             c.metric,
             f"{c.difference:+.{digits}f}",
-            "-" if math.isnan(c.low) else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",  # of a single user
+            "-"
+            if math.isnan(c.low)
+            else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",  # of a single user
             *errors,
             _p(max(c.p_t, c.p_bootstrap)),
             _p(c.p_equivalent),
@@ -116,7 +126,10 @@ def _ties(table: Table) -> Grid:
     return Grid(
         "Test targets that carry the time of their predecessor, whose order is the file's, and all others.",
         ["model", "metric", "tied in time", "others"],
-        [[row, metric, f"{tied:.{digits}f}", f"{other:.{digits}f}"] for row, metric, tied, other in table.ties],
+        [
+            [row, metric, f"{tied:.{digits}f}", f"{other:.{digits}f}"]
+            for row, metric, tied, other in table.ties
+        ],
     )
 
 

@@ -48,7 +48,10 @@ def _float(grid: grids.Grid, label: str) -> list[str]:
     """Returns a float; the cells of the grid's body are LaTeX already."""
     widths = [_WIDTHS.get(name) for name in grid.header]
     body = [
-        [cell if w is None else r"\raggedright " + cell for cell, w in zip([row[0], *map(_narrow, row[1:])], widths)]
+        [
+            cell if w is None else r"\raggedright " + cell
+            for cell, w in zip([row[0], *map(_narrow, row[1:])], widths)
+        ]
         for row in grid.body
     ]
     return [
@@ -59,7 +62,9 @@ def _float(grid: grids.Grid, label: str) -> list[str]:
         # So that three metrics fit into the text width of an article; resizing would need another package.
         r"\scriptsize",
         r"\setlength{\tabcolsep}{1.8pt}",
-        r"\begin{tabular}{" + "".join("l" if w is None else rf"p{{{w}\linewidth}}" for w in widths) + "}",
+        r"\begin{tabular}{"
+        + "".join("l" if w is None else rf"p{{{w}\linewidth}}" for w in widths)
+        + "}",
         r"\toprule",
         # Not \\, to which \raggedright gives another meaning.
         " & ".join(_escape(_NAMES.get(name, name)) for name in grid.header) + r" \tabularnewline",

@@ -32,7 +32,13 @@ def markdown(table: Table, runs: Sequence[Run], folder: Path) -> str:
     lines += ["", "<details><summary>Reproducibility</summary>", ""]
     lines += [f"- {what}: `{value}`" for what, value in table.reproducibility]
     places = [Path(os.path.relpath(run.path, folder)).as_posix() for run in runs]
-    lines += ["", "</details>", "", f"<!-- report of {json.dumps(places)} with {dump_options(table.options)} -->", ""]
+    lines += [
+        "",
+        "</details>",
+        "",
+        f"<!-- report of {json.dumps(places)} with {dump_options(table.options)} -->",
+        "",
+    ]
     return "\n".join(lines)
 
 

@@ -66,7 +66,9 @@ def _table(table: Table) -> str:
 def _grid(grid: grids.Grid) -> str:
     """Returns a grid whose cells are HTML already."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in grid.header)
-    rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in grid.body)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in grid.body
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody></table>\n"
 
 

@@ -49,7 +49,9 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
         fault = faults.of(row) if faults else None
         if fault:
             raise UserError(f"{file.path} line {number}: {fault}; correct or remove that line.")
-    raise UserError(f"{file.path} cannot be read: {reason}. Check config.data.separator and the columns.")
+    raise UserError(
+        f"{file.path} cannot be read: {reason}. Check config.data.separator and the columns."
+    )
 
 
 @dataclass
@@ -62,7 +64,9 @@ class _Faults:
     positions: dict[str, int] = field(init=False)
 
     def __post_init__(self):
-        self.positions = {role: self.file.names.index(name) for role, name in self.roles.named().items()}
+        self.positions = {
+            role: self.file.names.index(name) for role, name in self.roles.named().items()
+        }
 
     def of(self, row: list[str]) -> str | None:
         values = {role: row[position].strip() for role, position in self.positions.items()}
@@ -72,10 +76,16 @@ class _Faults:
         time = values.get("time", "")
         if time:
             # The first time decides whether the column holds numbers or dates.
-            self.is_time = self.is_time or (is_date if is_date(time) and not is_seconds(time) else is_seconds)
+            self.is_time = self.is_time or (
+                is_date if is_date(time) and not is_seconds(time) else is_seconds
+            )
             if not self.is_time(time):
                 dates = self.is_time is is_date
-                kind = "an ISO date like the lines before" if dates else "a number of seconds or an ISO date"
+                kind = (
+                    "an ISO date like the lines before"
+                    if dates
+                    else "a number of seconds or an ISO date"
+                )
                 return f"timestamp {short(time)!r} is not {kind}"
         if "rating" in values and not is_seconds(values["rating"]):
             return f"rating {short(values['rating'])!r} is not a number"

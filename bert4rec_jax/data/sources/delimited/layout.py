@@ -49,7 +49,9 @@ class TextFile:
             with text.lines_of(self.path, self.encoding) as file:
                 header = self.header
                 for number, row in self._numbered(file):
-                    if not row or (not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())):
+                    if not row or (
+                        not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())
+                    ):
                         continue
                     if not header:
                         yield number, row
@@ -59,7 +61,9 @@ class TextFile:
                 f"{self.path} is not {self.encoding.upper()} text; convert it, for example with iconv."
             ) from None
         except csv.Error as error:
-            raise UserError(f"{self.path} cannot be read as delimited text ({error}); is it the right file?") from None
+            raise UserError(
+                f"{self.path} cannot be read as delimited text ({error}); is it the right file?"
+            ) from None
 
     def _numbered(self, file) -> Iterator[tuple[int, list[str]]]:
         if self.quotes and len(self.separator) == 1:
@@ -86,18 +90,28 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
     """
     line = text.first_line(path)
     by_extension = _BY_EXTENSION.get(os.path.splitext(text.plain_name(path))[1])
-    candidates = [separator] if separator else [by_extension] * bool(by_extension) + list(_SEPARATORS)
+    candidates = (
+        [separator] if separator else [by_extension] * bool(by_extension) + list(_SEPARATORS)
+    )
     header = not all(name.isdigit() for name in wanted)
 
     def names_of(candidate: str) -> list[str]:
         quoted = len(candidate) == 1 and '"' in line
         fields = next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
-        return [name.strip() for name in fields] if header else [str(i + 1) for i in range(len(fields))]
+        return (
+            [name.strip() for name in fields]
+            if header
+            else [str(i + 1) for i in range(len(fields))]
+        )
 
     options = [(candidate, names_of(candidate)) for candidate in candidates]
     # max() keeps the first of equals, so the order of candidates decides ties.
-    found = max(options, key=lambda option: (sum(name in option[1] for name in wanted), len(option[1]) > 1))
-    quotes = found[0] in (",", ";") or (len(found[0]) == 1 and any(map(is_quoted, line.split(found[0]))))
+    found = max(
+        options, key=lambda option: (sum(name in option[1] for name in wanted), len(option[1]) > 1)
+    )
+    quotes = found[0] in (",", ";") or (
+        len(found[0]) == 1 and any(map(is_quoted, line.split(found[0])))
+    )
     return TextFile(path, found[0], tuple(found[1]), header, quotes)
 
 
@@ -139,7 +153,9 @@ def refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
             return "N"  # which of them is the time is anyone's guess
         return str(place) if place <= len(file.names) else "''"
 
-    places = " ".join(f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1))
+    places = " ".join(
+        f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1)
+    )
     raise UserError(
         f"{file.path} has no column {wanted['user']!r}: its first line is {short(file.separator.join(file.names))!r}, "
         f"which looks like an event and no header. Without a header columns go by number, from 1 on, as in {places}."

@@ -16,7 +16,12 @@ import pyarrow.csv
 
 from bert4rec_jax.data.sources import text
 from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME, is_seconds, raise_fault
-from bert4rec_jax.data.sources.delimited.layout import TextFile, is_quoted, refuse_headless, require_columns
+from bert4rec_jax.data.sources.delimited.layout import (
+    TextFile,
+    is_quoted,
+    refuse_headless,
+    require_columns,
+)
 from bert4rec_jax.data.sources.log import Again, Roles, RowFilter
 from bert4rec_jax.errors import UserError
 
@@ -40,7 +45,13 @@ class TextLog:
     meaning of quotation marks, was guessed wrong; calling it once more reads everything with what was learnt.
     """
 
-    def __init__(self, files: list[TextFile], roles: Roles, row_filter: RowFilter | None = None, known: int = 0):
+    def __init__(
+        self,
+        files: list[TextFile],
+        roles: Roles,
+        row_filter: RowFilter | None = None,
+        known: int = 0,
+    ):
         """Checks that the columns are there; the first `known` files say what kind of times all have, and are not read.
 
         Raises:
@@ -69,7 +80,9 @@ class TextLog:
         some = False
         for file in self.files:
             try:
-                for table in _in_order(self._parse, file, text.line_blocks(file.path, file.quotes, file.header)):
+                for table in _in_order(
+                    self._parse, file, text.line_blocks(file.path, file.quotes, file.header)
+                ):
                     some = some or table.num_rows > 0
                     yield table
             except _OtherKinds as found:
@@ -77,7 +90,9 @@ class TextLog:
             except pa.ArrowInvalid as error:
                 self._reconsider(file, str(error).split("\n")[0])
         if not some and self._filter is None:
-            raise UserError(f"{self.files[0].path} has a header but no rows; it should hold interactions.")
+            raise UserError(
+                f"{self.files[0].path} has a header but no rows; it should hold interactions."
+            )
 
     def _parse(self, file: TextFile, data: bytes) -> pa.Table:
         try:
@@ -100,7 +115,9 @@ class TextLog:
         wanted = list(dict.fromkeys([*kinds, *extra]))
         believed = {name: self._filter_kinds.get(name) for name in extra if name not in kinds}
         try:
-            table = parse(file, data, kinds | {name: kind for name, kind in believed.items() if kind}, wanted)
+            table = parse(
+                file, data, kinds | {name: kind for name, kind in believed.items() if kind}, wanted
+            )
         except pa.ArrowInvalid:
             if not any(believed.values()):
                 raise
@@ -116,7 +133,9 @@ class TextLog:
         table = pa.table(columns).unify_dictionaries().combine_chunks()
         _refuse_gaps(table)
         if self._may_be_quoted and any(
-            is_quoted(value) for role in ("user", "item") for value in _dictionary(table[role]).to_pylist()
+            is_quoted(value)
+            for role in ("user", "item")
+            for value in _dictionary(table[role]).to_pylist()
         ):
             raise pa.ArrowInvalid(_QUOTED)
         return table
@@ -124,23 +143,31 @@ class TextLog:
     def _learn(self, file: TextFile, found: dict[str, pa.DataType]) -> None:
         before = self._filter_kinds
         wider = {name: _wider(before.get(name), kind) for name, kind in found.items()}
-        if before | wider == before:  # such as 0x1F, which Arrow takes for a whole number but not for a fraction
+        if (
+            before | wider == before
+        ):  # such as 0x1F, which Arrow takes for a whole number but not for a fraction
             wider = {name: pa.string() for name, kind in found.items() if kind != before[name]}
         if before | wider == before:
-            self._reconsider(file, "a column of config.data.where does not hold what it seems to hold")
+            self._reconsider(
+                file, "a column of config.data.where does not hold what it seems to hold"
+            )
         self._filter_kinds = before | wider
         raise Again from None
 
     def _reconsider(self, file: TextFile, reason: str) -> None:
         # A row with too many fields may have its separator between quotation marks.
-        if self._may_be_quoted and (reason.startswith(_QUOTED) or ("Expected" in reason and '"' in reason)):
+        if self._may_be_quoted and (
+            reason.startswith(_QUOTED) or ("Expected" in reason and '"' in reason)
+        ):
             self._unquoted, self._may_be_quoted = (self.files, self._kinds), False
             self.files = [dataclasses.replace(f, quotes=True) for f in self.files]
             raise Again
         if len(self._kinds) > 1:
             self._kinds = self._kinds[1:]
             raise Again
-        if self._unquoted:  # some fields look quoted, but the file does not follow the rules of quoting
+        if (
+            self._unquoted
+        ):  # some fields look quoted, but the file does not follow the rules of quoting
             (self.files, self._kinds), self._unquoted = self._unquoted, None
             raise Again
         raise_fault(file, self.roles, reason)
@@ -201,7 +228,9 @@ def read_all(file: TextFile, kinds: dict[str, pa.DataType]) -> pa.Table:
     raise_fault(file, None, reason)
 
 
-def parse(file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: list[str]) -> pa.Table:
+def parse(
+    file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: list[str]
+) -> pa.Table:
     """Parses whole rows.
 
     Args:
@@ -215,7 +244,10 @@ def parse(file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: l
     """
     separator = file.separator
     if len(separator) > 1:
-        data, separator = data.replace(separator.encode(file.encoding), _STAND_IN.encode()), _STAND_IN
+        data, separator = (
+            data.replace(separator.encode(file.encoding), _STAND_IN.encode()),
+            _STAND_IN,
+        )
     if not data.strip():
         names = columns or file.names
         return pa.table({name: pa.array([], kinds.get(name, pa.string())) for name in names})
@@ -223,14 +255,20 @@ def parse(file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: l
         pa.BufferReader(data),
         read_options=pa.csv.ReadOptions(
             use_threads=not columns,
-            block_size=max(1 << 24, min(len(data), 2**31 - 1)),  # Arrow guesses types from its first block
+            block_size=max(
+                1 << 24, min(len(data), 2**31 - 1)
+            ),  # Arrow guesses types from its first block
             column_names=file.names,
             encoding=file.encoding,
         ),
         parse_options=pa.csv.ParseOptions(
-            delimiter=separator, quote_char='"' if file.quotes else False, newlines_in_values=file.quotes
+            delimiter=separator,
+            quote_char='"' if file.quotes else False,
+            newlines_in_values=file.quotes,
         ),
-        convert_options=pa.csv.ConvertOptions(column_types=kinds, include_columns=columns, null_values=[""]),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=kinds, include_columns=columns, null_values=[""]
+        ),
     )
 
 
@@ -240,10 +278,19 @@ def _dictionary(column: pa.ChunkedArray) -> pa.Array:
 
 def _refuse_gaps(table: pa.Table) -> None:
     """Refuses a row without an id or a rating, or with a number that is none (nan, inf) or far too large."""
-    gaps = any("" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist() for role in ("user", "item"))
-    gaps = gaps or any(table[role].null_count for role in ("user", "item", "rating") if role in table.column_names)
+    gaps = any(
+        "" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist()
+        for role in ("user", "item")
+    )
+    gaps = gaps or any(
+        table[role].null_count for role in ("user", "item", "rating") if role in table.column_names
+    )
     numbers = [table[name] for name in ("time", "rating") if name in table.column_names]
-    sane = (pc.all(pc.less(pc.abs(n), LARGEST_TIME)).as_py() for n in numbers if pa.types.is_floating(n.type))
+    sane = (
+        pc.all(pc.less(pc.abs(n), LARGEST_TIME)).as_py()
+        for n in numbers
+        if pa.types.is_floating(n.type)
+    )
     if gaps or not all(x is not False for x in sane):
         raise pa.ArrowInvalid("an id or a number is missing")
 

@@ -23,12 +23,12 @@ from bert4rec_jax.devices.communication import Job
 LAYOUTS = {
     "jit 8x1": {},
     "pmap 8": {"parallel.mode": "pmap"},
-    "jit 4x2": {"parallel.catalogue": 2},
-    "jit 2x4": {"parallel.catalogue": 4},
-    "jit 1x8": {"parallel.catalogue": 8},
+    "jit 4x2": {"parallel.item_shards": 2},
+    "jit 2x4": {"parallel.item_shards": 4},
+    "jit 1x8": {"parallel.item_shards": 8},
     "jit 8x1, accumulate 4": {"train.accumulate": 4},
-    "jit 2x4, accumulate 4": {"parallel.catalogue": 4, "train.accumulate": 4},
-    "jit 2x4, sampled softmax": {"parallel.catalogue": 4, "loss.name": "sampled_softmax"},
+    "jit 2x4, accumulate 4": {"parallel.item_shards": 4, "train.accumulate": 4},
+    "jit 2x4, sampled softmax": {"parallel.item_shards": 4, "loss.name": "sampled_softmax"},
 }
 
 
@@ -88,8 +88,8 @@ def measure(name: str) -> list[str]:
         c.train.batch_rows // 8,
         c.model.max_length,
         experiment.num_slots,
-        8 // c.parallel.catalogue,
-        c.parallel.catalogue,
+        8 // c.parallel.item_shards,
+        c.parallel.item_shards,
     )
     total = sum(sent.values())
     others = sent["all-to-all"] + sent["collective-permute"]

@@ -53,14 +53,14 @@ PROGRAMS = {
     "1M items": (
         1_000_000,
         32,
-        {**LARGE, "model.max_length": 200, "parallel.catalogue": 8},
+        {**LARGE, "model.max_length": 200, "parallel.item_shards": 8},
         ("v5e:2x4", "h100:8"),
         (2, 60),
     ),
     "10M items": (
         10_000_000,
         32,
-        {**LARGE, "model.max_length": 100, "parallel.catalogue": 8},
+        {**LARGE, "model.max_length": 100, "parallel.item_shards": 8},
         ("v5p:2x2x2", "tpu7x:2x2x1", "h100:8"),
         (None, 120),
     ),
@@ -70,7 +70,7 @@ PROGRAMS = {
         {
             **LARGE,
             "model.max_length": 100,
-            "parallel.catalogue": 64,
+            "parallel.item_shards": 64,
             "loss.name": "sampled_softmax",
         },
         ("v5e:8x8", "h100:8x8"),

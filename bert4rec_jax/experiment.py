@@ -238,10 +238,10 @@ def _check_rows(c: Config, layout: Layout) -> None:
             f"config.train.accumulate = {c.train.accumulate} must divide the {rows} rows of a device."
         )
     rows //= c.train.accumulate
-    learning_next = rows * c.masking.next_item
+    learning_next = rows * c.masking.next_item_share
     if abs(learning_next - round(learning_next)) > 1e-3:
         raise UserError(
-            f"config.masking.next_item = {c.masking.next_item} of {rows} rows is no whole number: so many of the "
+            f"config.masking.next_item_share = {c.masking.next_item_share} of {rows} rows is no whole number: so many of the "
             f"{c.train.batch_rows} rows of a batch a device takes at once ({layout.num_devices} devices, "
             f"config.train.accumulate = {c.train.accumulate}). Raise config.train.batch_rows."
         )

@@ -8,7 +8,7 @@ The data are read from a folder of yours with interactions.parquet or .csv (colu
 Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0478
 (standard error .0006 over three seeds), HR@10 .0931 (.0011); records are in experiments/results/steam_100k. Some
 targets are items that their users had met before; they rank last here, and compete with
-config.eval.repeated_targets = "compete".
+config.eval.seen_targets = "keep".
 """
 
 from bert4rec_jax import config as config_lib

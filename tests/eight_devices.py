@@ -21,15 +21,15 @@ LAYOUTS = {
     "one": {"parallel.data": 1},
     "8 pmap": {"parallel.mode": "pmap"},
     "8 jit": {},
-    "4x2": {"parallel.catalogue": 2},
-    "2x4": {"parallel.catalogue": 4},
+    "4x2": {"parallel.item_shards": 2},
+    "2x4": {"parallel.item_shards": 4},
 }
 ACCUMULATE_2, ACCUMULATE_4 = {"train.accumulate": 2}, {"train.accumulate": 4}
 SAMPLED, GBCE = (
     {"loss.name": "sampled_softmax", "loss.negatives": 24},
     {"loss.name": "gbce", "loss.negatives": 24},
 )
-NEXT = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+NEXT = {"masking.next_item_share": 1.0, "model.predict_from": "last_item"}
 BF16, REMAT = {"model.dtype": "bfloat16"}, {"model.remat": True}
 FEATURES = {"data.features": "genres,title"}
 DROPOUT = {"model.dropout": 0.3, "model.attention_dropout": 0.3}
@@ -37,7 +37,7 @@ RECIPE = {
     "model.positions": "rotary",
     "model.head": "tied",
     "loss.chunk_items": 50,
-    "masking.next_item": 0.25,
+    "masking.next_item_share": 0.25,
     "masking.random_token": 0.1,
     "masking.keep_token": 0.1,
     "masking.last_item_only": 0.2,
@@ -49,7 +49,7 @@ TPU = {
     "model.layers": 3,
     "model.attention": "dense",
     "loss.chunk_items": 50,
-    "masking.next_item": 0.5,
+    "masking.next_item_share": 0.5,
 }
 QUICK = {
     **LAYOUTS,

@@ -19,7 +19,7 @@ WRONG = {
     "data.user_core": [-1, 1.5],
     "data.item_core": [-2],
     "data.first_users": [BIG, "all"],
-    "data.repeats": ["sometimes", True],
+    "data.duplicate_events": ["sometimes", True],
     "data.split": ["random", None],
     "data.period_target": ["last", "second", 1],
     "data.test_share": [0.0, 1.0, -0.1, float("nan")],
@@ -42,10 +42,10 @@ WRONG = {
     "model.init_scale": [-0.1, float("nan"), float("inf")],
     "model.dtype": ["float16", "int8"],
     "model.remat": [1, "yes"],
-    "model.ranks_from": ["last_item", "both", "first_item"],
+    "model.predict_from": ["last_item", "both", "first_item"],
     "masking.probability": [0.0, 1.1, float("nan")],
     "masking.max_masks": [-1],
-    "masking.next_item": [-0.5, 1.5, 1.0],
+    "masking.next_item_share": [-0.5, 1.5, 1.0],
     "masking.last_item_only": [-0.1, 1.1],
     "masking.random_token": [-0.1, 1.5],
     "masking.keep_token": [2.0],
@@ -76,13 +76,13 @@ WRONG = {
     "eval.metric": ["ndgc@10", "ndcg@7", "ndcg", ""],
     "eval.ties": ["optimistic"],
     "eval.filter_seen": [1],
-    "eval.repeated_targets": ["drop"],
+    "eval.seen_targets": ["drop"],
     "eval.negatives_seed": [-1, BIG],
     "eval.batch_rows": [0],
     "eval.valid_users": [-1],
     "parallel.mode": ["tpu"],
     "parallel.data": [-1],
-    "parallel.catalogue": [0],
+    "parallel.item_shards": [0],
 }
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
@@ -103,7 +103,7 @@ def test_a_wrong_value_is_refused_and_its_field_named(name, value):
     with pytest.raises(UserError) as raised:
         config_lib.resolve(values)
     text = str(raised.value)
-    related = {"model.width": "model.heads", "masking.next_item": "model.ranks_from"}.get(
+    related = {"model.width": "model.heads", "masking.next_item_share": "model.predict_from"}.get(
         name, name
     )
     assert f"config.{name}" in text or f"config.{related}" in text
@@ -170,5 +170,5 @@ def test_every_field_is_described():
 
     assert len(described) == count(flat)
     assert not [field.name for field in described if not field.text]
-    masking = next(field for field in described if field.name == "masking.next_item")
+    masking = next(field for field in described if field.name == "masking.next_item_share")
     assert masking.default == 0.0 and "next item of every item" in masking.text

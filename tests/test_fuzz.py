@@ -275,7 +275,12 @@ CASES = {
             st.one_of(st.just([]), few),
             st.sampled_from(["leave_one_out", "temporal"]),
             st.sampled_from(
-                [{}, {"time_column": ""}, {"item_core": 2, "repeats": "drop"}, {"first_users": -2}]
+                [
+                    {},
+                    {"time_column": ""},
+                    {"item_core": 2, "duplicate_events": "drop"},
+                    {"first_users": -2},
+                ]
             ),
         ),
     ),

@@ -36,8 +36,8 @@ def main(*arguments):
         (["--config", "configs/nothing.py"], "nothing.py"),
         (["--config", "configs/amazon.py:2022"], "2014, 2023"),
         (
-            ["--config", "configs/synthetic.py", "--config.masking.next_item=0.3"],
-            "masking.next_item",
+            ["--config", "configs/synthetic.py", "--config.masking.next_item_share=0.3"],
+            "masking.next_item_share",
         ),
         (["--config", "configs/synthetic.py", "stray"], "stray"),
         ([], "--config is missing"),
@@ -64,7 +64,7 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
 @pytest.mark.parametrize(
     "command, named",
     [
-        ("bert4rec_jax.main", "masking.next_item = 0.0 (float)"),
+        ("bert4rec_jax.main", "masking.next_item_share = 0.0 (float)"),
         ("bert4rec_jax.recommend", "--history"),
         ("bert4rec_jax.export", "--format"),
         ("bert4rec_jax.portrait", "--title"),

@@ -43,7 +43,7 @@ def shop(users: int, items: int, events: int, seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    "items, ranks_from",
+    "items, predict_from",
     [
         (1, "mask"),
         (1, "last_item"),
@@ -55,9 +55,9 @@ def shop(users: int, items: int, events: int, seed: int = 0) -> pd.DataFrame:
         (12, "both"),
     ],
 )
-def test_catalogues_of_a_few_items(tmp_path, items, ranks_from):
-    next_item = {"mask": 0.0, "last_item": 1.0, "both": 0.5}[ranks_from]
-    changes = {"masking.next_item": next_item, "model.ranks_from": ranks_from}
+def test_catalogues_of_a_few_items(tmp_path, items, predict_from):
+    next_item = {"mask": 0.0, "last_item": 1.0, "both": 0.5}[predict_from]
+    changes = {"masking.next_item_share": next_item, "model.predict_from": predict_from}
     config = configure(tmp_path, shop(5, items, max(items, 4)), **changes)
     results = bert4rec_jax.train(config, str(tmp_path / "run"))
     assert 0 <= results["test"]["ndcg@10"] <= 1 and 0 <= results["test"]["coverage@10"] <= 1

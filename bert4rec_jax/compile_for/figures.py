@@ -301,7 +301,7 @@ def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:
     """Returns what the formulas of docs/scaling.md need to know."""
     c, state = config, state_template(config, sizes.num_items, layout)
     encoder = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(state.params["encoder"]))
-    share, length = c.masking.next_item, c.model.max_length
+    share, length = c.masking.next_item_share, c.model.max_length
     return Job(
         state.params["items"]["bias"].shape[0],
         c.model.width,
@@ -309,7 +309,7 @@ def _job(config: Config, sizes: Sizes, layout: Layout) -> Job:
         c.train.batch_rows // layout.num_devices,
         length,
         share * length + (1 - share) * sizes.slots,
-        layout.num_devices // c.parallel.catalogue,
-        c.parallel.catalogue,
+        layout.num_devices // c.parallel.item_shards,
+        c.parallel.item_shards,
         2 if c.model.dtype == "bfloat16" else 4,
     )

@@ -90,5 +90,5 @@ def _memory_lines(c: Config, target: Target, r: Report) -> list[str]:
     return [
         f"  memory a device   {missing}",
         f"  to make it fit    {advice}; where the table is what is too large, "
-        f"raise config.parallel.catalogue = {c.parallel.catalogue}",
+        f"raise config.parallel.item_shards = {c.parallel.item_shards}",
     ]

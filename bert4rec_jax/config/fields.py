@@ -84,7 +84,7 @@ class DataConfig:
     item_core: int = (
         0  # items with fewer interactions are dropped, repeatedly together with user_core
     )
-    repeats: Literal["keep", "drop"] = (
+    duplicate_events: Literal["keep", "drop"] = (
         "keep"  # drop: only the first time that a user met an item counts
     )
     first_users: int = (
@@ -120,8 +120,8 @@ class ModelConfig:
 
     # How a history is continued. mask: a [MASK] appended to it, under bidirectional attention (BERT4Rec). last_item:
     # from its last item under causal attention (SASRec). both: the mean of the two hidden states. The last two take
-    # rows that learned so (`masking.next_item`).
-    ranks_from: Literal["mask", "last_item", "both"] = "mask"
+    # rows that learned so (`masking.next_item_share`).
+    predict_from: Literal["mask", "last_item", "both"] = "mask"
     width: int = 64  # of embeddings and hidden states
     layers: int = 2  # Transformer blocks
     heads: int = 2  # of attention; they share the width
@@ -152,7 +152,7 @@ class ModelConfig:
     @property
     def appends_mask(self) -> bool:
         """Whether a history that is to be continued ends in [MASK], which takes one of its positions."""
-        return self.ranks_from != "last_item"
+        return self.predict_from != "last_item"
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class MaskingConfig:
     probability: float = 0.2  # share of a history that is masked; at least one item is
     max_masks: int = 0  # per history; 0: no limit
     # Share of a batch's rows that learn, with the same weights, the next item of every item under causal attention.
-    # 0: BERT4Rec. 1, with `model.ranks_from = "last_item"`: SASRec.
-    next_item: float = 0.0
+    # 0: BERT4Rec. 1, with `model.predict_from = "last_item"`: SASRec.
+    next_item_share: float = 0.0
     last_item_only: float = (
         0.0  # share of histories of which only the last item is masked, as at test time
     )
@@ -236,9 +236,9 @@ class EvalConfig:
     # Where the target stands among candidates of its score. pessimistic: behind them. expected: in the middle.
     ties: Literal["pessimistic", "expected"] = "pessimistic"
     filter_seen: bool = True  # remove the items of a user's own history from the candidates; `recommend` does the same
-    # A target that the user has met before, where seen items are removed. last: it is removed too and ranks behind all
-    # candidates, as it would never be recommended. compete: it alone of the seen items stays, as in most papers' code.
-    repeated_targets: Literal["last", "compete"] = "last"
+    # A target that the user has met before, where seen items are removed. rank_last: it is removed too and ranks behind all
+    # candidates, as it would never be recommended. keep: it alone of the seen items stays, as in most papers' code.
+    seen_targets: Literal["rank_last", "keep"] = "rank_last"
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
     # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
@@ -253,7 +253,7 @@ class ParallelConfig:
     # jit: one program over a mesh of devices. pmap: a program for each, data-parallel only. Both take the same steps.
     mode: Literal["jit", "pmap"] = "jit"
     data: int = 0  # devices that share the rows of a batch; 0: all that are left
-    catalogue: int = 1  # devices that share the item table and its logits
+    item_shards: int = 1  # devices that share the item table and its logits
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,9 @@ class Config:
     def model_name(self) -> str:
         """What tables call this model, by what it learns."""
         features = ", item features" if self.data.feature_columns else ""
-        if self.masking.next_item == 1:
+        if self.masking.next_item_share == 1:
             return "SASRec" + features
-        if self.masking.next_item == 0:
+        if self.masking.next_item_share == 0:
             return "BERT4Rec (Cloze)" + features
         return (
             "BERT4Rec + next item"
@@ -284,7 +284,7 @@ class Config:
                 "both": "",
                 "mask": ", ranks from [MASK]",
                 "last_item": ", ranks from the last item",
-            }[self.model.ranks_from]
+            }[self.model.predict_from]
             + features
         )
 

@@ -17,8 +17,8 @@ def recommended() -> ml_collections.ConfigDict:
     What depends on the size of the data is left to the config file: width, length, dropout, masks, steps and rows.
     """
     config = base()
-    config.model.update(ranks_from="both", positions="rotary", head="tied", attention_dropout=0.0)
-    config.masking.update(next_item=0.75)
+    config.model.update(predict_from="both", positions="rotary", head="tied", attention_dropout=0.0)
+    config.masking.update(next_item_share=0.75)
     config.train.windows = "random"
     config.optimizer.update(
         learning_rate=2e-3, warmup_steps=200, schedule="cosine", final_fraction=0.01, beta2=0.98

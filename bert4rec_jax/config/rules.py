@@ -108,7 +108,7 @@ _RANGES = (
             "train.log_every",
             "eval.batch_rows",
             "loss.negatives",
-            "parallel.catalogue",
+            "parallel.item_shards",
             "data.synthetic.users",
             "data.synthetic.genres",
         ),
@@ -147,7 +147,7 @@ _RANGES = (
         "between 0 and 1",
         lambda x: 0 <= x <= 1,
         (
-            "masking.next_item",
+            "masking.next_item_share",
             "masking.last_item_only",
             "masking.random_token",
             "masking.keep_token",
@@ -201,14 +201,14 @@ def _check(c: Config) -> None:
     # Rules of fields together.
     data, model, masking = c.data, c.model, c.masking
     require(
-        masking.next_item < 1 or model.ranks_from == "last_item",
-        "model.ranks_from",
-        "'last_item' when config.masking.next_item is 1, because then no row learns what [MASK] stands for",
+        masking.next_item_share < 1 or model.predict_from == "last_item",
+        "model.predict_from",
+        "'last_item' when config.masking.next_item_share is 1, because then no row learns what [MASK] stands for",
     )
     require(
-        masking.next_item > 0 or model.ranks_from == "mask",
-        "model.ranks_from",
-        "'mask' when config.masking.next_item is 0, because then no row learns to continue from its last item",
+        masking.next_item_share > 0 or model.predict_from == "mask",
+        "model.predict_from",
+        "'mask' when config.masking.next_item_share is 0, because then no row learns to continue from its last item",
     )
     require(
         masking.random_token + masking.keep_token <= 1,
@@ -277,7 +277,7 @@ def _check(c: Config) -> None:
         f"a divisor of config.train.batch_rows = {c.train.batch_rows}",
     )
     require(
-        c.parallel.mode == "jit" or c.parallel.catalogue == 1,
-        "parallel.catalogue",
+        c.parallel.mode == "jit" or c.parallel.item_shards == 1,
+        "parallel.item_shards",
         "1 when config.parallel.mode is 'pmap'; use mode 'jit' to split the item table",
     )

@@ -77,7 +77,7 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
     in_order = _chronological(users, times)
     if in_order is not None:
         keep(in_order)
-    if config.repeats == "drop":
+    if config.duplicate_events == "drop":
         keep(_first_meetings(users, items, len(log.items.values)))
         step("repeats dropped")
     if config.user_core > 1 or config.item_core > 1:

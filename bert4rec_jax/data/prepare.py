@@ -30,7 +30,7 @@ from bert4rec_jax.data.sources.log import Log, read_log
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
 from bert4rec_jax.phases import say
 
-_FILTERS = ("min_rating", "user_core", "item_core", "repeats", "first_users")
+_FILTERS = ("min_rating", "user_core", "item_core", "duplicate_events", "first_users")
 _STALE_SECONDS = 86400
 _WORK_STALE_SECONDS = 14 * 86400
 _EVENTS_AT_ONCE = 1 << 22

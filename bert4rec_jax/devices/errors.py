@@ -109,5 +109,5 @@ def _remedies(c: Config) -> str:
         f"{c.model.max_length} or config.train.batch_rows = {c.train.batch_rows}, raise config.train.accumulate = "
         f"{c.train.accumulate}, set config.model.remat = True, set config.loss.chunk_items (now "
         f"{c.loss.chunk_items}; 0 chooses) to fewer items, use config.loss.name = 'sampled_softmax', or split the "
-        f"table with config.parallel.catalogue."
+        f"table with config.parallel.item_shards."
     )

@@ -74,12 +74,12 @@ class Layout:
             devices or jax.devices(),
             key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
         )
-        data = config.data or max(len(devices) // config.catalogue, 1)
-        wanted = data * config.catalogue
+        data = config.data or max(len(devices) // config.item_shards, 1)
+        wanted = data * config.item_shards
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
             raise UserError(
-                f"config.parallel asks for {data} x {config.catalogue} devices and there are {len(devices)}; "
-                "set config.parallel.data and config.parallel.catalogue to match."
+                f"config.parallel asks for {data} x {config.item_shards} devices and there are {len(devices)}; "
+                "set config.parallel.data and config.parallel.item_shards to match."
             )
         self.num_devices, self.processes, self.process = (
             wanted,
@@ -87,14 +87,14 @@ class Layout:
             jax.process_index(),
         )
         self.platform = devices[0].platform
-        self._pmap, self._catalogue = config.mode == "pmap", config.catalogue
+        self._pmap, self._catalogue = config.mode == "pmap", config.item_shards
         self._devices = devices[:wanted]
         # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
         names = (DATA,) if self._pmap else (DATA, CATALOGUE)
-        grid = np.array(self._devices).reshape((data, config.catalogue)[: len(names)])
+        grid = np.array(self._devices).reshape((data, config.item_shards)[: len(names)])
         self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
         one = wanted == 1 and not self._pmap
-        self.axes = Axes(None if one else DATA, CATALOGUE if config.catalogue > 1 else None)
+        self.axes = Axes(None if one else DATA, CATALOGUE if config.item_shards > 1 else None)
         self._rows = P(names)
 
     def check_rows(self, rows: int, name: str) -> None:

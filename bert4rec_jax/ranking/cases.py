@@ -92,8 +92,8 @@ def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
 
 
 def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray:
-    """Returns bool[n]: whose target ranks last because the user has met it before, see `eval.repeated_targets`."""
-    if config.protocol == "full" and config.filter_seen and config.repeated_targets == "last":
+    """Returns bool[n]: whose target ranks last because the user has met it before, see `eval.seen_targets`."""
+    if config.protocol == "full" and config.filter_seen and config.seen_targets == "rank_last":
         return repeated_targets(dataset, cases)
     return np.zeros(len(cases.users), bool)
 
@@ -147,9 +147,9 @@ def protocol(config: EvalConfig, split: Split, repeated: int) -> str:
     )
     if repeated and config.protocol == "full" and config.filter_seen:
         seen += {
-            "last": f", and {repeated} targets among them, which rank last",
-            "compete": f", but for {repeated} targets among them",
-        }[config.repeated_targets]
+            "rank_last": f", and {repeated} targets among them, which rank last",
+            "keep": f", but for {repeated} targets among them",
+        }[config.seen_targets]
     elif repeated:
         seen += f", {repeated} targets among them"
     ties = {

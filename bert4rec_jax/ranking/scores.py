@@ -70,13 +70,13 @@ def item_scores(
 def history_states(
     config: ModelConfig, params: Any, histories: Histories, axis: str | None
 ) -> jax.Array:
-    """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.ranks_from`."""
+    """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.predict_from`."""
     inputs = histories.inputs
     x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axis)
     h_BKD = encode(
-        config, params["encoder"], x_BLD, inputs, None, causal=config.ranks_from == "last_item"
+        config, params["encoder"], x_BLD, inputs, None, causal=config.predict_from == "last_item"
     )
-    if config.ranks_from == "both":
+    if config.predict_from == "both":
         # Under causal attention nothing sees the [MASK], so the same rows serve. Scores are linear in hidden states:
         # the mean of these is the mean of both models' scores.
         last_BK = _columns_before(inputs)

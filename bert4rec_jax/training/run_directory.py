@@ -25,7 +25,7 @@ _PROTOCOL = (
     "eval.protocol",
     "eval.ties",
     "eval.filter_seen",
-    "eval.repeated_targets",
+    "eval.seen_targets",
     "eval.negatives_seed",
 )
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

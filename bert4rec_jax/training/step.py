@@ -74,7 +74,7 @@ def state_template(
       UserError: the devices of the catalogue axis cannot share the item table.
     """
     shapes = jax.eval_shape(functools.partial(init_state, config, num_items, num_features))
-    layout.check_table(len(shapes.params["items"]["bias"]), "config.parallel.catalogue")
+    layout.check_table(len(shapes.params["items"]["bias"]), "config.parallel.item_shards")
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
@@ -107,7 +107,7 @@ def batch_loss(
       axes: see `devices.Axes`.
     """
     row_numbers = first_row + np.arange(packed.tokens.shape[0])
-    learns_next = learns_next_item(config.masking.next_item, len(row_numbers))
+    learns_next = learns_next_item(config.masking.next_item_share, len(row_numbers))
     parts, tasks, causal = [], [], []
     for next_item in (False, True):
         chosen = np.flatnonzero(learns_next == next_item)

@@ -80,6 +80,6 @@ def _work(config: Config, items: int = 0) -> tuple[int, float]:
     m = config.model
     tokens = config.train.steps * config.train.batch_rows * m.max_length
     per_token = m.layers * (4 * m.width**2 + 2 * m.width * m.ffn_width + 2 * m.width * m.max_length)
-    share = config.masking.next_item
+    share = config.masking.next_item_share
     targets = share + (1 - share) * config.masking.probability
     return tokens, tokens * (per_token + math.ceil(targets * items * m.width))

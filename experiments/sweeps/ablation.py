@@ -11,13 +11,13 @@ from experiments.sweep import with_seeds
 
 CONFIG = "configs/quickstart.py"
 
-CLOZE = {"masking.next_item": 0.0, "model.ranks_from": "mask"}
-SASREC = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
+CLOZE = {"masking.next_item_share": 0.0, "model.predict_from": "mask"}
+SASREC = {"masking.next_item_share": 1.0, "model.predict_from": "last_item"}
 CHANGES = [
     {},
-    {"model.ranks_from": "mask"},
-    {"model.ranks_from": "last_item"},
-    {"masking.next_item": 0.5},
+    {"model.predict_from": "mask"},
+    {"model.predict_from": "last_item"},
+    {"masking.next_item_share": 0.5},
     {"model.positions": "left"},
     {"model.norm": "pre"},
     {"model.norm": "pre", "model.scale_embeddings": True},

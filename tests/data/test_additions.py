@@ -47,7 +47,7 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
         source="table",
         path=str(tmp_path / "log"),
         cache_dir=str(tmp_path / "cache"),
-        repeats=repeats,
+        duplicate_events=repeats,
         items_path=str(items),
     )
     added = []

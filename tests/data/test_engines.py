@@ -35,10 +35,16 @@ FILTERS = {
     "rated": {"min_rating": 2.5},
     "core": {"user_core": 9, "item_core": 12},
     "deep_core": {"user_core": 12, "item_core": 12},
-    "repeats": {"repeats": "drop"},
+    "repeats": {"duplicate_events": "drop"},
     "first": {"first_users": 7},
     "last": {"first_users": -5},
-    "all": {"min_rating": 1.5, "repeats": "drop", "user_core": 2, "item_core": 2, "first_users": 9},
+    "all": {
+        "min_rating": 1.5,
+        "duplicate_events": "drop",
+        "user_core": 2,
+        "item_core": 2,
+        "first_users": 9,
+    },
 }
 
 
@@ -495,7 +501,7 @@ def test_any_log(tmp_path_factory, rows, user_core, item_core, repeats):
         path=str(folder / "log.csv"),
         user_core=user_core,
         item_core=item_core,
-        repeats=repeats,
+        duplicate_events=repeats,
         rating_column="rating",
         min_rating=1.0,
     )

@@ -38,7 +38,7 @@ def reference(rows, config):
                 rows[i] = (*rows[i][:3], time)
     rows = [row for row in rows if row[2] >= config.min_rating]
     rows = sorted(rows, key=lambda row: (row[0], row[3] if known else 0))
-    if config.repeats == "drop":
+    if config.duplicate_events == "drop":
         met = set()
         rows = [row for row in rows if row[:2] not in met and not met.add(row[:2])]
     while True:
@@ -81,7 +81,7 @@ def test_filters_order_and_numbering_follow_the_reference(
         user_core=user_core,
         item_core=item_core,
         min_rating=float(min_rating),
-        repeats=repeats,
+        duplicate_events=repeats,
         first_users=first_users,
     )
     users, items, ratings, times = (list(column) for column in zip(*rows))

@@ -32,7 +32,7 @@ SCRIPT = """
     from bert4rec_jax.data import load_dataset
     from bert4rec_jax.data.engines import pipeline, work
 
-    config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", min_rating=1.0, repeats="drop",
+    config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", min_rating=1.0, duplicate_events="drop",
                         user_core=3, item_core=2, first_users=-20, engine="duckdb", cache_dir=sys.argv[2])
     if sys.argv[1].endswith(".csv"):  # the last stages of long logs
         pipeline._LONG_ROWS, pipeline._RANGE_ROWS = 0, 300
@@ -111,7 +111,7 @@ def test_a_kill_in_any_stage_goes_on_with_that_stage(tmp_path, form):
         path=str(path),
         rating_column="rating",
         min_rating=1.0,
-        repeats="drop",
+        duplicate_events="drop",
         user_core=3,
         item_core=2,
         first_users=-20,
@@ -129,7 +129,7 @@ SPARK_SCRIPT = """
     from bert4rec_jax.errors import UserError
 
     try:
-        load_dataset(DataConfig(source="table", path=sys.argv[1], repeats="drop", user_core=3, item_core=2,
+        load_dataset(DataConfig(source="table", path=sys.argv[1], duplicate_events="drop", user_core=3, item_core=2,
                                 engine="spark", memory="1GiB", cache_dir=sys.argv[2]))
     except UserError as error:
         sys.exit(str(error))
@@ -178,7 +178,7 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         DataConfig(
             source="table",
             path=str(tmp_path / "log.parquet"),
-            repeats="drop",
+            duplicate_events="drop",
             user_core=3,
             item_core=2,
             engine="memory",
@@ -245,7 +245,7 @@ def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
         path=str(tmp_path / "log.parquet"),
         engine="duckdb",
         cache_dir=str(tmp_path),
-        repeats="drop",
+        duplicate_events="drop",
     )
 
     def full(*_):

@@ -88,13 +88,13 @@ def test_devices_that_cannot_share_the_table_are_one_line(tmp_path):
     done = run(
         train_command(
             tmp_path / "run",
-            {"parallel.catalogue": 3, "train.batch_rows": 12, "eval.batch_rows": 12},
+            {"parallel.item_shards": 3, "train.batch_rows": 12, "eval.batch_rows": 12},
         ),
         tmp_path,
         devices=3,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "config.parallel.catalogue = 3 must divide the 64 rows of the item table" in " ".join(
+    assert "config.parallel.item_shards = 3 must divide the 64 rows of the item table" in " ".join(
         done.stderr.split()
     )
 

@@ -23,13 +23,17 @@ onnxruntime = pytest.importorskip(
 from bert4rec_jax.export import check, jaxpr_to_onnx, onnx_model, stablehlo
 
 ITEMS, LENGTH = 90, 12
-CAUSAL = {"model.ranks_from": "last_item", "masking.next_item": 1.0}
+CAUSAL = {"model.predict_from": "last_item", "masking.next_item_share": 1.0}
 MODELS = {
     "rotary": {"model.positions": "rotary", "model.norm": "pre", "model.head": "tied"},
     "left": {"model.positions": "left", "model.norm": "post", "model.head": "transform"},
     "right, bfloat16": {"model.positions": "right", "model.norm": "pre", "model.dtype": "bfloat16"},
     "causal": {"model.positions": "left", "model.norm": "pre", "model.head": "tied"} | CAUSAL,
-    "both": {"model.positions": "rotary", "model.ranks_from": "both", "masking.next_item": 0.5},
+    "both": {
+        "model.positions": "rotary",
+        "model.predict_from": "both",
+        "masking.next_item_share": 0.5,
+    },
 }
 
 

@@ -20,22 +20,22 @@ CHOICES = [
     {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
     {"model.norm": "pre", "model.positions": "right", "model.head": "tied"},
     {
-        "masking.next_item": 1.0,
-        "model.ranks_from": "last_item",
+        "masking.next_item_share": 1.0,
+        "model.predict_from": "last_item",
         "model.norm": "pre",
         "model.head": "tied",
     },
     {
         "model.positions": "rotary",
         "model.norm": "pre",
-        "masking.next_item": 0.25,
+        "masking.next_item_share": 0.25,
         "model.scale_embeddings": True,
     },
     {
         "model.positions": "rotary",
         "model.norm": "post",
         "model.head": "tied",
-        "masking.next_item": 0.25,
+        "masking.next_item_share": 0.25,
     },
 ]
 
@@ -68,8 +68,8 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
     causal = (
         np.arange(8) % 4 == 3
-        if config.masking.next_item == 0.25
-        else np.full(8, config.masking.next_item == 1)
+        if config.masking.next_item_share == 0.25
+        else np.full(8, config.masking.next_item_share == 1)
     )
     chosen = np.flatnonzero(~causal)
     rows = jax.tree.map(lambda x: x[chosen], packed)

@@ -74,11 +74,11 @@ NAIVE = {
 @pytest.mark.parametrize(
     "protocol, filter_seen, repeated_targets",
     [
-        ("full", True, "last"),
-        ("full", True, "compete"),
-        ("full", False, "last"),
-        ("pop100", True, "last"),
-        ("uni100", False, "last"),
+        ("full", True, "rank_last"),
+        ("full", True, "keep"),
+        ("full", False, "rank_last"),
+        ("pop100", True, "rank_last"),
+        ("uni100", False, "rank_last"),
     ],
 )
 def test_ranks_equal_a_brute_force_ranking(
@@ -95,7 +95,7 @@ def test_ranks_equal_a_brute_force_ranking(
                     "data.synthetic.num_items": 60 if protocol == "full" else 160,
                     "eval.protocol": protocol,
                     "eval.filter_seen": filter_seen,
-                    "eval.repeated_targets": repeated_targets,
+                    "eval.seen_targets": repeated_targets,
                     "eval.negatives_seed": 2,
                 },
             )
@@ -140,7 +140,7 @@ def test_ranks_equal_a_brute_force_ranking(
             equal = (abs(scores[others] - scores[target]) <= 1e-6).sum()
             if target in history:
                 repeats += 1
-                if protocol == "full" and filter_seen and repeated_targets == "last":
+                if protocol == "full" and filter_seen and repeated_targets == "rank_last":
                     greater, equal = len(others), 0
             assert (ranking.greater[case], ranking.ties[case]) == (greater, equal), (name, case)
             assert ranking.candidates[case] == len(others) + 1

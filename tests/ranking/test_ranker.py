@@ -36,12 +36,12 @@ def history_scores(experiment, params, case, cases):
         "mask": lambda: state([*newest, n + 1], False),
         "last_item": lambda: state(history[-c.max_length :], True),
         "both": lambda: (state([*newest, n + 1], False) + state(newest, True)) / 2,
-    }[c.ranks_from]()
+    }[c.predict_from]()
     return table[1 : n + 1] @ h + np.asarray(params["items"]["bias"])[1 : n + 1]
 
 
-CAUSAL = {"masking.next_item": 1.0, "model.ranks_from": "last_item"}
-BOTH = {"masking.next_item": 0.5, "model.ranks_from": "both"}
+CAUSAL = {"masking.next_item_share": 1.0, "model.predict_from": "last_item"}
+BOTH = {"masking.next_item_share": 0.5, "model.predict_from": "both"}
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
     repeated, rankings = with_repeated_targets(experiment), {}
     cases = experiment.cases("test")
     assert np.array_equal(repeated_targets(experiment.dataset, cases), repeated)
-    for choice in ("last", "compete"):
-        changed = dataclasses.replace(experiment.config.eval, repeated_targets=choice)
+    for choice in ("rank_last", "keep"):
+        changed = dataclasses.replace(experiment.config.eval, seen_targets=choice)
         experiment.config = dataclasses.replace(experiment.config, eval=changed)
         ranked = Ranker(experiment.config, experiment.dataset, cases, experiment.layout).rank(
             params, with_top=True
@@ -156,9 +156,9 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
             experiment.config, experiment.dataset, experiment.split, cases, experiment.popularity
         )
         rankings[choice] = {"model": ranked, **simple}
-        assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "last")
-    for name, last in rankings["last"].items():
-        compete = rankings["compete"][name]
+        assert ("rank last" in protocol(changed, experiment.split, 3)) == (choice == "rank_last")
+    for name, last in rankings["rank_last"].items():
+        compete = rankings["keep"][name]
         np.testing.assert_array_equal(last.candidates, compete.candidates)
         np.testing.assert_array_equal(
             last.ranks("pessimistic")[repeated], last.candidates[repeated]
@@ -167,18 +167,18 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
             last.ranks("pessimistic")[~repeated], compete.ranks("pessimistic")[~repeated]
         )
     # Among its competitors is none that was seen: a target that was removed itself would rank last here too.
-    assert rankings["compete"]["model"].greater[repeated].min() < 20
+    assert rankings["keep"]["model"].greater[repeated].min() < 20
     for case in np.flatnonzero(repeated)[:10]:
         scores = history_scores(experiment, params, case, cases)
         history = experiment.dataset.items[cases.starts[case] : cases.targets[case]]
         target = experiment.dataset.items[cases.targets[case]]
         unseen = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
         assert (
-            rankings["compete"]["model"].greater[case]
+            rankings["keep"]["model"].greater[case]
             == (scores[unseen - 1] > scores[target - 1]).sum()
         )
         best = unseen[np.argsort(-scores[unseen - 1], kind="stable")]
-        np.testing.assert_array_equal(rankings["last"]["model"].top[case], best[:10])
+        np.testing.assert_array_equal(rankings["rank_last"]["model"].top[case], best[:10])
     # What was seen is in no list, unless it competes.
     in_lists = {
         choice: (ranking["model"].top == experiment.dataset.items[cases.targets][:, None])
@@ -186,7 +186,7 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
         .sum()
         for choice, ranking in rankings.items()
     }
-    assert in_lists["last"] == 0 < in_lists["compete"]
+    assert in_lists["rank_last"] == 0 < in_lists["keep"]
 
 
 def test_negatives_do_not_depend_on_the_runs_seed_and_the_digest_covers_them(cache):
@@ -334,12 +334,12 @@ def test_the_digest_covers_all_that_tells_two_rankings_apart(cache):
             ["removed", "rank last"],
         ),
         (
-            {"repeated_targets": "last"},
+            {"seen_targets": "rank_last"},
             ["seen items removed, and 4 targets among them, which rank last"],
             [],
         ),
         (
-            {"repeated_targets": "compete"},
+            {"seen_targets": "keep"},
             ["seen items removed, but for 4 targets among them"],
             ["rank last"],
         ),

@@ -116,7 +116,7 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
 
 @pytest.mark.parametrize(
     "parallel",
-    [{"parallel.catalogue": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)],
+    [{"parallel.item_shards": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)],
 )
 def test_going_on_with_other_devices_is_the_same_up_to_rounding(undisturbed, parallel):
     short = {

@@ -16,7 +16,7 @@ from bert4rec_jax.training import init_state, step
 
 # Both tasks, dropout, and no row that learns what its neighbour does.
 MIXED = {
-    "masking.next_item": 0.5,
+    "masking.next_item_share": 0.5,
     "model.dropout": 0.2,
     "model.attention_dropout": 0.3,
     "model.layers": 1,

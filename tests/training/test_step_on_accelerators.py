@@ -35,7 +35,7 @@ def values(layers: int = 2):
                 "model.max_length": LENGTH,
                 "model.dropout": 0.1,
                 "model.attention_dropout": 0.1,
-                "masking.next_item": 0.5,
+                "masking.next_item_share": 0.5,
                 "train.batch_rows": ROWS,
             }
         )

@@ -95,7 +95,7 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
             "model.norm": "pre",
             "model.head": "tied",
             "model.positions": "right",
-            "masking.next_item": 0.5,
+            "masking.next_item_share": 0.5,
             "optimizer.learning_rate": 4e-3,
             "train.steps": 600,
             "train.batch_rows": 32,

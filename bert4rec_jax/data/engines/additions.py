@@ -154,7 +154,7 @@ def _merge(
                     # Stable, so that of events at one time the old ones, of earlier files, stay first.
                     order = np.lexsort((times, who))
                     who, codes, times = who[order], codes[order], times[order]
-                    if config.repeats == "drop":
+                    if config.duplicate_events == "drop":
                         _, met = np.unique(
                             who * np.int64(len(items) + 1) + codes, return_index=True
                         )
@@ -170,7 +170,7 @@ def _merge(
             + new.counts["filters"][0]["interactions"]
         )
         add_step(trail, "read", read, arrays.users, arrays.items)
-        if config.repeats == "drop":
+        if config.duplicate_events == "drop":
             add_step(trail, "repeats dropped", arrays.interactions, arrays.users, arrays.items)
         arrays.finish(
             facts,

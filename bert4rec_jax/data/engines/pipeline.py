@@ -190,7 +190,7 @@ class _Preparation:
         if c.min_rating > 0:
             next_step(f"min_rating {c.min_rating:g}")
             table = self._save("rated", sql.rated(table, c.min_rating), "dropping low ratings")
-        if c.repeats == "drop":
+        if c.duplicate_events == "drop":
             next_step("repeats dropped")
             table = self._save(
                 "met", sql.first_meetings(table, shape.has_times), "dropping repeats"

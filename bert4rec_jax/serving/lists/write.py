@@ -60,7 +60,7 @@ def write_lists(
         raise UserError(
             f"--catalogue = {catalogue} must be at most {jax.device_count()}, the devices that there are."
         )
-    layout = Layout(ParallelConfig(catalogue=catalogue))
+    layout = Layout(ParallelConfig(item_shards=catalogue))
     layout.check_table(len(recommender.params["items"]["bias"]), "--catalogue")
     wanted = None if users == ALL else read_users(users)
     people = from_log(recommender, histories) if histories else from_run(recommender)

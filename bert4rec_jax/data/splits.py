@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import SplitConfig
 from bert4rec_jax.data.dataset import Dataset, in_blocks, positions
 from bert4rec_jax.errors import UserError
 
@@ -39,33 +39,31 @@ class Split:
     description: str
 
 
-def split_dataset(dataset: Dataset, config: DataConfig, valid_users: int = 0) -> Split:
-    """Splits by `config.split`.
+def split_dataset(dataset: Dataset, config: SplitConfig = SplitConfig()) -> Split:
+    """Splits by `config.kind`.
 
     Args:
       dataset: the data.
       config: how to split them.
-      valid_users: how many users have a validation target, the first of a fixed shuffle; 0 for all. Under leave-one-out
-        the others train on the event that would have been theirs.
 
     Raises:
       UserError: a temporal split of data without timestamps, or a split that leaves nothing to train on,
         validate or test with.
     """
-    if config.split == "temporal":
-        split = _temporal(dataset, config, valid_users)
+    if config.kind == "temporal":
+        split = _temporal(dataset, config)
     else:
-        split = _leave_one_out(dataset, valid_users)
+        split = _leave_one_out(dataset, config.valid_users)
     for part, size in (
         ("training events", int(np.sum(split.train_stop - dataset.offsets[:-1]))),
         ("validation targets", len(split.valid_users)),
         ("test targets", len(split.test_users)),
     ):
         if size == 0:
-            shares = ", config.data.valid_share or test_share" if config.split == "temporal" else ""
+            shares = ", config.split.valid_share or test_share" if config.kind == "temporal" else ""
             raise UserError(
-                f"the {config.split} split of {dataset.manifest['name']} has no {part} "
-                f"({split.description}); use more data or change config.data.split{shares}."
+                f"the {config.kind} split of {dataset.manifest['name']} has no {part} "
+                f"({split.description}); use more data or change config.split.kind{shares}."
             )
     return split
 
@@ -105,10 +103,10 @@ def _chosen(users: np.ndarray, count: int) -> np.ndarray:
     return users[np.sort(shuffled[:count])]
 
 
-def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
+def _temporal(dataset: Dataset, config: SplitConfig) -> Split:
     if dataset.timestamps is None:
         raise UserError(
-            f"config.data.split = 'temporal' needs timestamps, and {dataset.manifest['name']} has none; use "
+            f"config.split.kind = 'temporal' needs timestamps, and {dataset.manifest['name']} has none; use "
             "'leave_one_out' or a source with times."
         )
     starts, stops = dataset.offsets[:-1], dataset.offsets[1:]
@@ -124,7 +122,7 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     could_validate = np.flatnonzero((train_stop < valid_end) & (valid_targets > starts)).astype(
         np.int32
     )
-    valid = _chosen(could_validate, valid_users)
+    valid = _chosen(could_validate, config.valid_users)
     drawn = (
         "" if len(valid) == len(could_validate) else f" of {len(could_validate)}, drawn at random,"
     )
@@ -151,7 +149,7 @@ def _temporal(dataset: Dataset, config: DataConfig, valid_users: int) -> Split:
     )
 
 
-def _cuts(dataset: Dataset, config: DataConfig) -> tuple[int, int, int]:
+def _cuts(dataset: Dataset, config: SplitConfig) -> tuple[int, int, int]:
     """Returns the ends of validation and gap, and of training: (gap_cut, valid_cut, test_cut), in file units."""
     if config.test_seconds:
         last = dataset.manifest["times"]["last"]

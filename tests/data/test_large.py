@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, SplitConfig
 from bert4rec_jax.data import (
     Dataset,
     TrainingBatches,
@@ -42,7 +42,7 @@ def data(tmp_path):
 def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, shares):
     monkeypatch.setattr(splits, "_EVENTS_AT_ONCE", 137)
     monkeypatch.setattr(splits, "_INTERVALS", intervals)
-    config = DataConfig(split="temporal", test_share=shares[0], valid_share=shares[1])
+    config = SplitConfig(kind="temporal", test_share=shares[0], valid_share=shares[1])
     times = np.asarray(data.timestamps)
     places = [len(times) - round(share * len(times)) for share in (sum(shares), shares[0])]
     valid_cut, test_cut = np.sort(times)[places]
@@ -72,7 +72,7 @@ def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, sha
 
 def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
     monkeypatch.setattr(dataset, "_KEPT_FROM", 0)
-    config = DataConfig(split="temporal")
+    config = SplitConfig(kind="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
     for name in ("_first_events", "_order_statistic", "blocks_of_users"):
@@ -106,7 +106,7 @@ def epoch_at_once(data, split, row_length, windows, seed, epoch):
 
 @pytest.mark.parametrize("windows", ["newest", "random"])
 def test_seeds_keep_their_meaning(data, windows):
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     batches = TrainingBatches(data, split, 20, 8, windows, 5)
     epochs = [epoch_at_once(data, split, 20, windows, 5, epoch) for epoch in range(3)]
     whole = [np.concatenate(parts) for parts in zip(*epochs)]
@@ -124,7 +124,7 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
         items[stop - 12 : stop] = np.arange(1, 13)
     data = Dataset(items, offsets, None, users, 12, str(tmp_path), {"name": "sparse"}, "")
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     packed = TrainingBatches(data, split, 10, 4, "newest", 0).batch(3)
     assert packed.tokens.tolist() == [list(range(1, 11))] * 4
     assert split.test_targets[-1] == size - 1 > 2**31

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bert4rec_jax.config import DataConfig, SyntheticConfig
+from bert4rec_jax.config import DataConfig, FilterConfig, SyntheticConfig
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources import synthetic
 
@@ -81,7 +81,7 @@ def test_optimal_ranks_equal_a_sum_over_all_paths(cache):
 def test_the_log_follows_the_probabilities(cache):
     """Over many targets, the model's mean log probability and its hit rate are what it expects of itself."""
     data = load(cache)
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     process = synthetic._in_dataset_order(synthetic.structure(CONFIG), data)
     starts = data.offsets[split.test_users]
     scores, seen = synthetic._next_item_probabilities(
@@ -102,7 +102,7 @@ def test_the_log_follows_the_probabilities(cache):
 
 def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
     data = load(cache, num_items=300)
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     targets = data.items[split.test_targets]
     optimal = synthetic.bayes_optimal_ranks(data, split.test_users, split.test_targets)
     genre = data.item_table()["genres"]
@@ -124,7 +124,8 @@ def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
 
 def test_filtered_data_are_refused(cache):
     data = load_dataset(
-        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG, item_core=900)
+        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG),
+        FilterConfig(item_core=900),
     )
     with pytest.raises(ValueError, match="filters removed"):
         synthetic.bayes_optimal_ranks(data, np.array([0]), np.array([3]))

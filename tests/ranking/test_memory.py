@@ -28,7 +28,7 @@ def long_log(cache):
         num_users=USERS,
         timestamps=None,
     )
-    experiment.split = splits.split_dataset(experiment.dataset, experiment.config.data)
+    experiment.split = splits.split_dataset(experiment.dataset, experiment.config.split)
     return experiment
 
 

@@ -35,10 +35,11 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
         cache_dir=str(cache),
         path="",
         items_path="",
-        user_core=0,
-        item_core=0,
         where="",
-        split="leave_one_out",
+    )
+    config.filter.update(user_core=0, item_core=0)
+    config.split.update(
+        kind="leave_one_out",
         period_target="first",
         test_seconds=0,
         valid_seconds=0,

@@ -6,7 +6,8 @@ command line `--config.model.width=128` overrides one. `resolve` turns the resul
 is wrong.
 
 `fields` has what can be set, `recipes` what config files start from, `rules` what values may be; `files` reads config
-files, `help` puts the fields into words.
+files, `help` puts the fields into words, `renamed` has the old names of renamed
+fields.
 """
 
 from bert4rec_jax.config.fields import (

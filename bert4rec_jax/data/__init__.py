@@ -7,14 +7,14 @@ and what is predicted, `batching` packs histories into rows, `prefetch` makes ba
 which settings suit the data, `clean` frees the cache.
 """
 
-from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ranking_batches
-from bert4rec_jax.data.dataset import Dataset, in_blocks, open_dataset, positions
+from bert4rec_jax.data.batching import Packed, RankingBatch, RankingBatches, TrainingBatches
+from bert4rec_jax.data.dataset import Dataset, open_dataset
+from bert4rec_jax.data.item_features import ItemFeatures, feature_count
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.sources.features import Bags, feature_count
+from bert4rec_jax.data.ranges import expand_ranges, split_by_size
 from bert4rec_jax.data.splits import (
     Split,
-    blocks_of_users,
     recent_counts,
     split_dataset,
     training_blocks,
@@ -23,20 +23,19 @@ from bert4rec_jax.data.splits import (
 from bert4rec_jax.data.suggest import suggestions_text
 
 __all__ = [
-    "Bags",
+    "ItemFeatures",
     "Dataset",
     "Packed",
     "RankingBatch",
     "Split",
     "TrainingBatches",
-    "blocks_of_users",
     "feature_count",
-    "in_blocks",
+    "split_by_size",
     "load_dataset",
     "open_dataset",
-    "positions",
+    "expand_ranges",
     "prefetch",
-    "ranking_batches",
+    "RankingBatches",
     "recent_counts",
     "split_dataset",
     "suggestions_text",

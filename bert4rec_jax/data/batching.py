@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.data.ranges import expand_ranges
 from bert4rec_jax.data.splits import Split
 
 
@@ -81,12 +82,6 @@ def pack(lengths: np.ndarray, row_length: int) -> Packing:
     return Packing(row, start, order, num_rows)
 
 
-def _ragged_arange(counts: np.ndarray) -> np.ndarray:
-    """Returns 0..counts[0]-1, 0..counts[1]-1, ... in one array."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
-
-
 class _Placed(NamedTuple):
     """Histories placed in the rows of a batch: row, column, position in the log and length of each."""
 
@@ -104,13 +99,14 @@ def _fill(items: np.ndarray, placed: _Placed, num_rows: int, row_length: int) ->
     number = (
         np.arange(len(row)) - np.maximum.accumulate(np.where(new_row, np.arange(len(row)), 0)) + 1
     )
-    inside = _ragged_arange(length)
-    flat = np.repeat(row.astype(np.int64) * row_length + start, length) + inside
+    owner, column = expand_ranges(start, start + length)
+    inside = column - start[owner]
+    flat = row.astype(np.int64)[owner] * row_length + column
     arrays = [np.zeros(num_rows * row_length, np.int32) for _ in range(4)]
-    arrays[0][flat] = items[np.repeat(first, length) + inside]
-    arrays[1][flat] = np.repeat(number, length)
+    arrays[0][flat] = items[first[owner] + inside]
+    arrays[1][flat] = number[owner]
     arrays[2][flat] = inside
-    arrays[3][flat] = np.repeat(length, length) - inside - 1
+    arrays[3][flat] = length[owner] - inside - 1
     return Packed(*(x.reshape(num_rows, row_length) for x in arrays))
 
 
@@ -203,15 +199,13 @@ class TrainingBatches:
             count = min(size - filled, self.rows_per_epoch - row)
             users, skipped, rows = self._epoch(epoch)
             packed_rows = rows[row : row + count]
-            counts = self._bounds[packed_rows + 1] - self._bounds[packed_rows]
-            places = self._by_row[
-                np.repeat(self._bounds[packed_rows], counts) + _ragged_arange(counts)
-            ]
+            owner, place = expand_ranges(self._bounds[packed_rows], self._bounds[packed_rows + 1])
+            places = self._by_row[place]
             who = users[places]
             skip = self._room(who) if skipped is None else skipped[places]
             placed.append(
                 _Placed(
-                    np.repeat(np.arange(filled, filled + count), counts),
+                    filled + owner,
                     self._packing.start[places],
                     self._starts[self._users[who]] + skip,
                     self._lengths[who].astype(np.int64),
@@ -237,34 +231,31 @@ class RankingBatch(NamedTuple):
     cases: np.ndarray
 
 
-def ranking_batches(
-    items: np.ndarray,
-    starts: np.ndarray,
-    targets: np.ndarray,
-    row_length: int,
-    batch_rows: int,
-    mask: int | None,
-) -> "RankingBatches":
-    """Packs histories items[starts[n]:targets[n]] for ranking, every case once; batches may end in empty rows.
-
-    Args:
-      items: int32, the log.
-      starts: int64[n], first event of each history.
-      targets: int64[n], the event after its last.
-      row_length: columns; of longer histories the newest part is kept.
-      batch_rows: rows a batch.
-      mask: token to append to every history, or None.
-
-    Returns:
-      A sequence that makes each batch when it is asked for; its `numbers(n)` are the cases of batch n.
-    """
-    return RankingBatches(items, starts, targets, row_length, batch_rows, mask)
-
-
 class RankingBatches(Sequence):
-    """What `ranking_batches` returns."""
+    """Histories to rank, packed into batches that are built on access; every case occurs once.
 
-    def __init__(self, items, starts, targets, row_length, batch_rows, mask):
+    Batches may end in empty rows.
+    """
+
+    def __init__(
+        self,
+        items: np.ndarray,
+        starts: np.ndarray,
+        targets: np.ndarray,
+        row_length: int,
+        batch_rows: int,
+        mask: int | None,
+    ):
+        """Packs the histories items[starts[n]:targets[n]].
+
+        Args:
+          items: int32, the log.
+          starts: int64[n], first event of each history.
+          targets: int64[n], the event after its last.
+          row_length: columns of a row; longer histories keep their newest part.
+          batch_rows: rows per batch.
+          mask: token to append to every history, or None.
+        """
         self._items, self._targets, self._mask = items, targets, mask
         self._row_length, self._batch_rows = row_length, batch_rows
         spare = int(mask is not None)
@@ -278,7 +269,7 @@ class RankingBatches(Sequence):
         self._by_row = np.lexsort((self._row, batch))
         self._bounds = np.searchsorted(batch, np.arange(self._num_batches + 1), sorter=self._by_row)
 
-    def numbers(self, number: int) -> np.ndarray:
+    def case_ids(self, number: int) -> np.ndarray:
         """Returns int64: which cases a batch holds, in the order in which its `cases` name them."""
         return self._packing.order[self._by_row[self._bounds[number] : self._bounds[number + 1]]]
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert4rec_jax.data.sources.features import Bags
+from bert4rec_jax.data.item_features import ItemFeatures
 from bert4rec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Dataset:
     folder: str
     manifest: dict = field(repr=False)
     fingerprint: str
-    features: Bags | None = None
+    features: ItemFeatures | None = None
 
     def item_table(self) -> pd.DataFrame:
         """Returns one row per item, index 1..num_items.
@@ -62,7 +62,7 @@ class Dataset:
         """Returns one row per user, index 0..num_users-1, with the column user (original id, as a string)."""
         return _read_table(os.path.join(self.folder, "users.parquet"), first=0)
 
-    def kept(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    def cached(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Returns what a pass over all events computes, from a file of an earlier start where there is one.
 
         Args:
@@ -145,27 +145,6 @@ def open_dataset(folder: str) -> Dataset:
         raise UserError(
             f"{folder} is damaged ({type(error).__name__}: {error}); {remedy}."
         ) from None
-
-
-def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yields (first, the one after the last) of neighbours that are at most so large together, or of a larger one.
-
-    Args:
-      offsets: int64[n + 1], ascending; number i is offsets[i + 1] - offsets[i] large.
-      most: size of a block.
-    """
-    first, count = 0, len(offsets) - 1
-    while first < count:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most, "right")) - 1)
-        yield first, last
-        first = last
-
-
-def positions(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which range it is in, int64[p], and itself, int64[p], of every position in starts[n]..stops[n]-1."""
-    lengths = np.asarray(stops - starts, np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    return owner, np.arange(len(owner)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 def _map(folder: str, name: str) -> np.ndarray:

@@ -20,10 +20,9 @@ import numpy as np
 from absl import logging
 
 from bert4rec_jax.config import DataConfig, FilterConfig
-from bert4rec_jax.data import arrange, engines, writer
+from bert4rec_jax.data import arrange, engines, item_features, writer
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.engines import additions
-from bert4rec_jax.data.sources import features
 from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
@@ -58,7 +57,7 @@ def load_dataset(config: DataConfig, filters: FilterConfig = FilterConfig()) -> 
                 "config.data.features needs an item table, and there is none; name its file with "
                 "config.data.items_path."
             )
-        found = features.from_columns(dataset.item_table(), config.feature_columns)
+        found = item_features.from_columns(dataset.item_table(), config.feature_columns)
         return dataclasses.replace(dataset, features=found)
 
 

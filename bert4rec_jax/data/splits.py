@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bert4rec_jax.config import SplitConfig
-from bert4rec_jax.data.dataset import Dataset, in_blocks, positions
+from bert4rec_jax.data import ranges
+from bert4rec_jax.data.dataset import Dataset
+from bert4rec_jax.data.ranges import expand_ranges, split_by_size
 from bert4rec_jax.errors import UserError
 
-_EVENTS_AT_ONCE = 1 << 22
 _INTERVALS = 1 << 20  # of time, that a pass counts events in
 
 
@@ -113,7 +114,7 @@ def _temporal(dataset: Dataset, config: SplitConfig) -> Split:
     gap_cut, valid_cut, test_cut = _cuts(dataset, config)
     last = config.period_target == "last"
     key = f"temporal-{valid_cut}-{gap_cut}-{test_cut}" + ("-last" if last else "")
-    positions = dataset.kept(
+    positions = dataset.cached(
         key, lambda: _first_events(dataset, (valid_cut, gap_cut, test_cut), last)
     )
     train_stop, valid_end, valid_stop = positions[:, :-1]
@@ -164,10 +165,10 @@ def _cuts(dataset: Dataset, config: SplitConfig) -> tuple[int, int, int]:
     # An event on the cut-off belongs to the later period, and so do all that share its time.
 
     def blocks() -> Iterator[np.ndarray]:
-        for begin in range(0, size, _EVENTS_AT_ONCE):
-            yield np.asarray(dataset.timestamps[begin : begin + _EVENTS_AT_ONCE])
+        for begin in range(0, size, ranges.EVENTS_PER_BLOCK):
+            yield np.asarray(dataset.timestamps[begin : begin + ranges.EVENTS_PER_BLOCK])
 
-    cuts = dataset.kept(
+    cuts = dataset.cached(
         f"times-{places[0]}-{places[1]}",
         lambda: np.array([_order_statistic(dataset, blocks, place) for place in places]),
     )
@@ -201,17 +202,12 @@ def _order_statistic(
     return low
 
 
-def blocks_of_users(dataset: Dataset) -> Iterator[tuple[int, int]]:
-    """Yields (first user, user after the last) of blocks of so many events."""
-    return in_blocks(dataset.offsets, _EVENTS_AT_ONCE)
-
-
 def _first_events(dataset: Dataset, cuts: tuple[int, ...], last_is_target: bool) -> np.ndarray:
     """Returns int64[cuts, users + 1]: each user's first event at or after each cut-off; in the last column of row 0 how
     many test targets are items without an event before the first one."""
     found = np.zeros((len(cuts), dataset.num_users + 1), np.int64)
     seen = np.zeros(dataset.num_items + 1, bool)
-    for first, last in blocks_of_users(dataset):
+    for first, last in split_by_size(dataset.offsets):
         begin, end = dataset.offsets[first], dataset.offsets[last]
         times, starts = np.asarray(dataset.timestamps[begin:end]), dataset.offsets[first:last]
         for row, cut in enumerate(cuts):
@@ -231,18 +227,18 @@ def training_counts(dataset: Dataset, split: Split) -> np.ndarray:
 
     def count() -> np.ndarray:
         counts = np.zeros(dataset.num_items + 1, np.int64)
-        for first, last in blocks_of_users(dataset):
+        for first, last in split_by_size(dataset.offsets):
             # All events, less the few that are not trained on: twice as fast as to pick those that are.
             counts += np.bincount(
                 dataset.items[dataset.offsets[first] : dataset.offsets[last]], minlength=len(counts)
             )
-            _, places = positions(
+            _, places = expand_ranges(
                 split.train_stop[first:last], dataset.offsets[first + 1 : last + 1]
             )
             counts -= np.bincount(dataset.items[places], minlength=len(counts))
         return counts
 
-    return dataset.kept(f"popularity-{_digest(split)}", count)
+    return dataset.cached(f"popularity-{_digest(split)}", count)
 
 
 def recent_counts(dataset: Dataset, split: Split, share: float) -> np.ndarray:
@@ -259,7 +255,7 @@ def recent_counts(dataset: Dataset, split: Split, share: float) -> np.ndarray:
             counts += np.bincount(dataset.items[recent], minlength=len(counts))
         return counts
 
-    return dataset.kept(f"recent-{share}-{_digest(split)}", count)
+    return dataset.cached(f"recent-{share}-{_digest(split)}", count)
 
 
 def _digest(split: Split) -> str:
@@ -268,8 +264,8 @@ def _digest(split: Split) -> str:
 
 def training_blocks(dataset: Dataset, split: Split) -> Iterator[np.ndarray]:
     """Yields int64 positions of training events, block after block."""
-    for first, last in blocks_of_users(dataset):
-        yield positions(dataset.offsets[first:last], split.train_stop[first:last])[1]
+    for first, last in split_by_size(dataset.offsets):
+        yield expand_ranges(dataset.offsets[first:last], split.train_stop[first:last])[1]
 
 
 def _quantile(dataset: Dataset, split: Split, share: float) -> float:

@@ -11,10 +11,11 @@ import pytest
 from bert4rec_jax.config import DataConfig, SplitConfig
 from bert4rec_jax.data import (
     Dataset,
+    RankingBatches,
     TrainingBatches,
     dataset,
     load_dataset,
-    ranking_batches,
+    ranges,
     recent_counts,
     split_dataset,
     splits,
@@ -40,7 +41,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("intervals", [2, 3, 1 << 20])
 @pytest.mark.parametrize("shares", [(0.1, 0.2), (0.3, 0.01)])
 def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, shares):
-    monkeypatch.setattr(splits, "_EVENTS_AT_ONCE", 137)
+    monkeypatch.setattr(ranges, "EVENTS_PER_BLOCK", 137)
     monkeypatch.setattr(splits, "_INTERVALS", intervals)
     config = SplitConfig(kind="temporal", test_share=shares[0], valid_share=shares[1])
     times = np.asarray(data.timestamps)
@@ -75,7 +76,7 @@ def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
     config = SplitConfig(kind="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
-    for name in ("_first_events", "_order_statistic", "blocks_of_users"):
+    for name in ("_first_events", "_order_statistic", "split_by_size"):
         monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
     assert again.description == first.description and np.array_equal(
@@ -128,7 +129,7 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
     packed = TrainingBatches(data, split, 10, 4, "newest", 0).batch(3)
     assert packed.tokens.tolist() == [list(range(1, 11))] * 4
     assert split.test_targets[-1] == size - 1 > 2**31
-    ranking = ranking_batches(items, offsets[split.test_users], split.test_targets, 8, 16, None)
+    ranking = RankingBatches(items, offsets[split.test_users], split.test_targets, 8, 16, None)
     assert len(ranking) == 63 and ranking[0].packed.tokens[0].tolist() == list(range(4, 12))
     random = TrainingBatches(data, split, 10, 4, "random", 0).batch(3)
     assert random.tokens.shape == (4, 10)

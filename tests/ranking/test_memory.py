@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert4rec_jax.data import splits
+from bert4rec_jax.data import ranges, splits
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.ranking import PackedHistories, baselines, repeated_targets
-from bert4rec_jax.ranking import cases as cases_module
 
 USERS, EVENTS = 2_000, 1_000  # events of each user
 
@@ -44,8 +43,7 @@ def peak(function) -> int:
 
 def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
     for module, name in (
-        (splits, "_EVENTS_AT_ONCE"),
-        (cases_module, "_EVENTS_AT_ONCE"),
+        (ranges, "EVENTS_PER_BLOCK"),
         (baselines, "_AT_ONCE"),
     ):
         monkeypatch.setattr(module, name, 1 << 15)

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from bayes_oracle import bayes_optimal_ranks
 from conftest import small_config
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.data.sources.synthetic import bayes_optimal_ranks
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment, evaluate, train_and_evaluate
 from bert4rec_jax.ranking import from_ranks

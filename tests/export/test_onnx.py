@@ -217,7 +217,7 @@ def test_the_readme_beside_the_model_works_without_this_package(kind, without, s
         ),
         (["--format", "page", "--histories", "deep.json"], "--histories deep.json is not JSON"),
         (["--format", "page", "--histories", "half.json"], "half of a character"),
-        (["--format", "onnx"], "is no run directory"),
+        (["--format", "onnx"], "is not a run directory"),
     ],
 )
 def test_wrong_flags_are_answered_in_a_line(arguments, message, tmp_path):

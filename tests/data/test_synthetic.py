@@ -85,9 +85,7 @@ def test_the_log_follows_the_probabilities(cache):
     split = split_dataset(data)
     process = in_dataset_order(synthetic.structure(CONFIG), data)
     starts = data.offsets[split.test_users]
-    scores, seen = next_item_probabilities(
-        process, data.items, starts, split.test_targets
-    )
+    scores, seen = next_item_probabilities(process, data.items, starts, split.test_targets)
     assert np.allclose(scores.sum(axis=1), 1) and not np.any(scores[seen])
     hits = bayes_optimal_ranks(data, split.test_users, split.test_targets) <= 10
     expected = np.sort(scores, axis=1)[:, -10:].sum(axis=1)

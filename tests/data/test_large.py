@@ -15,6 +15,8 @@ from bert4rec_jax.data import (
     TrainingBatches,
     dataset,
     load_dataset,
+    order_statistics,
+    popularity,
     ranges,
     recent_counts,
     split_dataset,
@@ -42,7 +44,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("shares", [(0.1, 0.2), (0.3, 0.01)])
 def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, shares):
     monkeypatch.setattr(ranges, "EVENTS_PER_BLOCK", 137)
-    monkeypatch.setattr(splits, "_INTERVALS", intervals)
+    monkeypatch.setattr(order_statistics, "_INTERVALS", intervals)
     config = SplitConfig(kind="temporal", test_share=shares[0], valid_share=shares[1])
     times = np.asarray(data.timestamps)
     places = [len(times) - round(share * len(times)) for share in (sum(shares), shares[0])]
@@ -72,12 +74,16 @@ def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, sha
 
 
 def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
-    monkeypatch.setattr(dataset, "_KEPT_FROM", 0)
+    monkeypatch.setattr(dataset, "_CACHE_FROM", 0)
     config = SplitConfig(kind="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
-    for name in ("_first_events", "_order_statistic", "split_by_size"):
-        monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
+    for module, name in (
+        (splits, "_first_events"),
+        (splits, "order_statistic"),
+        (popularity, "split_by_size"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
     assert again.description == first.description and np.array_equal(
         again.test_targets, first.test_targets

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bert4rec_jax.config import DataConfig, SplitConfig
-from bert4rec_jax.data import load_dataset, split_dataset, splits
+from bert4rec_jax.data import load_dataset, order_statistics, split_dataset
 from bert4rec_jax.errors import UserError
 
 
@@ -79,8 +79,10 @@ def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_wo
 
 @pytest.mark.parametrize("which, place", [("first", 0), ("last", -1)])
 def test_temporal(tmp_path, monkeypatch, which, place):
-    monkeypatch.setattr(splits, "_INTERVALS", 4)  # the times' order statistics take several passes
-    monkeypatch.setattr("bert4rec_jax.data.dataset._KEPT_FROM", 0)
+    monkeypatch.setattr(
+        order_statistics, "_INTERVALS", 4
+    )  # the times' order statistics take several passes
+    monkeypatch.setattr("bert4rec_jax.data.dataset._CACHE_FROM", 0)
     random = np.random.default_rng(0)
     rows = [
         (u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert4rec_jax.data import ranges, splits
+from bert4rec_jax.data import ranges, split_dataset, training_counts
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.ranking import PackedHistories, baselines, repeated_targets
 
@@ -27,7 +27,7 @@ def long_log(cache):
         num_users=USERS,
         timestamps=None,
     )
-    experiment.split = splits.split_dataset(experiment.dataset, experiment.config.split)
+    experiment.split = split_dataset(experiment.dataset, experiment.config.split)
     return experiment
 
 
@@ -49,7 +49,7 @@ def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
         monkeypatch.setattr(module, name, 1 << 15)
     monkeypatch.setattr(baselines, "_MOST_EVENTS", 1 << 15)  # all that item_knn may hold of a log
     e, cases = long_log, long_log.cases("test")
-    popularity = splits.training_counts(e.dataset, e.split)
+    popularity = training_counts(e.dataset, e.split)
     results = []
     held = peak(
         lambda: results.append(baselines.rank_all(e.config, e.dataset, e.split, cases, popularity))

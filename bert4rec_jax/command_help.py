@@ -26,7 +26,9 @@ def help_page(sections: Mapping[str, Sequence[str]]) -> str:
     in_sections = {name for names in sections.values() for name in names}
     first = [name for name in own_flags if name not in in_sections]
     for title, names in {"Options": first, **sections}.items():
-        parts.append("\n".join([f"{title}:", *(_flag_help(own_flags[name]) for name in names)]))
+        if names:
+            options = [_flag_help(own_flags[name]) for name in names]
+            parts.append("\n".join([f"{title}:", *options]))
     return "\n\n".join(parts)
 
 

@@ -2,12 +2,13 @@
 """Turns nested values into a `Config` and checks them, each field by itself and all together."""
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import math
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import ml_collections
@@ -56,10 +57,21 @@ def _build(kind: Any, values: object, prefix: str) -> Any:
     unknown = sorted(set(values) - set(types))
     if unknown:
         name = f"{prefix}{unknown[0][:60]}"
-        hint = renamed_hint(name) or f"the fields there are: {', '.join(types)}"
-        raise UserError(f"unknown config field config.{name}; {hint}.")
+        raise UserError(f"unknown config field config.{name}; {_unknown_hint(name, types)}")
     checked = {name: _typed(types[name], value, prefix + name) for name, value in values.items()}
     return kind(**checked)
+
+
+def _unknown_hint(name: str, known: Collection[str]) -> str:
+    """Returns the end of a sentence about an unknown field: its new name, a similar one, or all."""
+    group, _, leaf = name.rpartition(".")
+    renamed = renamed_hint(name)
+    similar = difflib.get_close_matches(leaf, known, n=1)
+    if renamed:
+        return f"{renamed}."
+    if similar:
+        return f"did you mean config.{f'{group}.' if group else ''}{similar[0]}?"
+    return f"the fields there are: {', '.join(known)}."
 
 
 def _typed(kind: Any, value: object, name: str) -> Any:

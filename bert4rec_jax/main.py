@@ -22,6 +22,7 @@ For data of your own, `--mode suggest` prints settings that follow from their st
 """
 
 import signal
+import sys
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(
@@ -105,7 +106,7 @@ def main(arguments: list[str]) -> int:
     if FLAGS.mode == "suggest":
         from bert4rec_jax.data import suggestions_text
 
-        print(suggestions_text(config))
+        print(suggestions_text(config, sys.argv[1:]))
         return 0
     if not FLAGS.workdir:  # empty too: that of a variable that is not set
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert4rec_jax.data import Bags
+from bert4rec_jax.data import ItemFeatures
 
 PADDING = 0
 ROW_MULTIPLE = 64
@@ -84,7 +84,7 @@ def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Arra
     return table_VD.at[ids_N].add(x_ND, mode="drop", wrap_negative_indices=False)
 
 
-def fold_features(params: dict, bags: Bags | None, axis: str | None = None) -> dict:
+def fold_features(params: dict, bags: ItemFeatures | None, axis: str | None = None) -> dict:
     """Returns the parameters of the same model without features: `items`, with what features add, and `encoder`.
 
     An item's embedding is its own row plus the mean of the embeddings of its features.
@@ -102,7 +102,7 @@ def fold_features(params: dict, bags: Bags | None, axis: str | None = None) -> d
     return {"items": params["items"] | {"embedding": folded_VD}, "encoder": params["encoder"]}
 
 
-def _own_pairs(bags: Bags, rows: int, axis: str | None) -> tuple:
+def _own_pairs(bags: ItemFeatures, rows: int, axis: str | None) -> tuple:
     """Returns rows of this device's shard, int32[P], their features, int32[P], and one over the number of these.
 
     All devices have as many pairs; those that fill up are of a row outside the shard.

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Bags, Packed
+from bert4rec_jax.data import ItemFeatures, Packed
 from bert4rec_jax.devices import Axes, Layout, as_stored
 from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model import (
@@ -174,7 +174,7 @@ def train_step(
     packed: Packed,
     root: jax.Array,
     axes: Axes,
-    bags: Bags | None = None,
+    bags: ItemFeatures | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update, written for one device's rows; sums go over the devices of `axes`.
 

@@ -32,7 +32,11 @@ def test_a_system_without_a_description_of_its_processor_has_none():
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
 @pytest.mark.parametrize("donate", [True, False])
 def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
-    options = {"xla_cpu_prefer_vector_width": 512, "xla_dump_to": str(tmp_path)}
+    options = {
+        "xla_cpu_prefer_vector_width": 512,
+        "xla_dump_to": str(tmp_path),
+        "xla_dump_emitter_re": ".*",  # newer versions of XLA dump LLVM IR only on request
+    }
     monkeypatch.setattr(layout, "compiler_options", lambda: options)
     over = Layout(ParallelConfig(mode=mode))
 

@@ -53,8 +53,8 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
         **{"model.init_scale": 0.3},
         **({} if machine == "cpu" else WITHOUT_KERNELS | {"model.layers": 4}),
     )
-    dataset = load_dataset(config.data)
-    split = split_dataset(dataset, config.data)
+    dataset = load_dataset(config.data, config.filter)
+    split = split_dataset(dataset, config.split)
     packed = TrainingBatches(dataset, split, 16, 8, "newest", 0).batch(2)
     assert packed.segments.max() >= 2
     n = dataset.num_items
@@ -247,9 +247,9 @@ def test_the_gradient_of_positions_is_that_of_a_lookup():
 @pytest.mark.parametrize("choice", CHOICES)
 def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
     config = small_config(cache, **choice)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.filter)
     packed = TrainingBatches(
-        dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0
+        dataset, split_dataset(dataset, config.split), 16, 8, "newest", 0
     ).batch(0)
     params = model.init_params(config.model, 60, jax.random.key(0))
 
@@ -280,9 +280,9 @@ def test_layers_in_a_loop_are_those_written_out(cache, choice, remat):
             "model.remat": remat,
         },
     )
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.filter)
     packed = TrainingBatches(
-        dataset, split_dataset(dataset, config.data), 16, 8, "newest", 0
+        dataset, split_dataset(dataset, config.split), 16, 8, "newest", 0
     ).batch(0)
     params = model.init_params(config.model, 60, jax.random.key(0))
 

@@ -10,7 +10,7 @@ batch, N histories or ids, Q queries, H heads, E width of a head, D width, C sam
 P (history, item) pairs, V rows of the item table.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["load", "train"]
 
 

@@ -46,5 +46,5 @@ def get_config(name="ml-1m"):
     config = config_lib.recommended()
     config.data.source = "lines"
     config.train.update(eval_every=1000, checkpoint_every=1000)
-    config.update_from_flattened_dict(config_lib.choose(SETTINGS, name))
+    config.update_from_flattened_dict(config_lib.variant(SETTINGS, name))
     return config

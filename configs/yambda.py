@@ -41,7 +41,7 @@ def get_config(size="50M"):
     config.model.update(width=128, ffn_width=512, max_length=200)
     config.loss.update(name="sampled_softmax", negatives=4096)
     config.train.update(
-        steps=config_lib.choose(STEPS, size),
+        steps=config_lib.variant(STEPS, size),
         batch_rows=64,
         eval_every=5000,
         checkpoint_every=5000,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from bert4rec_jax import __version__
-from bert4rec_jax.config import INCIDENTAL, Config
+from bert4rec_jax.config import NOT_IDENTITY, Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
@@ -81,7 +81,7 @@ class RunDirectory:
         Raises:
           UserError: it belongs to another configuration or other data; names what differs.
         """
-        self._check_config(INCIDENTAL)
+        self._check_config(NOT_IDENTITY)
         self._check_data(dataset, popularity)
         if self.writes:
             write_json(self.path("config.json"), self._config.to_dict())
@@ -106,7 +106,7 @@ class RunDirectory:
             raise UserError(
                 f"{self._workdir} is no finished run; name one that has been trained and ranked."
             )
-        self._check_config((*INCIDENTAL, *_PROTOCOL))
+        self._check_config((*NOT_IDENTITY, *_PROTOCOL))
         self._check_data(dataset, popularity)
 
     def _check_data(self, dataset: Dataset, popularity: np.ndarray) -> None:

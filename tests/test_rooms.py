@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [
     {"errors", "files", "phases", "run_files", "allocator"},
     {"config"},
-    {"command_line"},
+    {"command_help", "command_line"},
     {"data"},
     {"devices"},
     {"model"},

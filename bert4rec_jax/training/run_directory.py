@@ -8,7 +8,7 @@ from typing import IO
 import jax
 import numpy as np
 
-from bert4rec_jax.config import INCIDENTAL, Config
+from bert4rec_jax.config import NOT_IDENTITY, Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
@@ -83,7 +83,7 @@ class RunDirectory:
         Raises:
           UserError: it belongs to another configuration or other data; names the difference.
         """
-        self._check_config(INCIDENTAL)
+        self._check_config(NOT_IDENTITY)
         self._check_data(dataset, popularity)
         if not self.writes:
             return
@@ -113,7 +113,7 @@ class RunDirectory:
                 f"{self._workdir} is not a finished run; name a run that has been trained and "
                 "evaluated."
             )
-        self._check_config((*INCIDENTAL, *_PROTOCOL_FIELDS))
+        self._check_config((*NOT_IDENTITY, *_PROTOCOL_FIELDS))
         self._check_data(dataset, popularity)
 
     def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:

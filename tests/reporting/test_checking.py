@@ -220,7 +220,7 @@ def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):
 
 def test_what_changes_nothing_may_be_missing_from_a_config(tmp_path):
     run = make_run(tmp_path / "a")
-    change_json(run / "config.json", "parallel", "catalogue", value=None)
+    change_json(run / "config.json", "parallel", "item_shards", value=None)
     change_json(run / "config.json", "data", "cache_dir", value=None)
     assert not checking.check_records(records.find([str(run)])[0])
 

@@ -138,7 +138,7 @@ def test_a_changed_digit_is_named(table, sweep):
             1,
             "refuses its config.json: unknown config field config.model.old_field",
         ),
-        ("environment.json", ("starts",), None, "keeps no history of starts"),
+        ("environment.json", ("starts",), None, "contains no history of starts"),
         ("environment.json", ("starts", 0, "git_dirty"), True, "from files that no commit holds"),
         ("environment.json", ("starts", 0, "git_commit"), None, "started"),
     ],

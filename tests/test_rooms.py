@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The layers, lowest first. A module imports from its own layer and from lower ones.
 LAYERS = [
-    {"errors", "files", "phases", "run_files", "allocator"},
+    {"errors", "files", "progress", "run_files", "terminal", "allocator"},
     {"config"},
     {"command_help", "command_line"},
     {"data"},

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives every number that README, docs and configs state from the record that it comes from.
+"""Derives every number in README, docs and configs from its record.
 
-  python -m experiments.cite            # what differs from the records, and what no record stands behind
-  python -m experiments.cite --write    # put the records' numbers into the documents
+  python -m experiments.cite            # lists numbers that differ from the records or have none
+  python -m experiments.cite --write    # writes the numbers of the records into the documents
 
-experiments/cited.toml names the sentences, and where their numbers come from; experiments/README.md says how to add
-one. Documents follow, such as README.md; default: all.
+experiments/cited.toml lists the sentences and the sources of their numbers; experiments/README.md
+explains how to add one. Arguments are documents, such as README.md; default: all.
 
-Exit code: 0, 1 when something differs (with --write: is left), 2 wrong usage.
+Exit code: 0, 1 if a number differs (with --write: cannot be derived), 2 wrong usage.
 """
 
 import sys
@@ -19,18 +19,18 @@ from bert4rec_jax.errors import UserError
 from experiments.citing import citations
 from experiments.reporting.records import CHECKOUT
 
-WRITE = flags.DEFINE_bool(
-    "write", False, "Change the numbers in the documents to what the records give."
-)
+WRITE = flags.DEFINE_bool("write", False, "Write the numbers of the records into the documents.")
 
 
 def main(argv: list[str]) -> int:
-    """Does what the flags say; returns the exit code."""
+    """Runs the command; returns the exit code."""
     known = citations.documents()
     chosen = argv[1:] or known
     for document in chosen:
         if document not in known:
-            raise UserError(f"{document!r} is no document here; they are {', '.join(known)}.")
+            raise UserError(
+                f"{document!r} is not a known document; choose from {', '.join(known)}."
+            )
     cited = citations.load()
     left = 0
     for document in chosen:
@@ -42,7 +42,8 @@ def main(argv: list[str]) -> int:
             print(f"{document}: {problem}", file=sys.stderr)
         left += len(problems)
     print(
-        f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, {left} problems"
+        f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, "
+        f"{left} problems"
     )
     return 1 if left else 0
 

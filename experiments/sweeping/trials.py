@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trials of a sweep on disk: `ROOT/sweep.json` and one run directory per trial, `ROOT/007`.
 
-Everything that a launcher knows is in these files, so any machine that sees the folder can go on.
-Beside the run's own files a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
-`status.json` (how the last attempt ended) and, while somebody works on it, `claim.json`.
+All state is in these files, so any machine that sees the folder can continue. In addition to the
+run's own files, a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
+`status.json` (how the last attempt ended) and, while a launcher runs it, `claim.json`.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from experiments.sweep import Overrides
 from experiments.sweeping.sweep_file import Sweep
 
 HEARTBEAT_SECONDS = 10
-STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died
+STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a dead machine
 
 WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
     "waiting",
@@ -35,12 +35,12 @@ DONE = (FINISHED, PRUNED)
 
 @dataclass(frozen=True)
 class Progress:
-    """What the files of one trial say.
+    """The state of one trial, read from its files.
 
     Attributes:
       index: number of the trial.
       state: waiting, running, interrupted, finished, pruned or failed.
-      overrides: what it changes; None where a search has not decided yet.
+      overrides: changed fields; None if the search has not proposed it yet.
       step: last step in metrics.jsonl.
       valid: last validation metrics.
       seconds: training wall seconds so far.
@@ -64,7 +64,7 @@ def directory(root: Path, index: int) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """Returns a JSON file's object, or {} where it is absent or half written."""
+    """Returns the object in a JSON file, or {} if the file is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -79,12 +79,13 @@ def write_json(path: Path, values: dict) -> None:
 
 
 def open_root(root: Path, sweep: Sweep) -> dict:
-    """Makes `root` the folder of `sweep`, or checks that it already is; returns the content of sweep.json.
+    """Makes `root` the folder of `sweep`, or checks that it already is;
+    returns the content of sweep.json.
 
-    A sweep file may grow between starts; what was started must stay as it was.
+    A sweep file may grow between starts, but started trials must not change.
 
     Raises:
-      UserError: `root` holds trials of another sweep.
+      UserError: `root` contains trials of another sweep.
     """
     root.mkdir(parents=True, exist_ok=True)
     known = read_json(root / "sweep.json")
@@ -93,12 +94,14 @@ def open_root(root: Path, sweep: Sweep) -> dict:
         expected = sweep.overrides(index)
         if started and expected is not None and started["overrides"] != expected:
             raise UserError(
-                f"{directory(root, index)} holds {started['overrides']}, but trial {index} of {sweep.file} "
+                f"{directory(root, index)} contains {started['overrides']}, but trial {index} of "
+                f"{sweep.file} "
                 f"is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
         raise UserError(
-            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
+            f"{root} contains the sweep {known['sweep']} of {known['config']}; choose another "
+            "--root."
         )
     record = {
         "sweep": sweep.file,
@@ -117,16 +120,18 @@ def read_root(root: Path) -> dict:
     """Returns sweep.json of a sweep started here or elsewhere.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no sweep.json.
     """
     record = read_json(root / "sweep.json")
     if not record:
-        raise UserError(f"{root} holds no sweep: sweep.json is missing.")
+        raise UserError(f"{root} does not contain a sweep: sweep.json is missing.")
     return record
 
 
 def finished(folder: Path) -> dict:
-    """Returns results.json of a finished trial; of another, nothing: one may end before its baselines are ranked."""
+    """Returns results.json of a finished trial, else nothing.
+    A trial may end before its baselines are ranked.
+    """
     results = read_json(folder / "results.json")
     return {} if "all" in results.get("baselines_left_out", ()) else results
 
@@ -173,7 +178,7 @@ class Claim:
 
     @classmethod
     def take(cls, folder: Path) -> "Claim | None":
-        """Claims the trial in `folder`, also from a holder that died."""
+        """Claims the trial in `folder`, also if the previous holder died."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "claim.json"
         if _claim_is_live(folder):
@@ -191,20 +196,20 @@ class Claim:
         return claim
 
     def add_process(self, pid: int) -> None:
-        """Notes the training process: should the launcher die alone, the trial is still being worked on."""
+        """Records the training process, which may survive its launcher."""
         write_json(
             self._path,
             {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]},
         )
 
     def heartbeat(self) -> None:
-        """Shows that the holder lives; cheap to call often."""
+        """Updates the heartbeat; cheap to call often."""
         if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self._beat = time.monotonic()
             os.utime(self._path)
 
     def release(self) -> None:
-        """Gives the trial back."""
+        """Releases the trial."""
         self._path.unlink(missing_ok=True)
 
 
@@ -217,7 +222,7 @@ def _claim_is_live(folder: Path) -> bool:
     holder = read_json(path)
     if (
         holder.get("host") == socket.gethostname()
-    ):  # here we can ask, and need not wait for a silence
+    ):  # on this machine the process can be checked directly
         return any(_lives(pid, folder) for pid in holder["pids"])
     return age < STALE_SECONDS
 
@@ -231,7 +236,7 @@ def _lives(pid: int, folder: Path) -> bool:
         return True
     if pid == os.getpid():
         return True
-    try:  # process numbers are used again: is it a launcher or a run at all?
+    try:  # process ids are reused: check that it is a launcher or a run
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -246,7 +251,7 @@ def _remove_stale(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if read_json(aside).get("token") != judged:  # somebody else took it over between our two looks
+    if read_json(aside).get("token") != judged:  # another launcher took it between the two checks
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink()
@@ -264,7 +269,7 @@ def _last_metrics(path: Path, tail: int = 65536) -> tuple[int, dict, float]:
     for line in lines:
         try:
             values = json.loads(line)
-        except ValueError:  # cut by the tail, or still being written
+        except ValueError:  # truncated, or still being written
             continue
         if values.get("split") == "test":
             continue

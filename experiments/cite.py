@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives every number in README, docs and configs from its record.
+"""Checks every number in README, docs and configs against the record that it comes from.
 
-  python -m experiments.cite            # lists numbers that differ from the records or have none
-  python -m experiments.cite --write    # writes the numbers of the records into the documents
+List the numbers that differ from the records or have no record:
 
-experiments/cited.toml lists the sentences and the sources of their numbers; experiments/README.md
-explains how to add one. Arguments are documents, such as README.md; default: all.
+  python -m experiments.cite
 
-Exit code: 0, 1 if a number differs (with --write: cannot be derived), 2 wrong usage.
+Write the numbers of the records into the documents:
+
+  python -m experiments.cite --write
+
+experiments/cited.toml lists the sentences with numbers and their records; experiments/README.md
+explains how to add one. Arguments are documents, such as README.md (default: all documents).
+
+Exit code: 0; 1 if something differs (with --write: still differs); 2 for wrong usage.
 """
 
 import sys

@@ -65,7 +65,7 @@ SLURM = flags.DEFINE_multi_string(
     "slurm_option", [], "An sbatch option, such as --slurm_option=--partition=gpu; repeatable."
 )
 SUBMIT = flags.DEFINE_bool(
-    "submit", True, "With slurm: submit the script; --nosubmit only writes it."
+    "submit", True, "With With slurm: submit the script; --nosubmit only writes it."
 )
 IMAGE = flags.DEFINE_string(
     "k8s_image", "", "Container image with the checkout as its working directory."

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates the tables and figures of a paper from run directories.
 
-  python -m experiments.report sweeps/example --baseline popular              # prints Markdown
-  python -m experiments.report sweeps/example --out report                       # all formats
-  python -m experiments.report sweeps/example --records experiments/results/mine # copies records
-  python -m experiments.report --check experiments/results/ml_100k/ml-100k.md    # derives it again
+Print a table as Markdown, write it in all formats with figures, or write records to commit:
 
-A folder is a run directory or contains some, such as the --root of a sweep. Runs that differ only
-in their seed form one row. --check derives the table with its .tex and .csv again, and checks that
-the current version can still reproduce each record from its config.json.
+  python -m experiments.report sweeps/example --baseline popular
+  python -m experiments.report sweeps/example --baseline popular --out report
+  python -m experiments.report sweeps/example --records experiments/results/example
 
-Exit code: 0, 1 if --check finds a number that does not follow from the records, 2 wrong usage.
+Check that the numbers of a table follow from its records:
+
+  python -m experiments.report --check experiments/results/ml_100k/ml-100k.md
+
+Each argument is a run directory or a folder of run directories, such as the --root of a sweep. Runs
+that differ only in their seed become one row. --check derives the table again, together with the
+.tex and .csv next to it, and checks that this version reads each record's config.json in the same
+way as the version that wrote it.
+
+Exit code: 0; 1 if --check finds a number that does not follow from the records; 2 for wrong usage.
 """
 
 import re

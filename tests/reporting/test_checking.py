@@ -138,8 +138,13 @@ def test_a_changed_digit_is_named(table, sweep):
             1,
             "rejects its config.json: unknown config field config.model.old_field",
         ),
-        ("environment.json", ("starts",), None, "does not list its starts"),
-        ("environment.json", ("starts", 0, "git_dirty"), True, "with files that were not committed"),
+        ("environment.json", ("starts",), None, "contains no history of starts"),
+        (
+            "environment.json",
+            ("starts", 0, "git_dirty"),
+            True,
+            "with files that were not committed",
+        ),
         ("environment.json", ("starts", 0, "git_commit"), None, "started"),
     ],
 )
@@ -196,7 +201,7 @@ def test_a_config_that_its_command_no_longer_yields_is_reported(tmp_path, monkey
         config_lib, "recommended", lambda: changed(recommended())
     )  # as if its file had been changed
     (problem,) = checking.check_records(records.find([str(run)])[0])
-    assert "gives config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
+    assert "sets config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
 
 
 def changed(config):

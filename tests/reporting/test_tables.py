@@ -240,11 +240,8 @@ def test_a_row_lists_its_command_and_commits(tmp_path):
     resumed = ({}, {"git_commit": "fff5678fff5678fff", "git_dirty": True, "mode": "train"})
     make_run(tmp_path / "a", seed=0, starts=resumed)
     make_run(tmp_path / "c", 0.1, seed=2, data__items_path="/x/films.csv")
-    evaluated = {
-        "mode": "evaluate",
-        "command": ["main.py", "--mode", "evaluate", "--trained=/secret/place/a b"],
-    }
-    make_run(tmp_path / "b", seed=1, starts=({}, evaluated))
+    evaluated = {"mode": "evaluate", "command": ["main.py"]}
+    make_run(tmp_path / "b", seed=1, starts=({}, evaluated), trained_from="/secret/place/a b")
     facts = dict(build(tmp_path).reproducibility)
     place = tmp_path.resolve()
     assert facts["BERT4Rec (Cloze), seed 0"] == (
@@ -357,7 +354,7 @@ def test_incomparable_rows_are_rejected(tmp_path):
     )
     old = make_run(tmp_path / "old", seed=3)
     (old / "environment.json").write_text('{"git_commit": "abc", "command": []}')
-    with pytest.raises(UserError, match="does not list its starts"):
+    with pytest.raises(UserError, match="contains no history of starts"):
         build(old)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML file with all tables and figures of a report inside, readable without a network."""
+"""One HTML file with all tables and figures of a report, readable without a network."""
 
 import base64
 import html
@@ -11,7 +11,8 @@ from experiments.reporting.tables import Table
 from experiments.reporting.writing import grids
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 70em; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; margin: 1em 0; font-variant-numeric: tabular-nums; }
 table { display: block; overflow-x: auto; }
 thead th { border-bottom: 2px solid #444; text-align: left; }
@@ -37,11 +38,13 @@ def page(title: str, parts: Sequence[tuple[Table, dict[str, Drawn]]]) -> str:
         for drawn in figures.values():
             caption = html.escape(f"{drawn.title}. {drawn.caption}")
             body.append(
-                f'<figure><img alt="{html.escape(drawn.title)}" src="data:image/png;base64,{_png(drawn)}">'
+                f'<figure><img alt="{html.escape(drawn.title)}" '
+                f'src="data:image/png;base64,{_png(drawn)}">'
                 f"<figcaption>{caption}</figcaption></figure>"
             )
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"
         + "\n".join(body)
         + "\n</body></html>\n"

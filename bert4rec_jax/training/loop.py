@@ -164,7 +164,9 @@ class Loop:
     def _diverged(self, step: int, loss: float, norm: float) -> UserError:
         self._checkpoints.wait()
         last = max(self._checkpoints.steps(), default=None)
-        where = f"the last good checkpoint is of step {last}" if last else "no checkpoint exists yet"
+        where = (
+            f"the last good checkpoint is of step {last}" if last else "no checkpoint exists yet"
+        )
         return UserError(
             f"step {step}: the loss is {loss} and the gradient norm is {norm}; {where}. Lower "
             "config.optimizer.learning_rate, set config.optimizer.clip_norm, or skip such steps with "

@@ -34,7 +34,7 @@ from absl import flags
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 flags.DEFINE_string(
     "config",
@@ -96,9 +96,12 @@ def main(arguments: list[str]) -> int:
     if not FLAGS.workdir:  # empty too: that of a variable that is not set
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.
+    import jax
+
     from bert4rec_jax import experiment, recommend
-    from bert4rec_jax.devices import join_cluster, exit_on_user_error
-    from bert4rec_jax.training import RunDirectory, curves, summary
+    from bert4rec_jax.devices import exit_on_user_error, join_cluster
+    from bert4rec_jax.run_files import RunFiles
+    from bert4rec_jax.training import curves, summary
 
     if FLAGS.distributed:
         join_cluster()
@@ -107,12 +110,11 @@ def main(arguments: list[str]) -> int:
             results = experiment.train_and_evaluate(config, FLAGS.workdir)
         else:
             results = experiment.evaluate(config, FLAGS.workdir, FLAGS.trained)
-    directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         say("stopped by a signal; everything is saved, and the same command goes on from here.")
-    elif directory.writes:
+    elif jax.process_index() == 0:
         if not FLAGS.trained:
-            curves.draw(directory, config.eval.metric)
+            curves.draw(RunFiles(FLAGS.workdir), config.eval.metric)
         print(summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:

@@ -125,7 +125,7 @@ FILES = {  # what a config.json may hold, and what is said of it
     "half a name": (b'{"\\ud800": 1}', "unknown config field"),
     "half a character": (b'{"data": {"path": "\\ud83d"}}', "config.data.path"),
     "a zero byte": (b'{"data": {"path": "a\\u0000"}}', "config.data.path"),
-    "twice": (b'{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+    "twice": (b'{"seed": 1, "seed": 2}', "the key 'seed' appears twice"),
     "NaN": (b'{"seed": NaN}', "config.seed"),
     "an exponent": (
         b'{"optimizer": {"learning_rate": 1e999}}',

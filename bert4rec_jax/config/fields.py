@@ -281,6 +281,11 @@ class ModelConfig:
         """Whether ranking appends a [MASK] to a history, which takes one of its positions."""
         return self.predict_from != "last_item"
 
+    @property
+    def max_history(self) -> int:
+        """Number of items that the model reads; the newest ones if the history is longer."""
+        return self.max_length - self.appends_mask
+
 
 @dataclass(frozen=True)
 class MaskingConfig:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 
 def join_cluster() -> None:

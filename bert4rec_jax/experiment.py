@@ -23,9 +23,10 @@ from bert4rec_jax.data import (
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import fold_features, masks_per_history
-from bert4rec_jax.phases import say, waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
 from bert4rec_jax.run_files import RunFiles
+from bert4rec_jax.terminal import say
 from bert4rec_jax.training import (
     Checkpoints,
     Loop,

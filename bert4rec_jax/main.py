@@ -34,7 +34,7 @@ from absl import flags
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 flags.DEFINE_string(
     "config",

@@ -18,7 +18,7 @@ from absl import logging
 
 from bert4rec_jax.devices import agreed, lost_process
 from bert4rec_jax.errors import SaveError, UserError
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.training.step import TrainState
 
 _LATEST = 2  # a damaged newest one leaves another to fall back to

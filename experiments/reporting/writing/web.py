@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTML file with all tables and figures of a report inside, readable without a network."""
+"""One HTML file with all tables and figures of a report, readable without a network."""
 
 import html
 from collections.abc import Sequence

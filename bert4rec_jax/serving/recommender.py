@@ -16,7 +16,7 @@ from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import Bags, feature_count
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
 from bert4rec_jax.model import fold_features
@@ -301,12 +301,12 @@ def _score_step(
     params: Any,
     batch: tuple[Histories, tuple],
     _key,
-    axes: Axes,
+    placement: Placement,
 ) -> dict[str, jax.Array]:
     """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
     histories, _ = batch
-    axis, own = axes.catalogue, histories.used_N.shape[0]
-    scores_NV = item_scores(config.model, num_items, params, histories, axis)
+    axis, own = placement.items, histories.used_N.shape[0]
+    scores_NV = item_scores(config.model, num_items, params, histories, placement)
     if k == 0:
         result = {"all": scores_NV}
     else:

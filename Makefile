@@ -1,31 +1,42 @@
-# The commands: `make quickstart` (train, compare, recommend), `make demo` (look at it in a browser) and `make test`.
-# The newest Python that is here and can make environments: JAX gets faster, and its newest needs 3.12.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
-	$$python -c 'import ensurepip, venv' 2> /dev/null && echo $$python && exit; done; echo python3)
+# Commands for users: `make quickstart` (train, compare, recommend) and `make demo` (open the model in a browser).
+# Commands for developers: `make test`, `make test-slow`, `make bench`, `make docs` and `make wheel`.
+
+# The newest supported Python that can create environments, because the newest JAX is faster and needs 3.12.
+# Looks on the PATH, then among the Pythons of pyenv and uv.
+PYENV = $${PYENV_ROOT:-$$HOME/.pyenv}/versions
+UV = $${UV_PYTHON_INSTALL_DIR:-$${XDG_DATA_HOME:-$$HOME/.local/share}/uv/python}
+PYTHON ?= $(shell for version in 3.13 3.12 3.11; do \
+	for python in python$$version $(PYENV)/$$version.*/bin/python$$version $(UV)/cpython-$$version.*/bin/python$$version; do \
+		"$$python" -c 'import ensurepip, venv' 2> /dev/null && echo "$$python" && exit; \
+	done; done; echo python3)
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
-# The versions that the tests ran with, of the Python that is used.
+# The pinned versions for this Python, with which the tests ran.
 PINNED = $$(file=constraints-$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt; [ -f $$file ] && echo $$file || echo constraints.txt)
 
+RUNS ?= runs
 PORT ?= 8000
 
-.PHONY: quickstart demo test test-slow bench docs wheel clean
+.PHONY: quickstart demo page test test-slow bench docs wheel clean
 
 quickstart: $(INSTALLED)
-	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
+	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
 
 # The quickstart's model in the visitor's browser: http://localhost:8000 (PORT=8080 for another port).
-demo: $(INSTALLED) runs/quickstart/results.json
-	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[page]'
-	$(RUN) -m bert4rec_jax.export --workdir runs/quickstart --format page --histories experiments/article_histories.json --out runs/site
+demo: page
 	@echo "open http://localhost:$(PORT) in a browser; stop with Ctrl-C"
-	$(RUN) -m http.server --directory runs/site --bind 127.0.0.1 $(PORT)
+	$(RUN) -m http.server --directory $(RUNS)/site --bind 127.0.0.1 $(PORT)
 
-runs/quickstart/results.json: $(INSTALLED)
-	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
+# Builds that page in runs/site without serving it.
+page: $(INSTALLED) $(RUNS)/quickstart/results.json
+	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[page]'
+	$(RUN) -m bert4rec_jax.export --workdir $(RUNS)/quickstart --format page --histories experiments/article_histories.json --out $(RUNS)/site
 
-# One process a core, up to four (tests/conftest.py); which has no tests left takes some from another.
+$(RUNS)/quickstart/results.json: $(INSTALLED)
+	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
+
+# One process per core, up to four (tests/conftest.py). A process without tests left takes some from another.
 test: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest -n auto --dist=worksteal
@@ -33,7 +44,7 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow
 
-# BENCH="--ml_1m FOLDER --beauty FOLDER" measures on the real data sets instead of data made up in their shape.
+# BENCH="--ml_1m FOLDER --beauty FOLDER" measures on the real data sets instead of synthetic data of the same shape.
 bench: $(INSTALLED)
 	$(RUN) benchmarks/speed.py --out runs/bench $(BENCH)
 	$(RUN) benchmarks/step.py --out runs/bench
@@ -41,20 +52,21 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/recommend.py --out runs/bench
 	$(RUN) benchmarks/data_pipeline.py --out runs/bench/ml-25m-shaped
 
-# The site, in build/site: warnings are errors, links and anchors are checked, the notebooks run and show what is kept.
+# The documentation, in build/site. Warnings are errors, links and anchors are checked, and the notebooks are run and
+# compared with their stored output.
 docs: $(VENV)/.docs
 	$(RUN) docs/_extensions/notebooks.py docs/notebooks/*.ipynb
 	$(RUN) -m sphinx -W --keep-going -q -b html docs build/site
 	$(RUN) docs/_extensions/check_links.py build/site
 	@echo "the site is in build/site; to see it: $(RUN) -m http.server --directory build/site"
 
-# The wheel, tried in an empty environment away from the checkout.
+# Builds the wheel and tries it in an empty environment outside the checkout.
 wheel:
 	PYTHON=$(PYTHON) tests/packaging/try_wheel.sh build/dist
 
 $(INSTALLED): pyproject.toml $(wildcard constraints*.txt)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
-	@# An environment that is there keeps its Python unless another one is named.
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; select one with make PYTHON=python3.12" >&2; exit 2; }
+	@# An existing environment keeps its Python unless PYTHON is set.
 	{ [ "$(origin PYTHON)" = file ] && [ -x $(RUN) ]; } || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -c $(PINNED) -e '.[test]'
 	@touch $@

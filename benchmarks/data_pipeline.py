@@ -95,7 +95,7 @@ config = DataConfig(**json.loads(sys.argv[1]))
 dataset = load_dataset(config)
 facts = {"fingerprint": dataset.fingerprint, "interactions": dataset.manifest["interactions"]}
 if len(sys.argv) > 2:
-    TrainingBatches(dataset, split_dataset(dataset, config), 100, 32, "random", 0).batch(0)
+    TrainingBatches(dataset, split_dataset(dataset), 100, 32, "random", 0).batch(0)
 """
 _FIRST_STEP = """
 import json, resource, sys, time

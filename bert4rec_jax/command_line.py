@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from bert4rec_jax.allocator import keep_freed_memory
 from bert4rec_jax.config import load
+from bert4rec_jax.config.renamed import renamed_hint
 from bert4rec_jax.errors import UserError, exit_cleanly
 from bert4rec_jax.phases import wrapped
 
@@ -128,6 +129,15 @@ def _report_thread(failure) -> None:
         threading.__excepthook__(failure)
 
 
+def _renamed_flag(arguments: Sequence[str]) -> str:
+    """Returns the error message for a flag that sets a renamed config field, or ""."""
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        if hint := renamed_hint(name):
+            return f"unknown config field config.{name}; {hint}."
+    return ""
+
+
 def _parse(arguments: list[str]) -> list[str]:
     try:
         return flags.FLAGS(arguments)
@@ -143,6 +153,8 @@ def _parse(arguments: list[str]) -> list[str]:
         field, _, meant = text.partition("; ")
         hint = f"; {meant[0].lower()}{meant[1:]}" if meant else ""
         name = field.strip("'")
+        if renamed := _renamed_flag(arguments):
+            raise UserError(renamed) from None
         raise UserError(
             f"there is no such config field: {name!r}{hint}; --help lists all fields."
         ) from None

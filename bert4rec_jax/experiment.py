@@ -56,8 +56,8 @@ class Experiment:
         self.config = c = config
         self.layout = layout or Layout(c.parallel)
         _check_rows(c, self.layout)
-        self.dataset: Dataset = load_dataset(c.data)
-        self.split: Split = split_dataset(self.dataset, c.data, c.eval.valid_users)
+        self.dataset: Dataset = load_dataset(c.data, c.filter)
+        self.split: Split = split_dataset(self.dataset, c.split)
         self.num_items = self.dataset.num_items
         if (self.split.train_stop - self.dataset.offsets[:-1]).max() < 2:
             raise UserError(
@@ -89,7 +89,7 @@ class Experiment:
             {name: self.template.params[name] for name in ("items", "encoder")}
         )
         self._fold = jax.jit(
-            functools.partial(fold_features, bags=self.features), out_shardings=shardings
+            functools.partial(fold_features, features=self.features), out_shardings=shardings
         )
 
     def initial_state(self) -> TrainState:

@@ -64,8 +64,8 @@ def example(workdir: str, config: Config) -> str:
     from bert4rec_jax.serving import Recommender
 
     recommender = Recommender(workdir)
-    dataset = load_dataset(config.data)
-    split = split_dataset(dataset, config.data, config.eval.valid_users)
+    dataset = load_dataset(config.data, config.filter)
+    split = split_dataset(dataset, config.split)
     lengths = split.test_targets - dataset.offsets[split.test_users]
     # The user with the median history: neither the first nor the best, just a usual one.
     chosen = np.argsort(lengths, kind="stable")[len(lengths) // 2]

@@ -36,9 +36,8 @@ COLUMNS = {
 def get_config(release="2014"):
     """Returns the configuration for the files of a release."""
     config = config_lib.recommended()
-    config.data.update(
-        source="table", user_core=5, item_core=5, **config_lib.choose(COLUMNS, release)
-    )
+    config.data.update(source="table", **config_lib.choose(COLUMNS, release))
+    config.filter.update(user_core=5, item_core=5)
     config.model.update(width=128, ffn_width=512, max_length=50, dropout=0.5)
     config.train.update(steps=8000, batch_rows=32, eval_every=1000, checkpoint_every=1000)
     return config

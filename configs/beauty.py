@@ -16,7 +16,8 @@ from bert4rec_jax import config as config_lib
 def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
-    config.data.update(source="table", user_core=5, item_core=5)
+    config.data.source = "table"
+    config.filter.update(user_core=5, item_core=5)
     config.model.update(width=128, ffn_width=512, max_length=50, dropout=0.5)
     config.train.update(steps=3800, batch_rows=32, eval_every=300, checkpoint_every=300)
     return config

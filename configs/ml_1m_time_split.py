@@ -15,13 +15,8 @@ from bert4rec_jax import config as config_lib
 def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
-    config.data.update(
-        source="ml-1m",
-        item_core=5,
-        user_core=5,
-        split="temporal",
-        period_target="last",
-        valid_share=0.05,
-    )
+    config.data.source = "ml-1m"
+    config.filter.update(item_core=5, user_core=5)
+    config.split.update(kind="temporal", period_target="last", valid_share=0.05)
     config.train.update(steps=12_000, batch_rows=16, eval_every=1000, checkpoint_every=1000)
     return config

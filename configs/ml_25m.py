@@ -36,5 +36,6 @@ def get_config():
         checkpoint_every=1000,
         log_every=100,
     )
-    config.eval.update(valid_users=4096, batch_rows=32)
+    config.split.valid_users = 4096
+    config.eval.batch_rows = 32
     return config

@@ -18,5 +18,5 @@ def get_config():
     config.train.update(
         steps=300_000, batch_rows=32, eval_every=5000, checkpoint_every=1000, log_every=100
     )
-    config.eval.update(valid_users=4096)
+    config.split.valid_users = 4096
     return config

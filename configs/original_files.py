@@ -24,7 +24,7 @@ SETTINGS = {
         "train.steps": 100_000,
         "train.batch_rows": 64,
         "train.eval_every": 5000,
-        "eval.valid_users": 4096,
+        "split.valid_users": 4096,
     },
     "ml-1m": {"train.steps": 12_000, "train.batch_rows": 16},
     "ml-20m": {
@@ -34,7 +34,7 @@ SETTINGS = {
         "train.steps": 200_000,
         "train.batch_rows": 32,
         "train.eval_every": 5000,
-        "eval.valid_users": 4096,
+        "split.valid_users": 4096,
         "optimizer.learning_rate": 1e-3,
         "optimizer.warmup_steps": 1000,
     },

@@ -15,7 +15,8 @@ from bert4rec_jax import config as config_lib
 def get_config():
     """Returns the configuration."""
     config = config_lib.base()
-    config.data.update(source="ml-1m", user_core=5, item_core=5)
+    config.data.source = "ml-1m"
+    config.filter.update(user_core=5, item_core=5)
     config.model.update(
         width=64,
         layers=2,

@@ -17,7 +17,8 @@ from bert4rec_jax import config as config_lib
 def get_config():
     """Returns the configuration."""
     config = config_lib.recommended()
-    config.data.update(source="table", user_core=5, item_core=5)
+    config.data.source = "table"
+    config.filter.update(user_core=5, item_core=5)
     config.model.update(max_length=50, dropout=0.3)
     config.train.update(steps=2700, batch_rows=32, eval_every=225, checkpoint_every=225)
     return config

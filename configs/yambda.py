@@ -30,10 +30,13 @@ def get_config(size="50M"):
         item_column="item_id",
         time_column="timestamp",
         where="played_ratio_pct >= 50",
-        split="temporal",
+    )
+    config.split.update(
+        kind="temporal",
         test_seconds=DAY,
         gap_seconds=30 * MINUTE,
         valid_seconds=DAY,
+        valid_users=4096,
     )
     config.model.update(width=128, ffn_width=512, max_length=200)
     config.loss.update(name="sampled_softmax", negatives=4096)
@@ -44,5 +47,5 @@ def get_config(size="50M"):
         checkpoint_every=5000,
         log_every=100,
     )
-    config.eval.update(valid_users=4096, batch_rows=32)
+    config.eval.batch_rows = 32
     return config

@@ -18,7 +18,7 @@ project_copyright = f"{author}, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference", "checkout_links"]
 exclude_patterns = ["_extensions"]
 templates_path = []
-highlight_language = "text"  # where a block names none, it is for a shell
+highlight_language = "text"  # blocks without a language are shell commands
 html_theme = "furo"
 html_title = "bert4rec_jax"
 html_static_path = ["_static"]
@@ -32,9 +32,9 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # notebooks.py has run them, and their outputs are kept in them
+nb_execution_mode = "off"  # notebooks.py runs them; they contain their outputs
 nb_merge_streams = True
-nb_render_markdown_format = "myst"  # with tables
+nb_render_markdown_format = "myst"  # includes tables
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -44,11 +44,11 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-# Docstrings are written for people who read code; `x` in them is code, as it is in Markdown.
+# `x` in a docstring is code, as in Markdown.
 default_role = "code"
 add_module_names = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
-# Where the sources can be read, if this is built by GitHub; else links into the checkout become plain text.
+# The URL of the sources on GitHub. Elsewhere, links into the checkout become plain text.
 repository = (
     f"{os.environ.get('GITHUB_SERVER_URL')}/{os.environ['GITHUB_REPOSITORY']}"
     if os.environ.get("GITHUB_REPOSITORY")

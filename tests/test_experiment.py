@@ -17,7 +17,7 @@ from bert4rec_jax.ranking import from_ranks
 
 def test_some_users_validate_and_all_are_tested(cache):
     few, everyone = (
-        Experiment(small_config(cache, **{"eval.valid_users": count})) for count in (15, 0)
+        Experiment(small_config(cache, **{"split.valid_users": count})) for count in (15, 0)
     )
     assert [len(x.cases("valid").users) for x in (few, everyone)] == [
         15,

@@ -2,7 +2,6 @@
 """Mutated logs, configurations, histories and sweeps end in success or in one `UserError`: never in another exception or a hang."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import pathlib
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prepared import data_and_filter
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.data import load_dataset, split_dataset
@@ -138,13 +138,12 @@ def prepare(files: dict[str, bytes], **fields) -> str:
             with open(f"{folder}/{name}", "wb") as file:
                 file.write(content)
         path = folder if len(files) > 1 else f"{folder}/{next(iter(files))}"
-        defaults = config_lib.DataConfig()
-        config = dataclasses.replace(
-            defaults, **{"path": path, "cache_dir": f"{folder}/cache"} | fields
-        )
+        kind = fields.pop("kind", "leave_one_out")
+        options = {"path": path, "cache_dir": f"{folder}/cache"} | fields
+        config, filters = data_and_filter(**options)
         with time_limit():
-            dataset = load_dataset(config)
-            split_dataset(dataset, config)
+            dataset = load_dataset(config, filters)
+            split_dataset(dataset, config_lib.SplitConfig(kind=kind))
             dataset.item_table()
             return "success"
     except UserError as error:
@@ -191,9 +190,7 @@ def parquet_case(columns, mutations, split, cores):
             content = file.read()
     finally:
         shutil.rmtree(folder)
-    return prepare(
-        {"log.parquet": mutate(content, mutations)}, source="table", split=split, **cores
-    )
+    return prepare({"log.parquet": mutate(content, mutations)}, source="table", kind=split, **cores)
 
 
 def column_values():
@@ -249,7 +246,7 @@ COLUMNS = st.sampled_from(
         {"rating_column": "rating", "min_rating": 3.0},
         {"separator": "::"},
         {"time_column": ""},
-        {"split": "temporal"},
+        {"kind": "temporal"},
         {"user_column": "1", "item_column": "2", "time_column": "4"},
     ]
 )

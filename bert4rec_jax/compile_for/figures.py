@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Bags, Packed, feature_count
+from bert4rec_jax.data import ItemFeatures, Packed, feature_count
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.devices.communication import Job
 from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes
@@ -46,7 +46,7 @@ class Sizes:
     histories: int
     histories_in_a_row: int
     removed: int
-    features: Bags | None = None
+    features: ItemFeatures | None = None
 
     @property
     def num_features(self) -> int:

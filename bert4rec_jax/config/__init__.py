@@ -6,7 +6,8 @@ command line `--config.model.width=128` overrides one. `resolve` turns the resul
 is wrong.
 
 `fields` has what can be set, `recipes` what config files start from, `rules` what values may be; `files` reads config
-files, `help` puts the fields into words.
+files, `help` puts the fields into words, `renamed` has the old names of renamed
+fields.
 """
 
 from bert4rec_jax.config.fields import (
@@ -15,11 +16,13 @@ from bert4rec_jax.config.fields import (
     Config,
     DataConfig,
     EvalConfig,
+    FilterConfig,
     LossConfig,
     MaskingConfig,
     ModelConfig,
     OptimizerConfig,
     ParallelConfig,
+    SplitConfig,
     SyntheticConfig,
     TrainConfig,
 )
@@ -34,11 +37,13 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvalConfig",
+    "FilterConfig",
     "LossConfig",
     "MaskingConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "SplitConfig",
     "SyntheticConfig",
     "TrainConfig",
     "base",

@@ -42,7 +42,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where interactions come from, which are kept, and how users are split."""
+    """Where interactions come from."""
 
     # A MovieLens name (ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small: downloaded, or read from
     # `path`, a folder with the original files) or a format: `table` (delimited text or Parquet at `path`, or a folder
@@ -77,6 +77,20 @@ class DataConfig:
     # that several items share are features, and the embedding of an item is its own plus the mean of those of its
     # features.
     features: str = ""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """The columns that `features` names."""
+        return tuple(
+            dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip())
+        )
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which interactions are kept."""
+
     min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
     user_core: int = (
         0  # users with fewer interactions are dropped, repeatedly together with item_core
@@ -90,9 +104,15 @@ class DataConfig:
     first_users: int = (
         0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
     )
-    # leave_one_out: each user's last event is the test target, the one before it the validation target (or that of
-    # `eval.valid_users` alone). temporal: the newest periods of the whole log are.
-    split: Literal["leave_one_out", "temporal"] = "leave_one_out"
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Which events are trained on, and which are validation and test targets."""
+
+    # leave_one_out: each user's last event is the test target, the one before it the validation target (see
+    # `valid_users`). temporal: the newest periods of the whole log are.
+    kind: Literal["leave_one_out", "temporal"] = "leave_one_out"
     test_share: float = 0.1  # `temporal`: the newest share of all interactions that tests
     valid_share: float = 0.1  # `temporal`: the share before the test period that validates
     # `temporal`: which event of a user in a period is its target. first: no other event of the period is known. last:
@@ -104,14 +124,9 @@ class DataConfig:
     test_seconds: int = 0
     valid_seconds: int = 0  # length of the validation period, where test_seconds is not 0
     gap_seconds: int = 0  # between the validation and the test period, where test_seconds is not 0
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-
-    @property
-    def feature_columns(self) -> tuple[str, ...]:
-        """The columns that `features` names."""
-        return tuple(
-            dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip())
-        )
+    # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
+    # theirs, as in Petrov and Macdonald (2022). 0: all users.
+    valid_users: int = 0
 
 
 @dataclass(frozen=True)
@@ -241,9 +256,6 @@ class EvalConfig:
     seen_targets: Literal["rank_last", "keep"] = "rank_last"
     negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
     batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
-    # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
-    # theirs, as in Petrov and Macdonald (2022). 0: all users.
-    valid_users: int = 0
 
 
 @dataclass(frozen=True)
@@ -262,6 +274,8 @@ class Config:
 
     seed: int = 0  # of parameters, batches, masks, dropout and sampled negatives of the loss
     data: DataConfig = field(default_factory=DataConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)

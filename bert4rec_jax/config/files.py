@@ -9,6 +9,7 @@ import re
 import ml_collections
 
 from bert4rec_jax.config.fields import Config
+from bert4rec_jax.config.renamed import renamed_hint_in
 from bert4rec_jax.config.rules import build
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
@@ -68,6 +69,8 @@ def load(path: str) -> ml_collections.ConfigDict:
             f"{', '.join(shipped())}."
         ) from None
     except Exception as error:  # the file is the user's code
+        if renamed := renamed_hint_in(str(error)):
+            raise UserError(f"the config file {path} cannot be read: {renamed}.") from None
         raise UserError(
             f"the config file {path} cannot be read ({type(error).__name__}): {error}."
         ) from None

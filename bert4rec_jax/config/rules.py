@@ -12,6 +12,7 @@ from typing import Literal
 import ml_collections
 
 from bert4rec_jax.config.fields import FORMATS, MOVIELENS, WRITERS, Config
+from bert4rec_jax.config.renamed import renamed_hint, renamed_value_hint
 from bert4rec_jax.errors import UserError
 
 
@@ -41,10 +42,9 @@ def build(cls: type, values: object, prefix: str = ""):
     fields = {f.name: f for f in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise UserError(
-            f"unknown config field config.{prefix}{unknown[0][:60]}; the fields there are: "
-            f"{', '.join(fields)}."
-        )
+        name = f"{prefix}{unknown[0][:60]}"
+        hint = renamed_hint(name) or f"the fields there are: {', '.join(fields)}"
+        raise UserError(f"unknown config field config.{name}; {hint}.")
     return cls(
         **{name: _value(fields[name].type, value, prefix + name) for name, value in values.items()}
     )
@@ -56,7 +56,8 @@ def _value(kind, value, name: str):
     if typing.get_origin(kind) is Literal:
         if value not in typing.get_args(kind):
             raise UserError(
-                f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not {_shown(value)}."
+                f"config.{name} must be one of {', '.join(typing.get_args(kind))}, not "
+                f"{_shown(value)}{renamed_value_hint(name, value)}."
             )
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -123,14 +124,14 @@ _RANGES = (
             "optimizer.weight_decay",
             "optimizer.clip_norm",
             "train.patience",
-            "eval.valid_users",
+            "split.valid_users",
             "parallel.data",
-            "data.user_core",
-            "data.item_core",
-            "data.min_rating",
-            "data.test_seconds",
-            "data.valid_seconds",
-            "data.gap_seconds",
+            "filter.user_core",
+            "filter.item_core",
+            "filter.min_rating",
+            "split.test_seconds",
+            "split.valid_seconds",
+            "split.gap_seconds",
         ),
     ),
     (
@@ -156,11 +157,11 @@ _RANGES = (
         ),
     ),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("masking.probability",)),
-    ("above 0 and below 1", lambda x: 0 < x < 1, ("data.test_share",)),
+    ("above 0 and below 1", lambda x: 0 < x < 1, ("split.test_share",)),
     ("above 0", lambda x: x > 0, ("model.init_scale", "optimizer.learning_rate")),
     ("at least 2", lambda x: x >= 2, ("model.max_length",)),
     ("at least 5", lambda x: x >= 5, ("data.synthetic.mean_length",)),
-    ("within 64 bits", lambda x: abs(x) < 2**63, ("data.first_users",)),
+    ("within 64 bits", lambda x: abs(x) < 2**63, ("filter.first_users",)),
     (
         "one of " + ", ".join(MOVIELENS + FORMATS),
         lambda x: x in MOVIELENS + FORMATS,
@@ -199,7 +200,7 @@ def _check(c: Config) -> None:
             require(holds(value(name)), name, rule)
 
     # Rules of fields together.
-    data, model, masking = c.data, c.model, c.masking
+    data, split, model, masking = c.data, c.split, c.model, c.masking
     require(
         masking.next_item_share < 1 or model.predict_from == "last_item",
         "model.predict_from",
@@ -237,24 +238,24 @@ def _check(c: Config) -> None:
     )
     for name in ("valid_seconds", "gap_seconds"):
         require(
-            getattr(data, name) == 0 or data.test_seconds > 0,
-            f"data.{name}",
-            "0 unless config.data.test_seconds is set",
+            getattr(split, name) == 0 or split.test_seconds > 0,
+            f"split.{name}",
+            "0 unless config.split.test_seconds is set",
         )
     require(
-        data.test_seconds == 0 or data.split == "temporal",
-        "data.test_seconds",
-        "0 unless config.data.split is 'temporal'",
+        split.test_seconds == 0 or split.kind == "temporal",
+        "split.test_seconds",
+        "0 unless config.split.kind is 'temporal'",
     )
     require(
-        data.period_target == "first" or data.split == "temporal",
-        "data.period_target",
-        "'first' unless config.data.split is 'temporal'",
+        split.period_target == "first" or split.kind == "temporal",
+        "split.period_target",
+        "'first' unless config.split.kind is 'temporal'",
     )
     require(
-        0 < data.valid_share < 1 - data.test_share,
-        "data.valid_share",
-        "above 0 and, with config.data.test_share, below 1",
+        0 < split.valid_share < 1 - split.test_share,
+        "split.valid_share",
+        "above 0 and, with config.split.test_share, below 1",
     )
     require(
         data.synthetic.num_items >= 2 * data.synthetic.genres,

@@ -1,43 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """From an interaction log to memory-mapped NumPy sequences, a split, and packed batches.
 
-`sources` finds and reads the log, `prepare` has it filtered, ordered and numbered (by `arrange` in memory, by `engines`
-beyond) and written (`writer`) into the prepared folder, `dataset` opens that folder, `splits` says what is trained on
-and what is predicted, `batching` packs histories into rows, `prefetch` makes batches ahead, `suggest` says
-which settings suit the data, `clean` frees the cache.
+Data flow in one direction:
+
+- `sources` finds and reads the log.
+- `prepare` filters, orders and numbers the events (`arrange` in memory, `engines` for larger logs)
+  and writes them to the prepared folder (`writer`).
+- `dataset` opens that folder; `item_features` derives features from the item table.
+- `splits` chooses training events and targets (`order_statistics` computes time quantiles);
+  `popularity` counts items; `ranges` has the shared arithmetic of event ranges.
+- `batching` packs histories into rows; `prefetch` builds batches ahead of time.
+
+`suggest` recommends settings for a data set, and `clean` removes stale prepared folders.
 """
 
-from bert4rec_jax.data.batching import Packed, RankingBatch, TrainingBatches, ranking_batches
-from bert4rec_jax.data.dataset import Dataset, in_blocks, open_dataset, positions
+from bert4rec_jax.data.batching import Packed, RankingBatch, RankingBatches, TrainingBatches
+from bert4rec_jax.data.dataset import Dataset, open_dataset
+from bert4rec_jax.data.item_features import ItemFeatures, feature_count
+from bert4rec_jax.data.popularity import recent_counts, training_blocks, training_counts
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
-from bert4rec_jax.data.sources.features import Bags, feature_count
-from bert4rec_jax.data.splits import (
-    Split,
-    blocks_of_users,
-    recent_counts,
-    split_dataset,
-    training_blocks,
-    training_counts,
-)
+from bert4rec_jax.data.ranges import expand_ranges, split_by_size
+from bert4rec_jax.data.splits import Split, split_dataset
 from bert4rec_jax.data.suggest import suggestions_text
 
 __all__ = [
-    "Bags",
     "Dataset",
+    "ItemFeatures",
     "Packed",
     "RankingBatch",
+    "RankingBatches",
     "Split",
     "TrainingBatches",
-    "blocks_of_users",
+    "expand_ranges",
     "feature_count",
-    "in_blocks",
     "load_dataset",
     "open_dataset",
-    "positions",
     "prefetch",
-    "ranking_batches",
     "recent_counts",
+    "split_by_size",
     "split_dataset",
     "suggestions_text",
     "training_blocks",

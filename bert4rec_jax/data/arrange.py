@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import FilterConfig
 from bert4rec_jax.data.sources.log import Log
 from bert4rec_jax.errors import UserError
 
@@ -43,7 +43,7 @@ class Arranged:
     counts: dict
 
 
-def arrange(log: Log, config: DataConfig) -> Arranged:
+def arrange(log: Log, config: FilterConfig) -> Arranged:
     """Filters, orders and numbers a log.
 
     Raises:
@@ -107,7 +107,7 @@ def arrange(log: Log, config: DataConfig) -> Arranged:
     )
 
 
-def core_step(config: DataConfig) -> str:
+def core_step(config: FilterConfig) -> str:
     """Returns the name of the step that drops rare users and items."""
     return f"user_core {config.user_core}, item_core {config.item_core}"
 
@@ -122,7 +122,7 @@ def add_step(trail: list[dict], name: str, interactions: int, users: int, items:
     if not interactions:
         story = "; ".join(f"{s['after']}: {s['interactions']} by {s['users']} users" for s in trail)
         raise UserError(
-            f"the filters of config.data leave no interactions ({story}); relax the last one."
+            f"the filters of config.filter leave no interactions ({story}); relax the last one."
         )
 
 

@@ -1,43 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A prepared folder, opened memory-mapped. Only NumPy is imported until a table is asked for."""
+"""A prepared folder, opened memory-mapped.
+
+Opening it imports NumPy only; pandas is imported when a table is read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bert4rec_jax.data.sources.features import Bags
+from bert4rec_jax.data.item_features import ItemFeatures
 from bert4rec_jax.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Raised when the same log and options would no longer give the same folder.
+# Increase this number when the same log and options would produce a different folder.
 FORMAT = 2
-_KEPT_FROM = 1 << 24  # events; a pass over fewer takes no longer than reading its result
+_CACHE_FROM = 1 << 24  # events; for smaller logs, a pass is as fast as reading a cached result
+_REMEDY = "delete it, and it will be prepared again"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Sequences of items, users one after another.
+    """Sequences of items, one user after another.
 
     Attributes:
-      items: int32[interactions], ids 1..num_items in chronological order within a user; memory-mapped.
-      offsets: int64[num_users + 1]; user u has items[offsets[u]:offsets[u + 1]].
-      timestamps: int64[interactions], Unix seconds; None where the source has none.
+      items: int32[interactions], ids 1..num_items in chronological order within a user;
+        memory-mapped.
+      offsets: int64[num_users + 1]; the events of user u are items[offsets[u]:offsets[u + 1]].
+      timestamps: int64[interactions], Unix seconds; None if the source has no times.
       num_users: number of users.
-      num_items: number of items; 0 is free for padding, num_items + 1 for [MASK].
+      num_items: number of items; 0 is the padding id, num_items + 1 is [MASK].
       folder: the prepared folder.
-      manifest: where the data came from and what was done to it.
-      fingerprint: 16 hex digits of the arrays' content; the same data have the same fingerprint wherever
-        they are.
-      features: of the items, in columns of the item table; None: none were asked for.
+      manifest: the source of the data and all steps of their preparation.
+      fingerprint: 16 hex digits of the content of the arrays; it does not depend on paths.
+      features: features of the items (`config.data.features`), or None.
     """
 
     items: np.ndarray = field(repr=False)
@@ -48,25 +52,27 @@ class Dataset:
     folder: str
     manifest: dict = field(repr=False)
     fingerprint: str
-    features: Bags | None = None
+    features: ItemFeatures | None = None
 
     def item_table(self) -> pd.DataFrame:
-        """Returns one row per item, index 1..num_items.
+        """Returns one row per item, with the index 1..num_items.
 
-        Columns: item (original id, as a string), title, year (nullable integer), genres (joined by `|`),
-        then what else the source had. Missing where unknown.
+        The columns are item (the original id as a string), title, year (nullable integer) and
+        genres (joined by `|`), followed by the other columns of the source. Unknown values are
+        missing.
         """
         return _read_table(os.path.join(self.folder, "items.parquet"), first=1)
 
     def user_table(self) -> pd.DataFrame:
-        """Returns one row per user, index 0..num_users-1, with the column user (original id, as a string)."""
+        """Returns one row per user, index 0..num_users-1, column user (original id, a string)."""
         return _read_table(os.path.join(self.folder, "users.parquet"), first=0)
 
-    def kept(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Returns what a pass over all events computes, from a file of an earlier start where there is one.
+    def cached(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Returns the result of a pass over all events, cached on disk for large logs.
 
         Args:
-          name: of the result; it must say all that the result depends on beside the data.
+          name: file name of the result; must contain everything that the result depends on except
+            the data.
           compute: makes the pass.
         """
         path = os.path.join(self.folder, "kept", f"{name}.npy")
@@ -74,8 +80,8 @@ class Dataset:
             return np.load(path)
         except (OSError, ValueError, EOFError):
             result = compute()
-        if len(self.items) >= _KEPT_FROM:
-            # A folder that cannot be written to, or a full disk, costs the pass again.
+        if len(self.items) >= _CACHE_FROM:
+            # If the folder is read-only or the disk is full, the next run makes the pass again.
             with contextlib.suppress(OSError):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 temporary = f"{path}.{os.getpid()}.tmp"
@@ -85,9 +91,9 @@ class Dataset:
         return result
 
     def statistics(self) -> dict:
-        """Returns name, fingerprint, users, items, interactions, density and lengths of histories."""
+        """Returns name, fingerprint, users, items, interactions, density and history lengths."""
         lengths = np.diff(self.offsets)
-        return {
+        result = {
             "name": self.manifest["name"],
             "fingerprint": self.fingerprint,
             "users": self.num_users,
@@ -98,8 +104,10 @@ class Dataset:
             "min_length": int(lengths.min()),
             "max_length": int(lengths.max()),
             "density": float(self.offsets[-1] / (self.num_users * self.num_items)),
-            **({} if self.features is None else {"features": len(self.features.names)}),
         }
+        if self.features is not None:
+            result["features"] = len(self.features.names)
+        return result
 
 
 def open_dataset(folder: str) -> Dataset:
@@ -109,21 +117,12 @@ def open_dataset(folder: str) -> Dataset:
       UserError: the folder is missing, incomplete, damaged or of another format.
     """
     folder = os.path.abspath(folder)
-    remedy = "delete it, and it will be prepared again"
     try:
         with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
             manifest = json.load(file)
-        if manifest["format"] != FORMAT:
-            raise UserError(
-                f"{folder} was prepared by another version (format {manifest['format']}); {remedy}."
-            )
-        for name, facts in manifest["files"].items():
-            if os.path.getsize(os.path.join(folder, name)) != facts["bytes"]:
-                raise UserError(
-                    f"{folder} is damaged: {name} is not {facts['bytes']} bytes long; {remedy}."
-                )
+        _check(folder, manifest)
         arrays = {
-            name: _map(folder, name)
+            name: np.load(os.path.join(folder, f"{name}.npy"), mmap_mode="r")
             for name in ("items", "offsets", "timestamps")
             if f"{name}.npy" in manifest["files"]
         }
@@ -139,37 +138,22 @@ def open_dataset(folder: str) -> Dataset:
         )
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} is no prepared folder: there is no {error.filename}; {remedy}."
+            f"{folder} is not a prepared folder: {error.filename} is missing; {_REMEDY}."
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder} is damaged ({reason}); {_REMEDY}.") from None
+
+
+def _check(folder: str, manifest: dict) -> None:
+    if manifest["format"] != FORMAT:
         raise UserError(
-            f"{folder} is damaged ({type(error).__name__}: {error}); {remedy}."
-        ) from None
-
-
-def in_blocks(offsets: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Yields (first, the one after the last) of neighbours that are at most so large together, or of a larger one.
-
-    Args:
-      offsets: int64[n + 1], ascending; number i is offsets[i + 1] - offsets[i] large.
-      most: size of a block.
-    """
-    first, count = 0, len(offsets) - 1
-    while first < count:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most, "right")) - 1)
-        yield first, last
-        first = last
-
-
-def positions(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which range it is in, int64[p], and itself, int64[p], of every position in starts[n]..stops[n]-1."""
-    lengths = np.asarray(stops - starts, np.int64)
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    return owner, np.arange(len(owner)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-
-
-def _map(folder: str, name: str) -> np.ndarray:
-    return np.load(os.path.join(folder, f"{name}.npy"), mmap_mode="r")
+            f"{folder} was prepared by another version (format {manifest['format']}); {_REMEDY}."
+        )
+    for name, facts in manifest["files"].items():
+        expected = facts["bytes"]
+        if os.path.getsize(os.path.join(folder, name)) != expected:
+            raise UserError(f"{folder} is damaged: {name} is not {expected} bytes long; {_REMEDY}.")
 
 
 def _read_table(path: str, first: int) -> pd.DataFrame:
@@ -181,10 +165,8 @@ def _read_table(path: str, first: int) -> pd.DataFrame:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{os.path.dirname(path)} is damaged ({reason}); delete it, and it will be prepared again."
-        ) from None
-    # Nullable integers: a missing year must not turn the others into 1995.0.
+        raise UserError(f"{os.path.dirname(path)} is damaged ({reason}); {_REMEDY}.") from None
+    # Nullable integers: a missing year must not turn the other years into floats.
     frame = table.to_pandas(
         types_mapper=lambda kind: pd.Int64Dtype() if pa.types.is_integer(kind) else None
     )

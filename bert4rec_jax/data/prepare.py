@@ -19,25 +19,23 @@ from collections.abc import Callable
 import numpy as np
 from absl import logging
 
-from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import arrange, engines, writer
+from bert4rec_jax.config import DataConfig, FilterConfig
+from bert4rec_jax.data import arrange, engines, item_features, writer
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.engines import additions
-from bert4rec_jax.data.sources import features
 from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
 from bert4rec_jax.phases import say
 
-_FILTERS = ("min_rating", "user_core", "item_core", "duplicate_events", "first_users")
 _STALE_SECONDS = 86400
 _WORK_STALE_SECONDS = 14 * 86400
 _EVENTS_AT_ONCE = 1 << 22
 _MANY_FOLDERS, _MUCH = 20, 10 * 2**30
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, filters: FilterConfig = FilterConfig()) -> Dataset:
     """Opens the prepared folder of a config, preparing it first where there is none.
 
     The folder is `<cache_dir>/prepared/<name>-<12 digits>`; the digits change with the source (paths,
@@ -51,7 +49,7 @@ def load_dataset(config: DataConfig) -> Dataset:
       Stopped: by a signal.
     """
     with _ending_on_signals():
-        dataset = _load(config)
+        dataset = _load(config, filters)
         if not config.feature_columns:
             return dataset
         if not dataset.manifest["counts"]["item_table"]:
@@ -59,13 +57,13 @@ def load_dataset(config: DataConfig) -> Dataset:
                 "config.data.features needs an item table, and there is none; name its file with "
                 "config.data.items_path."
             )
-        found = features.from_columns(dataset.item_table(), config.feature_columns)
+        found = item_features.from_columns(dataset.item_table(), config.feature_columns)
         return dataclasses.replace(dataset, features=found)
 
 
-def _load(config: DataConfig) -> Dataset:
-    source = find_source(config)
-    options = {name: getattr(config, name) for name in _FILTERS}
+def _load(config: DataConfig, filters: FilterConfig) -> Dataset:
+    source = find_source(config, filters)
+    options = dataclasses.asdict(filters)
     key = {"format": FORMAT, "source": source.identity, "options": options}
     digits = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     parent = os.path.join(cache_folder(config), "prepared")
@@ -89,15 +87,15 @@ def _load(config: DataConfig) -> Dataset:
         older = additions.older_folder(parent, source, options)
         scratch = os.path.join(parent, f".{source.name}-{digits}-{uuid.uuid4().hex}")
         if older and _in_scratch(
-            scratch, folder, lambda: additions.add(older, source, config, facts, scratch)
+            scratch, folder, lambda: additions.add(older, source, config, filters, facts, scratch)
         ):
             pass
         elif engines.choose(config, source) == "memory":
             log = read_log(source)
-            arranged = arrange.arrange(log, config)
+            arranged = arrange.arrange(log, filters)
             _in_scratch(scratch, folder, lambda: _write(scratch, facts, log, arranged))
         else:
-            engines.prepare(config, source, facts, folder, _publish)
+            engines.prepare(config, filters, source, facts, folder, _publish)
     dataset = open_dataset(folder)
     say(f"Prepared {source.description} in {time.monotonic() - started:.1f} s: {account(dataset)}")
     _mention_size(parent)

@@ -74,8 +74,8 @@ def _step(steps: tuple[tuple[int, float], ...], value: float) -> float:
 
 def suggestions_text(config: Config) -> str:
     """Returns the suggestions for a configuration's data, with their reasons and as flags."""
-    dataset = load_dataset(config.data)
-    split = split_dataset(dataset, config.data, config.eval.valid_users)
+    dataset = load_dataset(config.data, config.filter)
+    split = split_dataset(dataset, config.split)
     suggestions = suggest(dataset, int((split.train_stop - dataset.offsets[:-1]).sum()))
     flags = [f"--config.{s.field}={s.value}" for s in suggestions]
     widest = max(map(len, flags))

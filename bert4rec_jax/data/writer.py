@@ -93,7 +93,7 @@ class Writer:
             new = new[np.argsort(first)]
             if self.items + len(new) > MOST_ITEMS:
                 raise UserError(
-                    f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core."
+                    f"the log has more than {MOST_ITEMS:,} items; raise config.filter.item_core."
                 )
             self._numbers[new] = np.arange(
                 self.items + 1, self.items + len(new) + 1, dtype=np.int32

@@ -177,6 +177,8 @@ def _equation(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]
         operation in ("max", "min") and equation.outvars[0].aval.dtype == bool
     ):
         return [_elementwise(graph, _SAME[operation], inputs, shape)]
+    if operation == "unstack":
+        return _unstack(graph, equation, inputs)
     rule = _RULES.get(operation)
     if rule is None:
         raise UserError(
@@ -352,6 +354,18 @@ def _slice(graph, equation, inputs, shape):
                 graph.constant([step], np.int64),
             )
     return _Value(name, shape)
+
+
+def _unstack(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
+    array = _full(graph, inputs[0])
+    axis = equation.params["axis"]
+    return [
+        _Value(
+            graph.add("Gather", array, graph.constant(index, np.int64), axis=axis),
+            output.aval.shape,
+        )
+        for index, output in enumerate(equation.outvars)
+    ]
 
 
 def _concatenate(graph, equation, inputs, shape):

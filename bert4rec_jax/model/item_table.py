@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert4rec_jax.data import Bags
+from bert4rec_jax.data import ItemFeatures
 from bert4rec_jax.model.params import Params
 
 ROW_MULTIPLE = 64
@@ -93,41 +93,41 @@ def _lookup_backward(axis, residuals, gradient):
 lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-def fold_features(params: Params, bags: Bags | None, axis: str | None = None) -> Params:
+def fold_features(params: Params, features: ItemFeatures | None, axis: str | None = None) -> Params:
     """Returns the parameters of the same model without features: `items`, including the features, and `encoder`.
 
     An item's embedding is its own row plus the mean of the embeddings of its features.
 
     Args:
       params: as in a checkpoint; `items` may be this device's shard.
-      bags: the features of the items. If None, `params` is returned unchanged.
+      features: features of the items. If None, `params` is returned unchanged.
       axis: mesh axis over which the table is split, or None.
     """
-    if bags is None:
+    if features is None:
         return params
     items = params["items"]
     embedding_VD = items["embedding"]
-    ids_P, features_P, share_P = _local_features(bags, embedding_VD.shape[0], axis)
+    ids_P, features_P, share_P = _local_features(features, embedding_VD.shape[0], axis)
     folded_VD = add_rows(embedding_VD, ids_P, params["features"][features_P] * share_P[:, None])
     return {"items": {"embedding": folded_VD, "bias": items["bias"]}, "encoder": params["encoder"]}
 
 
-def _local_features(bags: Bags, rows: int, axis: str | None) -> tuple[jax.Array, ...]:
+def _local_features(features: ItemFeatures, rows: int, axis: str | None) -> tuple[jax.Array, ...]:
     """Returns the (row, feature) pairs of this device's shard, and one over the number of features of each row.
 
     All devices return equally many pairs, int32[P], int32[P] and float32[P]. Filler pairs have a row outside the
     shard.
     """
-    share_P = (1 / np.bincount(bags.items)[bags.items]).astype(np.float32)
+    share_P = (1 / np.bincount(features.items)[features.items]).astype(np.float32)
     if axis is None:
-        return bags.items, bags.features, share_P
-    bounds = np.searchsorted(bags.items, np.arange(jax.lax.axis_size(axis) + 1) * rows)
+        return features.items, features.features, share_P
+    bounds = np.searchsorted(features.items, np.arange(jax.lax.axis_size(axis) + 1) * rows)
     pairs_SP = bounds[:-1, None] + np.arange(np.diff(bounds).max())
     valid_SP = pairs_SP < bounds[1:, None]
     pairs_SP = np.where(valid_SP, pairs_SP, 0)
-    ids_SP = np.where(valid_SP, bags.items[pairs_SP] % rows, rows)
+    ids_SP = np.where(valid_SP, features.items[pairs_SP] % rows, rows)
     shard = jax.lax.axis_index(axis)
-    all_shards = (ids_SP, bags.features[pairs_SP], share_P[pairs_SP])
+    all_shards = (ids_SP, features.features[pairs_SP], share_P[pairs_SP])
     return tuple(jnp.asarray(x)[shard] for x in all_shards)
 
 

@@ -136,7 +136,7 @@ def _people(sheet, folder: str, recommender, ranks: dict[str, np.ndarray]) -> No
     from bert4rec_jax.portrait.sheet import image, table
 
     try:
-        dataset = load_dataset(recommender.config.data)
+        dataset = load_dataset(recommender.config.data, recommender.config.filter)
         # Ranks are of users by their number, which in other data is somebody else.
         if dataset.fingerprint != (trained := recommender.results["dataset"]["fingerprint"]):
             raise UserError(

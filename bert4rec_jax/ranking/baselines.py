@@ -18,10 +18,9 @@ from bert4rec_jax.config import Config
 from bert4rec_jax.data import (
     Dataset,
     Split,
-    blocks_of_users,
-    in_blocks,
-    positions,
+    expand_ranges,
     recent_counts,
+    split_by_size,
     training_blocks,
 )
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
@@ -78,11 +77,11 @@ def transitions(
         begins = np.flatnonzero(np.diff(both[order], prepend=-1))
         return both[order][begins], np.add.reduceat(times[order], begins)
 
-    for one, end in blocks_of_users(dataset):
+    for one, end in split_by_size(dataset.offsets):
         begin, stop = dataset.offsets[one], dataset.offsets[end]
         items, followed = np.asarray(dataset.items[begin:stop]), np.ones(stop - begin, bool)
         ends = np.maximum(split.train_stop[one:end] - 1, dataset.offsets[one:end])
-        followed[positions(ends, dataset.offsets[one + 1 : end + 1])[1] - begin] = False
+        followed[expand_ranges(ends, dataset.offsets[one + 1 : end + 1])[1] - begin] = False
         before = np.flatnonzero((items >= first) & (items < last) & followed)
         fresh.append(items[before] * np.int64(dataset.num_items + 1) + items[before + 1])
         if sum(map(len, fresh)) > _AT_ONCE:
@@ -114,14 +113,14 @@ def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
         np.diff(met.indptr),
         np.zeros(size),
     )  # what else the users of an item have met
-    for first, last in in_blocks(met.indptr, _AT_ONCE):
+    for first, last in split_by_size(met.indptr, _AT_ONCE):
         reached += np.bincount(
             met.indices[met.indptr[first] : met.indptr[last]],
             minlength=size,
             weights=np.repeat(distinct[first:last], distinct[first:last]),
         )
     by_item, parts = met.T.tocsr(), []
-    for first, last in in_blocks(
+    for first, last in split_by_size(
         np.append(0, np.cumsum(np.minimum(reached, size).astype(np.int64))), _AT_ONCE
     ):
         parts.append(_nearest(by_item[first:last] @ met, first))
@@ -215,7 +214,7 @@ def _by_last_item(
       LeftOut: so many parts, of which each is a pass over the log, take too long.
     """
     last_items, size = np.asarray(dataset.items[cases.targets - 1]), np.int64(dataset.num_items + 1)
-    parts = list(in_blocks(np.append(0, np.cumsum(popularity)), _AT_ONCE))
+    parts = list(split_by_size(np.append(0, np.cumsum(popularity)), _AT_ONCE))
     events = int(dataset.offsets[-1])
     if len(parts) * events > _MOST_VISITS:
         raise LeftOut(

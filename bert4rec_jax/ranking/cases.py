@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bert4rec_jax.config import EvalConfig
-from bert4rec_jax.data import Dataset, Split, in_blocks, positions
+from bert4rec_jax.data import Dataset, Split, expand_ranges, split_by_size
 
-_EVENTS_AT_ONCE = 1 << 22
 _CASES_AT_ONCE = 1 << 16
 
 
@@ -35,7 +34,7 @@ class Cases(NamedTuple):
           items: int32, the log.
           chosen: int64[c].
         """
-        place, position = positions(self.starts[chosen], self.targets[chosen])
+        place, position = expand_ranges(self.starts[chosen], self.targets[chosen])
         return place, items[position]
 
     def blocks(
@@ -44,7 +43,7 @@ class Cases(NamedTuple):
         """Yields numbers of cases, of the `chosen` ones or of all, as many at once as have few events in all."""
         chosen = np.arange(len(self.users)) if chosen is None else chosen
         ends = np.cumsum(self.targets[chosen] - self.starts[chosen])
-        for first, last in in_blocks(np.append(0, ends), _EVENTS_AT_ONCE):
+        for first, last in split_by_size(np.append(0, ends)):
             for begin in range(first, last, most):
                 yield chosen[begin : min(begin + most, last)]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import ModelConfig
-from bert4rec_jax.data import ranking_batches
+from bert4rec_jax.data import RankingBatches
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.model import (
     Inputs,
@@ -71,6 +71,10 @@ def history_states(
     config: ModelConfig, params: Any, histories: Histories, placement: Placement
 ) -> jax.Array:
     """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.predict_from`."""
+    if "features" in params:
+        raise ValueError(
+            "these parameters have item features: pass them through fold_features first"
+        )
     inputs = histories.inputs
     axis = placement.items
     platform = placement.platform
@@ -186,7 +190,7 @@ class PackedHistories:
           removed: maps numbers of histories to (place among them, item) pairs that are no candidates; None: none are.
         """
         self._config, self._layout, self.count = config, layout, len(starts)
-        self._batches = ranking_batches(
+        self._batches = RankingBatches(
             items,
             starts,
             stops,
@@ -210,7 +214,7 @@ class PackedHistories:
         """Returns int[<= size]: which histories a batch holds; none beyond the last batch."""
         if batch >= len(self._batches):
             return np.empty(0, np.int64)
-        return self._batches.numbers(batch)
+        return self._batches.case_ids(batch)
 
     def _device_batch(self, number: int) -> Histories:
         """Returns one device's batch; beyond the last one, one without histories."""

@@ -15,7 +15,7 @@ import pandas as pd
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config, ParallelConfig
-from bert4rec_jax.data import Bags, feature_count
+from bert4rec_jax.data import ItemFeatures, feature_count
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
@@ -90,7 +90,7 @@ class Recommender:
         self.num_items = len(self.catalogue)
         self._layout = Layout(self.config.parallel)
         bags = (
-            Bags.from_lists(self.catalogue["features"])
+            ItemFeatures.from_lists(self.catalogue["features"])
             if "features" in self.catalogue.columns
             else None
         )
@@ -110,7 +110,7 @@ class Recommender:
                 max(checkpoints.steps()) if best is None else best, template
             )
         self.params = (
-            jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
+            jax.jit(functools.partial(fold_features, features=bags))(params) if bags else params
         )
         self._map = functools.cache(
             lambda k: self._layout.map(

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from bert4rec_jax.config import Config
-from bert4rec_jax.data import Bags, Packed
+from bert4rec_jax.data import ItemFeatures, Packed
 from bert4rec_jax.devices import Layout, Placement, in_parameter_layout
 from bert4rec_jax.model import (
     DropoutKeys,
@@ -69,7 +69,7 @@ class StepSpec:
     config: Config
     num_items: int
     num_slots: int
-    features: Bags | None = None
+    features: ItemFeatures | None = None
 
 
 class StepKeys(NamedTuple):
@@ -249,7 +249,7 @@ def train_step(
       The new state, and `loss` (mean over the batch's targets), `targets`, `grad_norm`.
     """
     config = spec.config
-    fold = functools.partial(fold_features, bags=spec.features, axis=placement.items)
+    fold = functools.partial(fold_features, features=spec.features, axis=placement.items)
     params, unfold = jax.vjp(fold, state.params)
     keys = step_keys(root, state.step)
     total, targets, gradient = _sum_parts(spec, params, packed, keys, placement)

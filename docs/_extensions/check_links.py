@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a built site without a network: every link inside it leads to a file, every anchor to an element.
+"""Checks a built site without a network: every internal link must point to a file, and every anchor to an element.
 
 python docs/_extensions/check_links.py build/site
 """
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class Page(HTMLParser):
-    """What a page links to and what can be linked to in it."""
+    """The links and the anchors of an HTML page."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -20,19 +20,19 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Keeps ids, links and sources."""
+        """Collects ids, links and sources."""
         values = dict(attributes)
         self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
         self.links += [values[key] for key in ("href", "src") if values.get(key)]
 
 
 def problems(site: Path) -> list[str]:
-    """Returns what is wrong, a line each."""
+    """Returns the broken links, one line per problem."""
     pages = {
         path.resolve(): Page(path.read_text(encoding="utf-8"))
         for path in sorted(site.rglob("*.html"))
     }
-    found = [] if pages else [f"there is no page in {site}"]
+    found = [] if pages else [f"{site} contains no pages"]
     for path, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)

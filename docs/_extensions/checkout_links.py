@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links of a page to files of the checkout that are not pages: checked, and turned into links to the repository."""
+"""Checks links to files of the checkout that are not pages, and turns them into links to the repository."""
 
 import re
 from pathlib import Path
@@ -14,12 +14,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class CheckoutLinks(SphinxTransform):
-    """Runs before links are resolved."""
+    """Rewrites links before Sphinx resolves them."""
 
     default_priority = 5
 
     def apply(self, **kwargs) -> None:
-        """Replaces every link that leads out of docs/."""
+        """Replaces every link to a file outside docs/."""
         docs = CHECKOUT / "docs"
         kinds = addnodes.pending_xref | addnodes.download_reference | nodes.reference
         for link in list(self.document.findall(lambda n: isinstance(n, kinds))):
@@ -29,23 +29,23 @@ class CheckoutLinks(SphinxTransform):
             )
             if re.match(r"[a-z]+:|#|$", target):
                 continue
-            if link.get("refdomain") == "doc":  # Markdown anywhere, its suffix taken off
+            if link.get("refdomain") == "doc":  # a Markdown file, without its suffix
                 target = target + ".md" if target.startswith("/") else ""
             elif target.startswith("/"):
                 continue
             file, _, fragment = target.partition("#")
             anchor = anchor or fragment
-            # A link of an included file begins where that file lies.
-            begins = [
+            # A link in an included file is relative to that file.
+            folders = [
                 docs / Path(self.env.docname).parent,
                 Path(get_node_source(link) or docs).resolve().parent,
             ]
-            paths = [(begin / file).resolve() for begin in begins]
+            paths = [(folder / file).resolve() for folder in folders]
             path = next((path for path in paths if path.exists()), paths[0])
             if not file or path.is_relative_to(docs) or not path.is_relative_to(CHECKOUT):
                 continue
             if not path.exists():
-                raise ExtensionError(f"{self.env.docname}: there is no {target}")
+                raise ExtensionError(f"{self.env.docname}: {target} does not exist")
             text = link.astext() or path.relative_to(CHECKOUT).as_posix()
             base = self.config.repository
             if base:
@@ -62,7 +62,7 @@ class CheckoutLinks(SphinxTransform):
 
 
 def setup(app) -> dict:
-    """Is called by Sphinx."""
+    """Registers the extension with Sphinx."""
     app.add_config_value("repository", "", "html")
     app.add_transform(CheckoutLinks)
     return {"parallel_read_safe": True}

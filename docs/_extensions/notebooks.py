@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the notebooks as a reader does, from a checkout, and compares what they show with the outputs kept in them.
+"""Runs the notebooks from a checkout, as a reader would, and compares their outputs with the stored ones.
 
   python docs/_extensions/notebooks.py docs/notebooks/*.ipynb            # `make docs` does this
-  python docs/_extensions/notebooks.py --write docs/notebooks/*.ipynb    # keep what they show now
+  python docs/_extensions/notebooks.py --write docs/notebooks/*.ipynb    # store the new outputs
 
-Numbers, and cells tagged `varies`, may differ: another version of JAX adds up in another order. All else is the same.
+Numbers and cells tagged `varies` may differ, because versions of JAX add numbers in different orders. Everything else
+must be equal.
 """
 
 import argparse
@@ -18,7 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def sources(notebook: dict) -> str:
-    """Returns a digest of the cells' code, which tells whether the outputs belong to it."""
+    """Returns a digest of the code cells. The outputs are valid only for this digest."""
     text = "\0".join(
         "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"
     )
@@ -26,7 +27,7 @@ def sources(notebook: dict) -> str:
 
 
 def shown(cell: dict) -> str:
-    """Returns what a cell shows, as text in which numbers, spaces and lines of tables are all alike."""
+    """Returns the output of a cell as text with normalised numbers, spaces and table rules."""
     texts = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
@@ -39,7 +40,7 @@ def shown(cell: dict) -> str:
 
 
 def run(path: Path) -> dict:
-    """Returns the notebook with the outputs of running it; raises where a cell fails."""
+    """Runs a notebook and returns it with its outputs; raises if a cell fails."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -49,12 +50,14 @@ def run(path: Path) -> dict:
         timeout=900,
         kernel_name="python3",
         record_timing=False,
-        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
+        extra_arguments=[
+            "--IPKernelApp.log_level=40"
+        ],  # hides warnings about the kernel's transport
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":  # progress is for who waits
+        if cell.cell_type == "code":  # without progress bars
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     notebook.metadata = {
         "kernelspec": notebook.metadata["kernelspec"],
@@ -65,27 +68,29 @@ def run(path: Path) -> dict:
 
 
 def differences(kept: dict, now: dict) -> list[str]:
-    """Returns what the kept outputs have and a new run has not, a line for each cell."""
+    """Returns the differences between stored and new outputs, one line per cell."""
     found = (
         []
         if kept["metadata"].get("outputs_of") == sources(kept)
-        else ["its code was changed since it ran"]
+        else ["the code has changed since the outputs were stored"]
     )
     for number, (old, new) in enumerate(zip(kept["cells"], now["cells"])):
         varies = "varies" in old["metadata"].get("tags", [])
         if not varies and shown(old) != shown(new):
-            found.append(f"cell {number} shows\n  {shown(new)}\nand not\n  {shown(old)}")
+            found.append(
+                f"cell {number} shows\n  {shown(new)}\nbut the stored output is\n  {shown(old)}"
+            )
     return found
 
 
 def main() -> int:
-    """Runs all that are named; returns 1 where one differs."""
+    """Runs the given notebooks; returns 1 if an output differs."""
     import nbformat
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="keep the outputs")
+    parser.add_argument("--write", action="store_true", help="store the new outputs")
     parser.add_argument("notebooks", nargs="+", type=Path)
     arguments = parser.parse_args()
     place = CHECKOUT / "build" / "notebooks"  # data and compiled programs
@@ -107,7 +112,7 @@ def main() -> int:
             print(f"{path}: {difference}", file=sys.stderr)
     if differ:
         print(
-            "if that is as it should be: python docs/_extensions/notebooks.py --write NOTEBOOK",
+            "if the new outputs are correct, run: python docs/_extensions/notebooks.py --write NOTEBOOK",
             file=sys.stderr,
         )
     return differ

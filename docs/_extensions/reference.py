@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that are made from the code and the records: `config-fields`, `command`, `shipped-configs`, `records`.
+"""Directives that generate pages from the code and the records: `config-fields`, `command`, `shipped-configs`, `records`.
 
-What they print is what the program itself knows, so it cannot be out of date.
+The pages use the same data as the program, so they cannot be out of date.
 """
 
 import ast
@@ -25,7 +25,7 @@ class _Markdown(SphinxDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        """Returns what the Markdown of `text` becomes."""
+        """Parses the Markdown that `text` returns."""
         from docutils.statemachine import StringList
 
         lines = self.text().split("\n")
@@ -45,7 +45,7 @@ def _cell(text: str) -> str:
 
 
 class ConfigFields(_Markdown):
-    """All fields of the configuration, a table for each group."""
+    """All config fields, one table per group."""
 
     def text(self) -> str:
         """Returns Markdown."""
@@ -61,7 +61,7 @@ class ConfigFields(_Markdown):
                 "",
                 _sentence(cls.__doc__),
                 "",
-                "| field | default | what it does |",
+                "| field | default | effect |",
                 "|---|---|---|",
             ]
             for field in fields:
@@ -95,7 +95,7 @@ class Command(_Markdown):
         module = importlib.import_module(self.arguments[0])
         values = _defined_by(module) if hasattr(module, "_define_flags") else flags.FLAGS
         found = values.flags_by_module_dict()[self.arguments[0]]
-        lines = ["| flag | default | what it does |", "|---|---|---|"]
+        lines = ["| flag | default | effect |", "|---|---|---|"]
         for flag in sorted(found, key=lambda flag: flag.name):
             choices = ", ".join(f"`{value}`" for value in getattr(flag.parser, "enum_values", ()))
             kind = f" ({choices})" if choices else ""
@@ -104,7 +104,7 @@ class Command(_Markdown):
                 if flag.default in (None, "", [])
                 else f"`{flag.default}`".lower().replace("`none`", "")
             )
-            # Without what absl adds: the choices in front, and that a flag may be repeated.
+            # Remove absl's additions: the choices in front, and the hint that a flag may be repeated.
             text = re.sub(r"^<[^>]*>: |[.;]*;\s+repeat this option.*", "", _sentence(flag.help))
             text = re.sub(r"--[a-z]+", r"`\g<0>`", _cell(_capital(text)))
             lines.append(f"| `--{flag.name}` | {default} | {text}{kind} |")
@@ -112,11 +112,11 @@ class Command(_Markdown):
 
 
 def _defined_by(module) -> flags.FlagValues:
-    """Returns what the module's `_define_flags` defines, apart from all others: two commands may have the same flag."""
+    """Returns the flags of the module's `_define_flags` in a separate registry, because two commands may share a flag."""
     own = flags.FlagValues()
 
     class Flags:
-        """Stands in for `absl.flags` in the module."""
+        """Replaces `absl.flags` in the module."""
 
         def __getattr__(self, name):
             thing = getattr(flags, name)
@@ -138,7 +138,7 @@ def _defined_by(module) -> flags.FlagValues:
 
 
 class ShippedConfigs(_Markdown):
-    """The config files that come with the program, with the docstring of each."""
+    """The shipped config files with their docstrings."""
 
     def text(self) -> str:
         """Returns Markdown."""
@@ -147,7 +147,7 @@ class ShippedConfigs(_Markdown):
             docstring = ast.get_docstring(ast.parse(Path(path).read_text(encoding="utf-8")))
             lines += [f"## {name}", ""]
             for paragraph in docstring.split("\n\n"):
-                if re.match(" |python", paragraph):  # a command; its line was continued in the file
+                if re.match(" |python", paragraph):  # a command that is continued on the next line
                     paragraph = re.sub(r"(?<=\S) {4,}(?=--)", " \\\\\n    ", paragraph.strip())
                     paragraph = f"```\n{paragraph}\n```"
                 lines += [paragraph, ""]
@@ -155,7 +155,7 @@ class ShippedConfigs(_Markdown):
 
 
 class Records(_Markdown):
-    """The tables and figures of every folder of experiments/results, from what the reports wrote there."""
+    """The tables and figures that the reports wrote to each folder of experiments/results."""
 
     metrics = ("ndcg@10", "hr@10", "mrr", "ndcg@100")
 
@@ -171,7 +171,7 @@ class Records(_Markdown):
             protocols = dict.fromkeys(row["protocol"] for row in rows)
             versions = sorted({v.split("; ")[0] for row in rows if (v := row.get("versions"))})
             lines += [f"## {file.parent.name}", "", *(f"{_capital(text)}." for text in protocols)]
-            lines += [f"Made by {', '.join(versions)}.", ""]
+            lines += [f"Computed with {', '.join(versions)}.", ""]
             lines += [*self._table(rows), "", ":::{container} figures"]
             for figure in sorted(file.parent.glob(f"{file.stem}-*.png")):
                 shows = figure.stem.removeprefix(f"{file.stem}-").replace("_", " ")
@@ -214,7 +214,7 @@ class Records(_Markdown):
 
 
 def _separate(app, what, name, thing, options, lines: list[str]) -> None:
-    """Lets a letter follow code, as in `Recommendation`s, and code stand in a module's docstring without `::`."""
+    """Allows a letter after code, as in `Recommendation`s, and code in a module docstring without `::`."""
     lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
     if what == "module":
         starts = [
@@ -227,14 +227,14 @@ def _separate(app, what, name, thing, options, lines: list[str]) -> None:
 
 
 def _leave_out(app, what, name, thing, skip, options) -> bool | None:
-    """Leaves out what Python writes itself: the fields of a NamedTuple, whose docstring has them already."""
+    """Omits the generated fields of a NamedTuple, because its docstring already documents them."""
     return (
         True if (getattr(thing, "__doc__", "") or "").startswith("Alias for field number") else None
     )
 
 
 def setup(app) -> dict:
-    """Is called by Sphinx."""
+    """Registers the extension with Sphinx."""
     app.connect("autodoc-process-docstring", _separate)
     app.connect("autodoc-skip-member", _leave_out)
     sys.argv = sys.argv[:1] or ["sphinx"]

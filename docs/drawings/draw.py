@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the two pictures of `how_it_works.md`: boxes, arrows and words, in the colour of the page's text.
+"""Draws the two diagrams of `how_it_works.md` in the text colour of the page.
 
-python docs/drawings/draw.py      # writes batch.svg and rooms.svg beside this file
+python docs/drawings/draw.py      # writes batch.svg and rooms.svg next to this file
 """
 
 from html import escape
@@ -40,7 +40,7 @@ def box(x: int, y: int, w: int, h: int, kind: str, title: str, *lines: str) -> s
 
 
 def arrow(name: str, path: str, word: str = "", x: float = 0, y: float = 0) -> str:
-    """Returns an arrow along an SVG path, with a word beside it."""
+    """Returns an arrow along an SVG path with a label."""
     text = (
         (
             f'<text x="{x}" y="{y}" text-anchor="middle" fill="currentColor" font-size="11" font-style="italic">'
@@ -55,18 +55,18 @@ def arrow(name: str, path: str, word: str = "", x: float = 0, y: float = 0) -> s
 
 
 def batch() -> str:
-    """Returns the way of a batch, and that of a history that is ranked."""
+    """Returns the data flow of a batch and of a ranked history."""
     name = "batch"
     top = [
         ("data", "log", "user, item, time", "data/sources"),
         ("data", "sequences", "items, offsets", "data/prepare"),
         ("data", "rows", "histories packed", "f(seed, step)"),
-        ("model", "tasks", "mask, or ask next", "tokens, slots"),
+        ("model", "tasks", "mask, or next item", "tokens, slots"),
         ("model", "encoder", "own segment only", "h [M, D]"),
         ("model", "loss", "chunks of items", "sum, count"),
         ("update", "update", "Adam, schedule", "state of step + 1"),
     ]
-    label = "The way of a batch: from the log to an update, and to a rank"
+    label = "Data flow from the log to an update and to a rank"
     parts = [HEAD.format(w=1010, h=330, label=label, name=name)]
     for n, (kind, *words) in enumerate(top):
         parts.append(box(10 + 143 * n, 40, 122, 78, kind, *words))
@@ -77,9 +77,9 @@ def batch() -> str:
         '<text x="10" y="190" fill="currentColor" font-weight="600">ranking and serving</text>'
     )
     low = [
-        (153, "data", "history", "[MASK] behind it", "nothing after it"),
-        (582, "ranking", "scores", "whole catalogue", "seen items out"),
-        (725, "ranking", "ranks", "exact, ties behind", "metrics, protocol"),
+        (153, "data", "history", "[MASK] appended", "no later events"),
+        (582, "ranking", "scores", "whole catalogue", "without seen items"),
+        (725, "ranking", "ranks", "exact, ties last", "metrics, protocol"),
     ]
     for x, *words in low:
         parts.append(box(x, 204, 122, 78, *words))
@@ -110,7 +110,7 @@ def batch() -> str:
 
 
 def rooms() -> str:
-    """Returns the floors of the house; nothing is imported upwards."""
+    """Returns the layers of the package; nothing imports upwards."""
     floors = [
         ("serving", "main · recommend · export", "commands: flags to one call"),
         ("serving", "serving", "recommender, titles, lists for all users"),
@@ -118,12 +118,12 @@ def rooms() -> str:
         ("update", "training", "step (pure), loop, optimizer, checkpoint, run directory"),
         ("ranking", "ranking", "scores, ranks, negatives, metrics, baselines"),
         ("model", "model", "encoder, item table, tasks, losses: functions of arrays"),
-        ("model", "devices", "layouts, signals, errors in words"),
+        ("model", "devices", "layouts, signals, memory, device errors"),
         ("data", "data", "sources, sequences, splits, batches"),
-        ("data", "config · command_line · errors · files", "the ground that all stand on"),
+        ("data", "config · command_line · errors · files", "used by all layers"),
     ]
     name = "rooms"
-    label = "The rooms, highest first; nothing imports upwards"
+    label = "The packages, highest layer first; nothing imports upwards"
     parts = [HEAD.format(w=760, h=52 * len(floors) + 20, label=label, name=name)]
     for n, (kind, title, line) in enumerate(floors):
         y = 10 + 52 * n

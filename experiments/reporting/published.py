@@ -19,7 +19,7 @@ class Published:
       id: by which documents cite it.
       data: names of our data sets that it may stand below.
       candidates: full, pop100 or uni100, as in config.eval.protocol.
-      split: leave_one_out or temporal, as in config.data.split.
+      split: leave_one_out or temporal, as in config.split.kind.
       model: as its source calls it.
       metrics: name -> value, as printed there.
       source: where it is printed.
@@ -68,7 +68,7 @@ def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Publi
         for row in load(file)
         if run.dataset["name"] in row.data
         and run.fields["eval.protocol"] == row.candidates
-        and run.fields["data.split"] == row.split
+        and run.fields["split.kind"] == row.split
         and any(metric in row.metrics for metric in metrics)
     ]
 

@@ -9,6 +9,7 @@ import shutil
 import prepared
 import pytest
 
+from bert4rec_jax.config import FilterConfig
 from bert4rec_jax.errors import UserError
 
 
@@ -25,9 +26,9 @@ def every_engine(request, monkeypatch):
     """
     load_dataset = request.module.load_dataset
 
-    def load_twice(config):
+    def load_twice(config, filters=FilterConfig()):
         if config.engine != "auto":
-            return load_dataset(config)
+            return load_dataset(config, filters)
         config = dataclasses.replace(config, engine="memory")
         again = dataclasses.replace(
             config,
@@ -37,9 +38,9 @@ def every_engine(request, monkeypatch):
         )
         shutil.rmtree(again.cache_dir, ignore_errors=True)
         with contextlib.redirect_stderr(io.StringIO()):
-            _, found = prepared.outcome(again)
+            _, found = prepared.outcome(again, filters)
         try:
-            dataset = load_dataset(config)
+            dataset = load_dataset(config, filters)
         except UserError as error:
             assert found == str(error)
             raise

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder that a new day was added to is, to the last byte, that of a fresh preparation."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
-from prepared import folder_bytes
+from prepared import data_and_filter, folder_bytes
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import additions
 from bert4rec_jax.errors import UserError
@@ -47,21 +49,22 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
         source="table",
         path=str(tmp_path / "log"),
         cache_dir=str(tmp_path / "cache"),
-        duplicate_events=repeats,
         items_path=str(items),
     )
+    filters = FilterConfig(duplicate_events=repeats)
     added = []
     monkeypatch.setattr(
         additions, "_merge", lambda *args, merge=additions._merge: added.append(1) or merge(*args)
     )
     for number in range(2):
         write(tmp_path / "log", number, change, form)
-    load_dataset(config)
+    load_dataset(config, filters)
     for number in range(2, 4):
         write(tmp_path / "log", number, change, form)
-        grown = load_dataset(config)
+        grown = load_dataset(config, filters)
     assert len(added) == 2
-    fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
+    elsewhere = dataclasses.replace(config, cache_dir=str(tmp_path / "fresh"))
+    fresh = load_dataset(elsewhere, filters)
     assert (
         len(added) == 2 and grown.manifest["interactions"] == fresh.manifest["interactions"] > 500
     )
@@ -74,19 +77,19 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
         (
             {"item_core": 2},
             lambda frame: frame,
-            "config.data.item_core left out events that may count again",
+            "config.filter.item_core left out events that may count again",
         ),
         (
             {"user_core": 8, "item_core": 2},
             lambda frame: frame,
-            "config.data.user_core and config.data.item_core left out",
+            "config.filter.user_core and config.filter.item_core left out",
         ),
         (
             {"min_rating": 1.0, "rating_column": "item"},
             lambda frame: frame,
-            "config.data.min_rating left out",
+            "config.filter.min_rating left out",
         ),
-        ({"first_users": 1}, lambda frame: frame, "config.data.first_users left out"),
+        ({"first_users": 1}, lambda frame: frame, "config.filter.first_users left out"),
         (
             {},
             lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5),
@@ -106,7 +109,7 @@ def test_what_cannot_be_added_starts_over_and_says_why(
     tmp_path, monkeypatch, capsys, options, change, reason
 ):
     monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
-    config = DataConfig(
+    config, filters = data_and_filter(
         source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options
     )
     texts = change is as_texts
@@ -115,13 +118,14 @@ def test_what_cannot_be_added_starts_over_and_says_why(
     )
     for number in range(2):
         write(tmp_path / "log", number, first)
-    load_dataset(config)
+    load_dataset(config, filters)
     assert "prepared anew" not in capsys.readouterr().err
     write(tmp_path / "log", 2, change)
-    grown = load_dataset(config)
+    grown = load_dataset(config, filters)
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "prepared anew" in line)
     assert reason in line
-    fresh = load_dataset(DataConfig(**{**vars(config), "cache_dir": str(tmp_path / "fresh")}))
+    elsewhere = dataclasses.replace(config, cache_dir=str(tmp_path / "fresh"))
+    fresh = load_dataset(elsewhere, filters)
     assert folder_bytes(grown.folder) == folder_bytes(fresh.folder)
 
 

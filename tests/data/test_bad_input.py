@@ -5,8 +5,8 @@ import os
 
 import pandas as pd
 import pytest
+from prepared import data_and_filter
 
-from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
 
@@ -20,7 +20,7 @@ def refused(tmp_path, message, **options):
     """Asserts that loading raises a one-line `UserError` that matches, and that nothing was prepared."""
     cache = tmp_path / "cache"
     with pytest.raises(UserError, match=message) as caught:
-        load_dataset(DataConfig(cache_dir=str(cache), **options))
+        load_dataset(*data_and_filter(cache_dir=str(cache), **options))
     assert "\n" not in str(caught.value)
     assert not (cache / "prepared").exists() or not os.listdir(cache / "prepared")
 

@@ -8,7 +8,7 @@ from conftest import small_config
 
 from bert4rec_jax.config import MaskingConfig
 from bert4rec_jax.data import load_dataset, split_dataset
-from bert4rec_jax.data.batching import TrainingBatches, pack, ranking_batches
+from bert4rec_jax.data.batching import RankingBatches, TrainingBatches, pack
 from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_history
 
 
@@ -16,7 +16,7 @@ from bert4rec_jax.model.tasks import learns_next_item, mask_items, masks_per_his
 def data(cache):
     config = small_config(cache)
     dataset = load_dataset(config.data)
-    return config, dataset, split_dataset(dataset, config.data)
+    return config, dataset, split_dataset(dataset, config.split)
 
 
 def histories(packed):
@@ -142,7 +142,7 @@ def test_a_ranking_history_ends_before_its_target(data):
     starts, targets = dataset.offsets[split.test_users], split.test_targets
     for mask in (None, 61):
         found = {}
-        for batch in ranking_batches(dataset.items, starts, targets, 16, 8, mask):
+        for batch in RankingBatches(dataset.items, starts, targets, 16, 8, mask):
             for row, slot in zip(*np.nonzero(batch.cases >= 0)):
                 column = batch.slots[row, slot]
                 same = batch.packed.segments[row] == batch.packed.segments[row, column]

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepared import DUCKDB, SPARK
+from prepared import DUCKDB, SPARK, data_and_filter
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import pipeline
 from bert4rec_jax.data.engines.duckdb_engine import DuckDB
@@ -63,7 +63,8 @@ def log(seed=0, rows=900, users=60, items=40):
 
 
 def same_from(engine, tmp_path, **options):
-    return prepared.same_from(engine, DataConfig(cache_dir=str(tmp_path / "cache"), **options))
+    options["cache_dir"] = str(tmp_path / "cache")
+    return prepared.same_from(engine, *data_and_filter(**options))
 
 
 @pytest.mark.parametrize(
@@ -219,10 +220,9 @@ def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch,
     config = DataConfig(
         "table",
         str(tmp_path / "log.parquet"),
-        item_core=3,
         cache_dir=str(tmp_path / "uid=7" / "[1]*? 'it'"),
     )
-    dataset = prepared.same_from("duckdb", config)
+    dataset = prepared.same_from("duckdb", config, FilterConfig(item_core=3))
     parts = [title for title in saved if title.startswith("sorting events")]
     # A range is as long as was asked for, but for its last user.
     longest = int(np.diff(dataset.offsets).max())
@@ -410,10 +410,10 @@ def test_names_of_files_are_no_patterns(tmp_path, engine, form):
         DataConfig(
             source="table",
             path=str(folder / "log"),
-            user_core=2,
             spill_dir=str(folder / "spill"),
             cache_dir=str(folder / "cache"),
         ),
+        FilterConfig(user_core=2),
     )
     assert dataset.manifest["counts"]["filters"][0]["interactions"] == 800
 
@@ -518,9 +518,8 @@ def test_what_an_engine_reads_by_url(tmp_path):
     assert remote.fingerprint == local.fingerprint and remote.folder != local.folder
     with pytest.raises(UserError, match="is read by an engine"):
         load_dataset(
-            DataConfig(
-                path=f"file://{tmp_path}/log.parquet", engine="memory", first_users=1, **options
-            )
+            DataConfig(path=f"file://{tmp_path}/log.parquet", engine="memory", **options),
+            FilterConfig(first_users=1),
         )
 
 

@@ -6,8 +6,7 @@ import pytest
 from conftest import small_config
 
 from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import Bags, feature_count, load_dataset
-from bert4rec_jax.data.sources import features
+from bert4rec_jax.data import ItemFeatures, feature_count, item_features, load_dataset
 from bert4rec_jax.errors import UserError
 
 TITLES = ["Nail Oil | Élan", "Oil, 2oz", None, "nail-oil, oil", "élan"]
@@ -39,12 +38,12 @@ LISTS = {
 
 @pytest.fixture(autouse=True)
 def two_items_share(monkeypatch):
-    monkeypatch.setattr(features, "MIN_ITEMS", 2)
+    monkeypatch.setattr(item_features, "MIN_ITEMS", 2)
 
 
 @pytest.mark.parametrize("column", LISTS)
 def test_words_values_and_elements_that_items_share_are_features(column):
-    bags = features.from_columns(TABLE, (column,))
+    bags = item_features.from_columns(TABLE, (column,))
     assert [list(x) for x in bags.lists(5)] == [
         [f"{column}: {value}" for value in values] for values in LISTS[column]
     ]
@@ -52,7 +51,7 @@ def test_words_values_and_elements_that_items_share_are_features(column):
 
 
 def test_columns_come_together_and_lists_give_the_bags_again(tmp_path):
-    bags = features.from_columns(TABLE, ("tags", "title"))
+    bags = item_features.from_columns(TABLE, ("tags", "title"))
     assert bags.lists(5)[0].tolist() == [
         "tags: a b",
         "tags: c",
@@ -64,9 +63,9 @@ def test_columns_come_together_and_lists_give_the_bags_again(tmp_path):
     pd.DataFrame({"features": bags.lists(5)}, index=range(1, 6)).to_parquet(
         tmp_path / "catalogue.parquet"
     )
-    again = Bags.from_lists(pd.read_parquet(tmp_path / "catalogue.parquet")["features"])
+    again = ItemFeatures.from_lists(pd.read_parquet(tmp_path / "catalogue.parquet")["features"])
     assert again.names == bags.names and again.fingerprint == bags.fingerprint
-    other = features.from_columns(TABLE, ("title",))
+    other = item_features.from_columns(TABLE, ("title",))
     assert other.fingerprint != bags.fingerprint
 
 
@@ -82,7 +81,7 @@ def test_columns_come_together_and_lists_give_the_bags_again(tmp_path):
 )
 def test_what_is_no_feature_is_refused_in_a_line(column, named):
     with pytest.raises(UserError, match=named) as raised:
-        features.from_columns(TABLE, ("title", column))
+        item_features.from_columns(TABLE, ("title", column))
     assert "\n" not in str(raised.value)
 
 

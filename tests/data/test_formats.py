@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared import data_and_filter
 
-from bert4rec_jax.config import DataConfig, resolve
+from bert4rec_jax.config import resolve
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources.movielens import GENRES_100K, split_title
 from bert4rec_jax.errors import UserError
@@ -36,7 +37,8 @@ MOVIES = [
 
 
 def load(tmp_path, **options):
-    return load_dataset(DataConfig(cache_dir=str(tmp_path / "cache"), **options))
+    options["cache_dir"] = str(tmp_path / "cache")
+    return load_dataset(*data_and_filter(**options))
 
 
 def sequences(dataset):
@@ -449,14 +451,14 @@ def test_yambda_in_its_schema(tmp_path):
     values.data.update(
         path=str(tmp_path / "listens.parquet"), cache_dir=str(tmp_path / "cache"), memory="1GiB"
     )
-    config = resolve(values).data
-    dataset = load_dataset(config)
+    config = resolve(values)
+    dataset = load_dataset(config.data, config.filter)
     heard = frame[frame["played_ratio_pct"] >= 50]
     assert (
         dataset.manifest["interactions"] == len(heard)
         and dataset.num_users == heard["uid"].nunique()
     )
-    split = split_dataset(dataset, config)
+    split = split_dataset(dataset, config.split)
     test_cut, gap_cut = end - 5 + 1 - day, end - 5 + 1 - day - 30 * 60
     trained = np.concatenate(
         [dataset.timestamps[a:b] for a, b in zip(dataset.offsets, split.train_stop)]

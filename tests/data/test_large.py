@@ -8,13 +8,16 @@ import time
 import numpy as np
 import pytest
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, SplitConfig
 from bert4rec_jax.data import (
     Dataset,
+    RankingBatches,
     TrainingBatches,
     dataset,
     load_dataset,
-    ranking_batches,
+    order_statistics,
+    popularity,
+    ranges,
     recent_counts,
     split_dataset,
     splits,
@@ -40,9 +43,9 @@ def data(tmp_path):
 @pytest.mark.parametrize("intervals", [2, 3, 1 << 20])
 @pytest.mark.parametrize("shares", [(0.1, 0.2), (0.3, 0.01)])
 def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, shares):
-    monkeypatch.setattr(splits, "_EVENTS_AT_ONCE", 137)
-    monkeypatch.setattr(splits, "_INTERVALS", intervals)
-    config = DataConfig(split="temporal", test_share=shares[0], valid_share=shares[1])
+    monkeypatch.setattr(ranges, "EVENTS_PER_BLOCK", 137)
+    monkeypatch.setattr(order_statistics, "_INTERVALS", intervals)
+    config = SplitConfig(kind="temporal", test_share=shares[0], valid_share=shares[1])
     times = np.asarray(data.timestamps)
     places = [len(times) - round(share * len(times)) for share in (sum(shares), shares[0])]
     valid_cut, test_cut = np.sort(times)[places]
@@ -71,12 +74,16 @@ def test_passes_by_block_find_what_arrays_find(data, monkeypatch, intervals, sha
 
 
 def test_what_a_pass_found_is_kept_in_the_folder(data, monkeypatch):
-    monkeypatch.setattr(dataset, "_KEPT_FROM", 0)
-    config = DataConfig(split="temporal")
+    monkeypatch.setattr(dataset, "_CACHE_FROM", 0)
+    config = SplitConfig(kind="temporal")
     first = split_dataset(data, config)
     counts = training_counts(data, first)
-    for name in ("_first_events", "_order_statistic", "blocks_of_users"):
-        monkeypatch.setattr(splits, name, lambda *_: pytest.fail("a pass over all events"))
+    for module, name in (
+        (splits, "_first_events"),
+        (splits, "order_statistic"),
+        (popularity, "split_by_size"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("a pass over all events"))
     again = split_dataset(data, config)
     assert again.description == first.description and np.array_equal(
         again.test_targets, first.test_targets
@@ -106,7 +113,7 @@ def epoch_at_once(data, split, row_length, windows, seed, epoch):
 
 @pytest.mark.parametrize("windows", ["newest", "random"])
 def test_seeds_keep_their_meaning(data, windows):
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     batches = TrainingBatches(data, split, 20, 8, windows, 5)
     epochs = [epoch_at_once(data, split, 20, windows, 5, epoch) for epoch in range(3)]
     whole = [np.concatenate(parts) for parts in zip(*epochs)]
@@ -124,11 +131,11 @@ def test_more_than_two_to_the_31_interactions_and_no_pass_over_them(tmp_path):
         items[stop - 12 : stop] = np.arange(1, 13)
     data = Dataset(items, offsets, None, users, 12, str(tmp_path), {"name": "sparse"}, "")
     before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     packed = TrainingBatches(data, split, 10, 4, "newest", 0).batch(3)
     assert packed.tokens.tolist() == [list(range(1, 11))] * 4
     assert split.test_targets[-1] == size - 1 > 2**31
-    ranking = ranking_batches(items, offsets[split.test_users], split.test_targets, 8, 16, None)
+    ranking = RankingBatches(items, offsets[split.test_users], split.test_targets, 8, 16, None)
     assert len(ranking) == 63 and ranking[0].packed.tokens[0].tolist() == list(range(4, 12))
     random = TrainingBatches(data, split, 10, 4, "random", 0).batch(3)
     assert random.tokens.shape == (4, 10)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import load_dataset, open_dataset
 from bert4rec_jax.data.arrange import arrange
 from bert4rec_jax.data.sources.log import Ids, Log
@@ -77,7 +77,7 @@ ROWS = st.lists(
 def test_filters_order_and_numbering_follow_the_reference(
     rows, user_core, item_core, min_rating, repeats, first_users
 ):
-    config = DataConfig(
+    config = FilterConfig(
         user_core=user_core,
         item_core=item_core,
         min_rating=float(min_rating),
@@ -114,7 +114,7 @@ def test_filters_order_and_numbering_follow_the_reference(
 def test_far_apart_times_do_not_overflow_the_sort_key():
     ids = Ids(np.array([1, 0, 1, 0], np.int32), pa.array(["1", "2"]))
     log = Log(ids, ids, times=np.array([2**62, 5, -(2**62), 1]))
-    assert arrange(log, DataConfig()).timestamps.tolist() == [1, 5, -(2**62), 2**62]
+    assert arrange(log, FilterConfig()).timestamps.tolist() == [1, 5, -(2**62), 2**62]
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_prepared_once_and_again_when_source_or_options_change(config, monkeypat
     assert isinstance(again.items, np.memmap)
     assert again.statistics()["interactions"] == 100 and again.statistics()["max_length"] == 15
     monkeypatch.undo()
-    other = load_dataset(DataConfig(**{**vars(config), "first_users": 2}))
+    other = load_dataset(config, FilterConfig(first_users=2))
     assert (
         other.folder != first.folder
         and other.num_users == 2
@@ -181,7 +181,7 @@ def test_a_damaged_folder_is_refused_by_name_and_prepared_again(config, name, da
 
 SCRIPT = """
     import os, signal, sys
-    from bert4rec_jax.config import DataConfig
+    from bert4rec_jax.config import DataConfig, FilterConfig
     from bert4rec_jax.data import load_dataset, prepare, writer
     def die(*_):
         os.kill(os.getpid(), signal.SIGKILL)

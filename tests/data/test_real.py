@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from prepared import data_and_filter
 
-from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset, split_dataset
 
 FOLDER = os.environ.get("BERT4REC_TEST_DATA", "")
@@ -17,13 +17,13 @@ def load(tmp_path, name, **options):
     path = os.path.join(FOLDER, name)
     if not FOLDER or not os.path.isdir(path):
         pytest.skip(f"$BERT4REC_TEST_DATA holds no {name}")
-    return load_dataset(DataConfig(path=path, cache_dir=str(tmp_path), **options))
+    return load_dataset(*data_and_filter(path=path, cache_dir=str(tmp_path), **options))
 
 
 def test_ml_1m_is_the_published_benchmark(tmp_path):
     data = load(tmp_path, "ml-1m", source="table")
     assert (data.num_users, data.num_items, len(data.items)) == (6040, 3416, 999_611)
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     sas_item = data.item_table()["sas_item"].astype(int)
     target = pd.Series(
         sas_item[data.items[split.test_targets]].to_numpy(),

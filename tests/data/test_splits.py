@@ -6,8 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bert4rec_jax.config import DataConfig
-from bert4rec_jax.data import load_dataset, split_dataset, splits
+from bert4rec_jax.config import DataConfig, SplitConfig
+from bert4rec_jax.data import load_dataset, order_statistics, split_dataset
 from bert4rec_jax.errors import UserError
 
 
@@ -25,7 +25,7 @@ def dataset_of(tmp_path, rows, header="user,item,timestamp"):
 def test_leave_one_out(tmp_path):
     lengths = {1: 5, 2: 2, 3: 3, 4: 1}
     data = dataset_of(tmp_path, [(u, i, i) for u, n in lengths.items() for i in range(n)])
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     assert split.train_stop.tolist() == [3, 7, 8, 11]  # 5 - 2 | all of 2 | 3 - 2 | all of 1
     assert split.valid_users.tolist() == split.test_users.tolist() == [0, 2]
     assert split.valid_targets.tolist() == [3, 8] and split.test_targets.tolist() == [4, 9]
@@ -37,7 +37,7 @@ def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_wo
 ):
     rows = [(u, i, u + 50 * i) for u in range(40) for i in range(6)] + [(40, 0, 1), (40, 1, 2)]
     data = dataset_of(tmp_path, rows)
-    few, more, every = (split_dataset(data, DataConfig(), count) for count in (5, 20, 0))
+    few, more, every = (split_dataset(data, SplitConfig(valid_users=count)) for count in (5, 20, 0))
     assert (
         len(few.valid_users) == 5 and len(more.valid_users) == 20 and len(every.valid_users) == 40
     )
@@ -61,10 +61,11 @@ def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_wo
     )
     assert (
         "drawn" not in every.description
-        and split_dataset(data, DataConfig(), 40).description == every.description
+        and split_dataset(data, SplitConfig(valid_users=40)).description == every.description
     )
-    by_time = DataConfig(split="temporal", test_share=0.2, valid_share=0.2)
-    some, all_users = split_dataset(data, by_time, 5), split_dataset(data, by_time)
+    by_time = SplitConfig(kind="temporal", test_share=0.2, valid_share=0.2)
+    some = split_dataset(data, dataclasses.replace(by_time, valid_users=5))
+    all_users = split_dataset(data, by_time)
     assert len(some.valid_users) == 5 and set(some.valid_users) < set(all_users.valid_users)
     assert (
         f"(5 validation of {len(all_users.valid_users)}, drawn at random, and " in some.description
@@ -78,8 +79,10 @@ def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_wo
 
 @pytest.mark.parametrize("which, place", [("first", 0), ("last", -1)])
 def test_temporal(tmp_path, monkeypatch, which, place):
-    monkeypatch.setattr(splits, "_INTERVALS", 4)  # the times' order statistics take several passes
-    monkeypatch.setattr("bert4rec_jax.data.dataset._KEPT_FROM", 0)
+    monkeypatch.setattr(
+        order_statistics, "_INTERVALS", 4
+    )  # the times' order statistics take several passes
+    monkeypatch.setattr("bert4rec_jax.data.dataset._CACHE_FROM", 0)
     random = np.random.default_rng(0)
     rows = [
         (u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)
@@ -96,7 +99,7 @@ def test_temporal(tmp_path, monkeypatch, which, place):
     ]  # begins in the validation period: only the second event has one before it
     rows += [(44, 1, 10), (44, 2, 58), (44, 98, 59)]  # an item that only the last target is
     data = dataset_of(tmp_path, rows)
-    config = DataConfig(split="temporal", test_share=0.1, valid_share=0.2, period_target=which)
+    config = SplitConfig(kind="temporal", test_share=0.1, valid_share=0.2, period_target=which)
     # What is kept of the other choice is not taken for this one.
     split_dataset(
         data, dataclasses.replace(config, period_target="first" if which == "last" else "last")
@@ -126,13 +129,13 @@ def test_shares_of_a_temporal_split_are_rounded_and_never_empty(tmp_path):
     # Users 0 to 8 take turns, so that every period has users with a history. Every item comes twice, in a row.
     data = dataset_of(tmp_path, [(t % 9, 100 + t // 2, t) for t in range(90)])
     for share, events in ((0.001, 1), (0.03, 3), (0.04, 4), (0.1, 9)):  # 0.09, 2.7, 3.6 and 9 of 90
-        split = split_dataset(data, DataConfig(split="temporal", test_share=share, valid_share=0.1))
+        split = split_dataset(data, SplitConfig(kind="temporal", test_share=share, valid_share=0.1))
         assert len(split.test_users) == events, share
         assert f"{events} test targets are items that no training event has" in split.description
 
 
 def test_splits_that_cannot_be_made(tmp_path):
-    temporal = DataConfig(split="temporal")
+    temporal = SplitConfig(kind="temporal")
     untimed = dataset_of(tmp_path, [(u, i) for u in range(3) for i in range(5)], "user,item")
     with pytest.raises(UserError, match="needs timestamps, and log has none"):
         split_dataset(untimed, temporal)
@@ -141,4 +144,4 @@ def test_splits_that_cannot_be_made(tmp_path):
         split_dataset(same, temporal)
     short = dataset_of(tmp_path, [(u, i, 7) for u in range(3) for i in range(2)])
     with pytest.raises(UserError, match="no validation targets"):
-        split_dataset(short, DataConfig())
+        split_dataset(short)

@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepared import SPARK, folder_bytes
+from prepared import SPARK, data_and_filter, folder_bytes
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.data.engines import work
 from bert4rec_jax.errors import Stopped, UserError
@@ -28,12 +28,13 @@ pytest.importorskip("duckdb")
 # Forks, as Python and its libraries take seconds to start: a child is killed in stage after stage.
 SCRIPT = """
     import os, signal, sys
-    from bert4rec_jax.config import DataConfig
+    from bert4rec_jax.config import DataConfig, FilterConfig
     from bert4rec_jax.data import load_dataset
     from bert4rec_jax.data.engines import pipeline, work
 
-    config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", min_rating=1.0, duplicate_events="drop",
-                        user_core=3, item_core=2, first_users=-20, engine="duckdb", cache_dir=sys.argv[2])
+    config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", engine="duckdb",
+                        cache_dir=sys.argv[2])
+    filters = FilterConfig(min_rating=1.0, duplicate_events="drop", user_core=3, item_core=2, first_users=-20)
     if sys.argv[1].endswith(".csv"):  # the last stages of long logs
         pipeline._LONG_ROWS, pipeline._RANGE_ROWS = 0, 300
     made, behind = [], False
@@ -65,7 +66,7 @@ SCRIPT = """
         behind = kills % 2 == 1  # in the middle of a stage, then right behind it
         child = os.fork()
         if child == 0:
-            load_dataset(config)
+            load_dataset(config, filters)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
@@ -106,7 +107,7 @@ def test_a_kill_in_any_stage_goes_on_with_that_stage(tmp_path, form):
     kills, status = map(int, done.stdout.split())
     assert (15 if form == "parquet" else 21) < kills < 99 and status == 0
     (name,) = os.listdir(tmp_path / "killed/prepared")
-    config = DataConfig(
+    config, filters = data_and_filter(
         source="table",
         path=str(path),
         rating_column="rating",
@@ -118,19 +119,19 @@ def test_a_kill_in_any_stage_goes_on_with_that_stage(tmp_path, form):
         cache_dir=str(tmp_path / "whole"),
     )
     assert folder_bytes(tmp_path / "killed/prepared" / name) == folder_bytes(
-        load_dataset(config).folder
+        load_dataset(config, filters).folder
     )
 
 
 SPARK_SCRIPT = """
     import sys
-    from bert4rec_jax.config import DataConfig
+    from bert4rec_jax.config import DataConfig, FilterConfig
     from bert4rec_jax.data import load_dataset
     from bert4rec_jax.errors import UserError
 
     try:
-        load_dataset(DataConfig(source="table", path=sys.argv[1], duplicate_events="drop", user_core=3, item_core=2,
-                                engine="spark", memory="1GiB", cache_dir=sys.argv[2]))
+        load_dataset(DataConfig(source="table", path=sys.argv[1], engine="spark", memory="1GiB", cache_dir=sys.argv[2]),
+                     FilterConfig(duplicate_events="drop", user_core=3, item_core=2))
     except UserError as error:
         sys.exit(str(error))
 """
@@ -175,7 +176,7 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
     assert child.wait() == 0 and stopped >= 2
     (name,) = os.listdir(tmp_path / "c/prepared")
     whole = load_dataset(
-        DataConfig(
+        *data_and_filter(
             source="table",
             path=str(tmp_path / "log.parquet"),
             duplicate_events="drop",
@@ -245,19 +246,19 @@ def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
         path=str(tmp_path / "log.parquet"),
         engine="duckdb",
         cache_dir=str(tmp_path),
-        duplicate_events="drop",
     )
+    filters = FilterConfig(duplicate_events="drop")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("bert4rec_jax.data.writer._Array.write", full)
     with pytest.raises(UserError, match=r"No space left.*cache_dir"):
-        load_dataset(config)
+        load_dataset(config, filters)
     monkeypatch.undo()
     (left,) = os.listdir(tmp_path / "prepared")
     assert os.path.exists(tmp_path / "prepared" / left / "met.parquet")
-    load_dataset(config)
+    load_dataset(config, filters)
     assert [name for name in os.listdir(tmp_path / "prepared") if name.startswith(".")] == []
 
 
@@ -368,7 +369,7 @@ def test_the_engine_follows_from_size_and_free_memory(tmp_path, monkeypatch):
 def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch, engine):
     monkeypatch.setattr("bert4rec_jax.data.writer.MOST_ITEMS", 50)
     write_log(tmp_path / "log.parquet")
-    with pytest.raises(UserError, match=r"more than 50 items; raise config.data.item_core"):
+    with pytest.raises(UserError, match=r"more than 50 items; raise config.filter.item_core"):
         load_dataset(
             DataConfig(
                 source="table",

@@ -5,8 +5,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from bayes_oracle import bayes_optimal_ranks, in_dataset_order, next_item_probabilities
 
-from bert4rec_jax.config import DataConfig, SyntheticConfig
+from bert4rec_jax.config import DataConfig, FilterConfig, SyntheticConfig
 from bert4rec_jax.data import load_dataset, split_dataset
 from bert4rec_jax.data.sources import synthetic
 
@@ -71,7 +72,7 @@ def test_optimal_ranks_equal_a_sum_over_all_paths(cache):
     data = load(cache)
     users = np.flatnonzero(np.diff(data.offsets) >= 7)[:18]
     targets = data.offsets[users] + 1 + np.arange(18) % 6
-    ranks = synthetic.bayes_optimal_ranks(data, users, targets)
+    ranks = bayes_optimal_ranks(data, users, targets)
     for user, target, rank in zip(users, targets, ranks):
         scores, seen = brute_force(data, user, target)
         own = scores[data.items[target] - 1]
@@ -81,14 +82,12 @@ def test_optimal_ranks_equal_a_sum_over_all_paths(cache):
 def test_the_log_follows_the_probabilities(cache):
     """Over many targets, the model's mean log probability and its hit rate are what it expects of itself."""
     data = load(cache)
-    split = split_dataset(data, DataConfig())
-    process = synthetic._in_dataset_order(synthetic.structure(CONFIG), data)
+    split = split_dataset(data)
+    process = in_dataset_order(synthetic.structure(CONFIG), data)
     starts = data.offsets[split.test_users]
-    scores, seen = synthetic._next_item_probabilities(
-        process, data.items, starts, split.test_targets
-    )
+    scores, seen = next_item_probabilities(process, data.items, starts, split.test_targets)
     assert np.allclose(scores.sum(axis=1), 1) and not np.any(scores[seen])
-    hits = synthetic.bayes_optimal_ranks(data, split.test_users, split.test_targets) <= 10
+    hits = bayes_optimal_ranks(data, split.test_users, split.test_targets) <= 10
     expected = np.sort(scores, axis=1)[:, -10:].sum(axis=1)
     assert abs(hits.mean() - expected.mean()) < 4 * np.sqrt(
         np.mean(expected * (1 - expected)) / len(hits)
@@ -102,9 +101,9 @@ def test_the_log_follows_the_probabilities(cache):
 
 def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
     data = load(cache, num_items=300)
-    split = split_dataset(data, DataConfig())
+    split = split_dataset(data)
     targets = data.items[split.test_targets]
-    optimal = synthetic.bayes_optimal_ranks(data, split.test_users, split.test_targets)
+    optimal = bayes_optimal_ranks(data, split.test_users, split.test_targets)
     genre = data.item_table()["genres"]
     counts = np.bincount(data.items, minlength=301)[1:]
     popular, last = [], []
@@ -124,7 +123,8 @@ def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
 
 def test_filtered_data_are_refused(cache):
     data = load_dataset(
-        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG, item_core=900)
+        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG),
+        FilterConfig(item_core=900),
     )
     with pytest.raises(ValueError, match="filters removed"):
-        synthetic.bayes_optimal_ranks(data, np.array([0]), np.array([3]))
+        bayes_optimal_ranks(data, np.array([0]), np.array([3]))

@@ -125,6 +125,6 @@ def test_json_lines_are_a_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load("json_lines.py")
     config.data.cache_dir = str(tmp_path / "cache")
-    dataset = load_dataset(resolve(config).data)
+    dataset = load_dataset(resolve(config).data, resolve(config).filter)
     names = dataset.item_table()["item"]
     assert [names.loc[n] for n in dataset.items[:4]] == list("xyzw")

@@ -61,7 +61,7 @@ def test_each_file_of_the_page(tmp_path, monkeypatch, name, text, fields, said, 
 
 
 def test_every_message_of_the_table_is_one_of_the_program():
-    table = (ROOT / PAGE).read_text().split("| it says | do |")[1]
+    table = (ROOT / PAGE).read_text().split("| message | remedy |")[1]
     said = [
         phrase
         for row in table.strip().splitlines()[1:]

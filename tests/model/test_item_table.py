@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert4rec_jax.data import Bags
+from bert4rec_jax.data import ItemFeatures
 from bert4rec_jax.model import fold_features, lookup
 from bert4rec_jax.model.item_table import ROW_MULTIPLE, mask_token, table_rows
 
@@ -30,7 +30,7 @@ def test_the_gradient_of_a_lookup_adds_up_where_an_id_comes_twice():
 def test_features_add_their_mean_to_the_rows_of_items_that_have_some():
     random = np.random.default_rng(0)
     sets = {1: [2], 2: [0, 1, 4], 5: [1, 3], 6: [0, 1, 2, 3, 4]}
-    bags = Bags(
+    bags = ItemFeatures(
         np.repeat([1, 2, 5, 6], [1, 3, 2, 5]).astype(np.int32),
         np.concatenate([*sets.values()]).astype(np.int32),
         tuple("abcde"),

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from conftest import small_config, with_repeats
 
-from bert4rec_jax.data import splits, training_counts
+from bert4rec_jax.data import ranges, training_counts
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.ranking import baselines, sample_negatives
-from bert4rec_jax.ranking import cases as cases_module
 
 
 def training_histories(experiment):
@@ -59,8 +58,7 @@ def naive_knn(experiment):
 
 
 BLOCKS = {
-    (splits, "_EVENTS_AT_ONCE"): 50,
-    (cases_module, "_EVENTS_AT_ONCE"): 40,
+    (ranges, "EVENTS_PER_BLOCK"): 45,
     (baselines, "_AT_ONCE"): 28,
 }
 NAIVE = {

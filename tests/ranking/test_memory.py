@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from conftest import small_config
 
-from bert4rec_jax.data import splits
+from bert4rec_jax.data import ranges, split_dataset, training_counts
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.ranking import PackedHistories, baselines, repeated_targets
-from bert4rec_jax.ranking import cases as cases_module
 
 USERS, EVENTS = 2_000, 1_000  # events of each user
 
@@ -28,7 +27,7 @@ def long_log(cache):
         num_users=USERS,
         timestamps=None,
     )
-    experiment.split = splits.split_dataset(experiment.dataset, experiment.config.data)
+    experiment.split = split_dataset(experiment.dataset, experiment.config.split)
     return experiment
 
 
@@ -44,14 +43,13 @@ def peak(function) -> int:
 
 def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
     for module, name in (
-        (splits, "_EVENTS_AT_ONCE"),
-        (cases_module, "_EVENTS_AT_ONCE"),
+        (ranges, "EVENTS_PER_BLOCK"),
         (baselines, "_AT_ONCE"),
     ):
         monkeypatch.setattr(module, name, 1 << 15)
     monkeypatch.setattr(baselines, "_MOST_EVENTS", 1 << 15)  # all that item_knn may hold of a log
     e, cases = long_log, long_log.cases("test")
-    popularity = splits.training_counts(e.dataset, e.split)
+    popularity = training_counts(e.dataset, e.split)
     results = []
     held = peak(
         lambda: results.append(baselines.rank_all(e.config, e.dataset, e.split, cases, popularity))

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from bayes_oracle import bayes_optimal_ranks
 from conftest import small_config
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.data.sources.synthetic import bayes_optimal_ranks
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment, evaluate, train_and_evaluate
 from bert4rec_jax.ranking import from_ranks
@@ -35,10 +35,11 @@ def test_every_shipped_config_trains_evaluates_and_resumes(path, cache, tmp_path
         cache_dir=str(cache),
         path="",
         items_path="",
-        user_core=0,
-        item_core=0,
         where="",
-        split="leave_one_out",
+    )
+    config.filter.update(user_core=0, item_core=0)
+    config.split.update(
+        kind="leave_one_out",
         period_target="first",
         test_seconds=0,
         valid_seconds=0,

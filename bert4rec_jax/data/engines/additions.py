@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data.arrange import add_step, are_whole_numbers, arrange, ascending
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.sources import log, tables
@@ -59,7 +59,7 @@ def older_folder(parent: str, source: Source, options: dict) -> str:
     filters = [name for name, none in _NEED_ALL_EVENTS.items() if abs(options[name]) > none]
     if best and filters:
         _start_over(
-            f"{' and '.join(f'config.data.{name}' for name in filters)} left out events that may count again"
+            f"{' and '.join(f'config.filter.{name}' for name in filters)} left out events that may count again"
         )
     elif best and not exact:
         _start_over("not all of its times are whole seconds")
@@ -70,13 +70,21 @@ def _start_over(reason: str) -> None:
     print(f"The log has new parts, but all of it is prepared anew: {reason}.", file=sys.stderr)
 
 
-def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) -> bool:
+def add(
+    folder: str,
+    source: Source,
+    config: DataConfig,
+    filters: FilterConfig,
+    facts: dict,
+    out: str,
+) -> bool:
     """Writes the files of a prepared folder from an older one and the parts that are new.
 
     Args:
       folder: the older one.
       source: the whole log.
-      config: of the preparation.
+      config: where the log is and which columns it has.
+      filters: of the preparation.
       facts: what the manifest says of the whole log.
       out: an empty folder.
 
@@ -103,12 +111,12 @@ def add(folder: str, source: Source, config: DataConfig, facts: dict, out: str) 
     if added.times is None or added.times_missing is not None:
         _start_over("some of the new events have no time")
         return False
-    new = arrange(added, config)
+    new = arrange(added, filters)
     old_users, old_items = (_ids(old, name) for name in ("user", "item"))
     if not new.whole_seconds or are_whole_numbers(old_users) != are_whole_numbers(new.user_ids):
         _start_over("the new times have fractions, or some users' ids are numbers and others text")
         return False
-    _merge(old, old_users, old_items, new, source, config, facts, out)
+    _merge(old, old_users, old_items, new, source, filters, facts, out)
     return True
 
 
@@ -119,7 +127,7 @@ def _ids(dataset: Dataset, name: str) -> pa.Array:
 
 
 def _merge(
-    old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, config, facts, out: str
+    old: Dataset, old_users: pa.Array, old_items: pa.Array, new, source, filters, facts, out: str
 ) -> None:
     users = pc.unique(_joined(old_users, new.user_ids))
     users = users.take(pa.array(ascending(users)))
@@ -154,7 +162,7 @@ def _merge(
                     # Stable, so that of events at one time the old ones, of earlier files, stay first.
                     order = np.lexsort((times, who))
                     who, codes, times = who[order], codes[order], times[order]
-                    if config.duplicate_events == "drop":
+                    if filters.duplicate_events == "drop":
                         _, met = np.unique(
                             who * np.int64(len(items) + 1) + codes, return_index=True
                         )
@@ -170,7 +178,7 @@ def _merge(
             + new.counts["filters"][0]["interactions"]
         )
         add_step(trail, "read", read, arrays.users, arrays.items)
-        if config.duplicate_events == "drop":
+        if filters.duplicate_events == "drop":
             add_step(trail, "repeats dropped", arrays.interactions, arrays.users, arrays.items)
         arrays.finish(
             facts,

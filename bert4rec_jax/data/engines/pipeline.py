@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data.arrange import add_step, are_whole, core_step, whole_seconds
 from bert4rec_jax.data.engines import statements as sql
 from bert4rec_jax.data.engines.choice import choose, memory_limit
@@ -39,6 +39,7 @@ _CORE = "dropping users and items with too few events"
 
 def prepare(
     config: DataConfig,
+    filters: FilterConfig,
     source: Source,
     facts: dict,
     folder: str,
@@ -48,6 +49,7 @@ def prepare(
 
     Args:
       config: names the engine, its memory and where it spills.
+      filters: which events are kept.
       source: the log.
       facts: what the manifest says of it.
       folder: the final one.
@@ -64,7 +66,7 @@ def prepare(
             publish(work.folder, folder)  # another process was faster; a damaged one goes
         if not os.path.isdir(folder):
             with open_engine(engine_name, config, work) as engine:
-                _Preparation(engine, source, config, work).run(facts)
+                _Preparation(engine, source, filters, work).run(facts)
             out = work.path("out")
             if os.stat(out).st_dev != os.stat(os.path.dirname(folder)).st_dev:
                 moved = os.path.join(os.path.dirname(folder), f".moved-{name}")
@@ -86,8 +88,8 @@ def open_engine(name: str, config: DataConfig, work: Work):
 class _Preparation:
     """One log on its way; each method is a stage or two."""
 
-    def __init__(self, engine, source: Source, config: DataConfig, work: Work):
-        self.engine, self.source, self.config, self.work = engine, source, config, work
+    def __init__(self, engine, source: Source, filters: FilterConfig, work: Work):
+        self.engine, self.source, self.filters, self.work = engine, source, filters, work
         self.trail: list[dict] = []
         self.counts: dict = {}
 
@@ -178,7 +180,7 @@ class _Preparation:
         add_step(self.trail, name, *self.work.facts(key, count))
 
     def _filters(self, table: str) -> str:
-        c, shape = self.config, self.shape
+        c, shape = self.filters, self.shape
         pending = "read"
 
         def next_step(name: str) -> None:
@@ -210,7 +212,7 @@ class _Preparation:
         """Drops rare users and items until none is left; rows are written again when half of them are gone."""
         gone_users, gone_items, number = [], [], 0
         base, rows = table, self.trail[-1]["interactions"]
-        core = {"uid": self.config.user_core, "iid": self.config.item_core}
+        core = {"uid": self.filters.user_core, "iid": self.filters.item_core}
         while True:
             view = (
                 sql.without(base, gone_users, gone_items)
@@ -228,7 +230,7 @@ class _Preparation:
                     gone.append(name)
                 dropped += many
             if not left:
-                add_step(self.trail, core_step(self.config), 0, 0, 0)
+                add_step(self.trail, core_step(self.filters), 0, 0, 0)
             if not dropped:
                 break
             number += 1
@@ -283,7 +285,7 @@ class _Preparation:
                 count += len(batch)
                 if count > MOST_ITEMS:
                     raise UserError(
-                        f"the log has more than {MOST_ITEMS:,} items; raise config.data.item_core."
+                        f"the log has more than {MOST_ITEMS:,} items; raise config.filter.item_core."
                     )
         finally:
             if writer:

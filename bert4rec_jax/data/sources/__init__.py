@@ -3,5 +3,5 @@
 
 `find` turns a config into a `Source`, `movielens` and `tables` read its files (both through `delimited` where they
 are text, which gets whole lines from `text`), `download` fetches MovieLens, `synthetic` makes a log up. What they all
-produce are blocks, of which `log` makes a `Log`. `features` turns columns of an item table into features of items.
+produce are blocks, of which `log` makes a `Log`.
 """

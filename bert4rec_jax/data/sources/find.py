@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 
-from bert4rec_jax.config import MOVIELENS, DataConfig
+from bert4rec_jax.config import MOVIELENS, DataConfig, FilterConfig
 from bert4rec_jax.data.sources import download, movielens, synthetic, tables, text
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import UserError
@@ -19,13 +19,13 @@ def cache_folder(config: DataConfig) -> str:
     return os.path.abspath(os.path.expanduser(folder))
 
 
-def find_source(config: DataConfig) -> Source:
+def find_source(config: DataConfig, filters: FilterConfig = FilterConfig()) -> Source:
     """Finds the log, downloading MovieLens where `config.path` is empty; does not read it.
 
     Raises:
       UserError: it is not there, or a field is set that this source cannot use.
     """
-    _refuse_unused(config)
+    _refuse_unused(config, filters.min_rating)
     config = dataclasses.replace(
         config, path=_absolute(config.path), items_path=_absolute(config.items_path)
     )
@@ -38,13 +38,13 @@ def _absolute(path: str) -> str:
     return path if not path or tables.is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
-def _refuse_unused(config: DataConfig) -> None:
+def _refuse_unused(config: DataConfig, min_rating: float) -> None:
     by_name = config.source in MOVIELENS
     rated = by_name or (config.source == "table" and config.rating_column)
-    if config.min_rating and not rated:
+    if min_rating and not rated:
         remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
         raise UserError(
-            f"config.data.min_rating = {config.min_rating} needs ratings, and there are none; {remedy}."
+            f"config.filter.min_rating = {min_rating} needs ratings, and there are none; {remedy}."
         )
     if config.items_path and (by_name or config.source == "synthetic"):
         raise UserError(

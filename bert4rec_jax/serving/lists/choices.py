@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bert4rec_jax.data import expand_ranges
 from bert4rec_jax.errors import UserError
 
 
@@ -37,10 +38,9 @@ class Choice:
             return np.empty(0, np.int64), np.empty(0, np.int32)
         rows = pc.fill_null(pc.index_in(users, value_set=self.users), -1).to_numpy()
         places = np.flatnonzero(rows >= 0)
-        counts = np.diff(self.offsets)[rows[places]]
-        begins = self.offsets[rows[places]]
-        inside = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return np.repeat(places, counts), self.items[np.repeat(begins, counts) + inside]
+        chosen = rows[places]
+        owner, position = expand_ranges(self.offsets[chosen], self.offsets[chosen + 1])
+        return places[owner], self.items[position]
 
 
 def read_choice(path: str, flag: str, catalogue: pd.DataFrame) -> tuple[Choice, list[str]]:

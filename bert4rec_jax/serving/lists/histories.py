@@ -67,7 +67,7 @@ def from_run(recommender: Recommender) -> UserHistories:
       UserError: the data cannot be obtained, or are no longer those of the run.
     """
     try:
-        dataset = load_dataset(recommender.config.data)
+        dataset = load_dataset(recommender.config.data, recommender.config.filter)
     except UserError as error:
         raise UserError(
             f"the data that the run was trained on are not here ({str(error).rstrip('.')}); start this in "
@@ -99,13 +99,15 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     Raises:
       UserError: it cannot be read, or has none of the run's items.
     """
-    source = find_source(_log_config(recommender.config.data, path))
+    config = recommender.config
+    filters = dataclasses.replace(config.filter, user_core=0, item_core=0, first_users=0)
+    source = find_source(_log_config(config.data, path), filters)
     if source.open is None:
         raise UserError(
             f"--histories {path} is a URL, which only preparations read; download it and give the file."
         )
     log = read_log(source)
-    arranged = arrange(log, _log_config(recommender.config.data, path))
+    arranged = arrange(log, filters)
     catalogue = pa.array(recommender.catalogue["item"].astype(str), pa.string())
     number = pc.fill_null(pc.index_in(arranged.item_ids, value_set=catalogue), -1).to_numpy() + 1
     items = number[arranged.items - 1].astype(np.int32)
@@ -143,15 +145,8 @@ def _log_config(data: DataConfig, path: str) -> DataConfig:
     own = data.source in ("table", "lines", "sequences") or (
         data.source in MOVIELENS and os.path.isdir(path)
     )
-    changed = {
-        "source": data.source if own else "table",
-        "path": path,
-        "items_path": "",
-        "user_core": 0,
-        "item_core": 0,
-        "first_users": 0,
-    }
-    return dataclasses.replace(data, **changed)
+    source = data.source if own else "table"
+    return dataclasses.replace(data, source=source, path=path, items_path="")
 
 
 def read_users(path: str) -> pa.Array:

@@ -20,7 +20,7 @@ _NO_WORD = r"[^\p{L}\p{M}\p{N}]+"  # no letters, accents of their own, or digits
 
 
 @dataclass(frozen=True)
-class Bags:
+class ItemFeatures:
     """Which features items have: P pairs of an item and a feature, each once.
 
     Attributes:
@@ -47,7 +47,7 @@ class Bags:
         return np.split(np.array(self.names, object)[self.features], starts)
 
     @staticmethod
-    def from_lists(lists: pd.Series) -> Bags:
+    def from_lists(lists: pd.Series) -> ItemFeatures:
         """Returns the bags of what `lists` returned, as a column whose index holds item ids."""
         import pyarrow as pa
 
@@ -55,12 +55,12 @@ class Bags:
         return _numbered(pairs.index.to_numpy(np.int64), pa.array(pairs, pa.string()))
 
 
-def feature_count(bags: Bags | None) -> int:
+def feature_count(bags: ItemFeatures | None) -> int:
     """Returns how many features there are; 0 where none were asked for."""
     return 0 if bags is None else len(bags.names)
 
 
-def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
+def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> ItemFeatures:
     """Returns the features of items that stand in columns of their table, as far as `MIN_ITEMS` items share them.
 
     Text with `|` anywhere in its column is split there, and its parts are features. Other text, and every title, gives
@@ -100,7 +100,7 @@ def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> Bags:
                 f"in it belongs to {MIN_ITEMS} items; leave it out."
             )
     numbers = np.cumsum(shared, dtype=np.int32) - 1
-    return Bags(bags.items[kept], numbers[bags.features[kept]], left)
+    return ItemFeatures(bags.items[kept], numbers[bags.features[kept]], left)
 
 
 def _split(values: pd.Series, column: str) -> pa.Array:
@@ -140,7 +140,7 @@ def _texts(array: pa.Array, column: str) -> pa.Array:
         ) from None
 
 
-def _numbered(items: np.ndarray, names: pa.Array) -> Bags:
+def _numbered(items: np.ndarray, names: pa.Array) -> ItemFeatures:
     """Returns the bags of pairs that may come twice; features are numbered in the order of their names."""
     import pyarrow.compute as pc
 
@@ -150,7 +150,7 @@ def _numbered(items: np.ndarray, names: pa.Array) -> Bags:
     numbers[order] = np.arange(len(order))
     pairs = np.unique(items * len(order) + numbers[encoded.indices.to_numpy()])
     items, features = np.divmod(pairs, max(len(order), 1))
-    return Bags(
+    return ItemFeatures(
         items.astype(np.int32),
         features.astype(np.int32),
         tuple(encoded.dictionary.take(order).to_pylist()),

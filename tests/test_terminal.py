@@ -3,9 +3,7 @@
 
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -61,28 +59,3 @@ def test_the_closing_table_fits(eighty, undisturbed):
     results = json.loads((undisturbed / "undisturbed" / "results.json").read_text())
     lines = summary(results).splitlines()
     assert max(map(len, lines)) <= 80 and any(line.startswith("protocol: ") for line in lines)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "bert4rec_jax.main",
-        "bert4rec_jax.recommend",
-        "bert4rec_jax.export",
-        "bert4rec_jax.portrait",
-        "experiments.launch",
-        "experiments.report",
-        "experiments.cite",
-    ],
-)
-def test_help_fits_a_terminal(eighty, module):
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"COLUMNS": "80"},
-        check=True,
-    ).stdout
-    assert "--help" in shown or "flags" in shown
-    assert [line for line in shown.splitlines() if len(line) > 80 and "python -m" not in line] == []

@@ -219,8 +219,11 @@ def account(dataset: Dataset) -> str:
     sizes = [f"{manifest[name]:,}" for name in ("interactions", "users", "items")]
     parts = ["{} interactions of {} users with {} items".format(*sizes)]
     for before, after in itertools.pairwise(steps):
-        dropped = before["interactions"] - after["interactions"]
-        parts.append(f"{after['after']} dropped {dropped:,}")
+        interactions, users, items = (
+            f"{before[name] - after[name]:,} of {before[name]:,} {name}"
+            for name in ("interactions", "users", "items")
+        )
+        parts.append(f"{after['after']} dropped {interactions}, {users} and {items}")
     if missing := counts.get("times_missing"):
         parts.append(f"{missing:,} had no time and took that of the row before")
     if copies := counts.get("exact_duplicates"):

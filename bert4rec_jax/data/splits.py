@@ -147,9 +147,9 @@ def _temporal(dataset: Dataset, config: SplitConfig) -> Split:
         test_targets=test_targets[test],
         description=(
             f"temporal: events before {_date(cuts.valid)} are trained on, from then the "
-            f"validation and from {_date(cuts.test)} the test period{gap}; the target of a user in a period is "
-            f"the {config.period_target} event in it, the history all events before; users without "
-            f"history have no target ({len(valid)} validation{drawn} and {len(test)} test users of "
+            f"validation and from {_date(cuts.test)} the test period{gap}; the target of a user "
+            f"in a period is the {config.period_target} event in it, the history all events before; "
+            f"users without history have no target ({len(valid)} validation{drawn} and {len(test)} test users of "
             f"{dataset.num_users}; {unseen} test targets are items that no training event has)"
         ),
     )

@@ -58,15 +58,16 @@ def rank_step(
     scored = own * (jax.lax.axis_size(axis) if axis else 1)
     large = is_large(scored, items["bias"].shape[0], placement.platform)
     if large and not sampled_NC.shape[1]:
-        target_N, greater_N, equal_N, top_NK = rank_in_chunks(
-            config.model,
-            num_items,
-            params,
-            histories,
-            all_gather_rows(targets_N, axis),
-            TOP,
-            placement,
-        )
+        with jax.default_matmul_precision(config.model.matmul_precision):
+            target_N, greater_N, equal_N, top_NK = rank_in_chunks(
+                config.model,
+                num_items,
+                params,
+                histories,
+                all_gather_rows(targets_N, axis),
+                TOP,
+                placement,
+            )
         result = {"greater": greater_N, "ties": equal_N - 1} | ({"top": top_NK} if with_top else {})
         return _checked(result, target_N, items, total, own, axis)
     scores_NV = without_removed(

@@ -59,12 +59,10 @@ def item_scores(
       model's dtype; rows that are no items are below -1e8.
     """
     items = params["items"]
-    return scored(
-        history_states(config, params, histories, placement),
-        items,
-        num_items,
-        shard_offset(items["bias"].shape[0], placement.items),
-    )
+    offset = shard_offset(items["bias"].shape[0], placement.items)
+    with jax.default_matmul_precision(config.matmul_precision):
+        states_ND = history_states(config, params, histories, placement)
+        return scored(states_ND, items, num_items, offset)
 
 
 def history_states(

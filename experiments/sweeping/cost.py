@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a sweep will cost: tokens and operations of each trial, and time where a finished one tells the pace."""
 
-import math
 import statistics
 from pathlib import Path
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config
+from bert4rec_jax.data.suggest import multiply_adds
 from bert4rec_jax.phases import wrapped
 from experiments.sweeping import trials
 from experiments.sweeping.board import common_overrides, describe, duration
@@ -24,7 +24,10 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
     ):  # what a search will propose is unknown; the config as it stands is the estimate
         typical = apply(values, {**sweep.common, **sweep.search.fixed})
         configs = {p.index: configs.get(p.index, typical) for p in progress}
-    costs = {index: _work(config, items) for index, config in configs.items()}
+    costs = {
+        index: (_positions(config), multiply_adds(config, items))
+        for index, config in configs.items()
+    }
     paces = [
         (p.results["train_seconds"] + p.results["eval_seconds"]) / costs[p.index][1]
         for p in progress
@@ -70,16 +73,5 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
     return "\n".join([*table, *map(wrapped, lines)])
 
 
-def _work(config: Config, items: int = 0) -> tuple[int, float]:
-    """Returns (tokens, multiply-adds) of a run's forward passes.
-
-    Args:
-      config: the run.
-      items: size of the catalogue, where known; 0 leaves the output layer out.
-    """
-    m = config.model
-    tokens = config.train.steps * config.train.batch_rows * m.max_length
-    per_token = m.layers * (4 * m.width**2 + 2 * m.width * m.ffn_width + 2 * m.width * m.max_length)
-    share = config.masking.next_item_share
-    targets = share + (1 - share) * config.masking.probability
-    return tokens, tokens * (per_token + math.ceil(targets * items * m.width))
+def _positions(config: Config) -> int:
+    return config.train.steps * config.train.batch_rows * config.model.max_length

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""`--mode suggest`: the rules, the time estimate, and the command that it prints."""
+
 import shlex
 import subprocess
 import sys
@@ -28,54 +30,54 @@ def suggested(users, items, length):
         (10_000_000, 3_000_000, 50),
     ],
 )
-def test_suggestions_are_a_config_that_passes_over_the_data_forty_times(users, items, length):
+def test_suggestions_form_a_valid_config_with_forty_passes(users, items, length):
     values = config_lib.recommended()
-    fields = suggested(users, items, length)
-    values.update_from_flattened_dict(fields)
+    values.update_from_flattened_dict(suggested(users, items, length))
     config = config_lib.resolve(values)
-    passes = (
-        config.train.steps
-        * config.train.batch_rows
-        * config.model.max_length
-        / (users * (length - 2))
-    )
+    positions = config.train.steps * config.train.batch_rows * config.model.max_length
+    passes = positions / (users * (length - 2))
     assert config.train.steps == 1000 or 38 < passes < 42
     assert config.model.max_length >= min(length, 200)
     assert config.train.eval_every * 12 <= config.train.steps
 
 
-def test_few_events_an_item_take_more_dropout_and_many_events_or_items_more_width():
+def test_dropout_decreases_with_events_per_item():
     dropouts = [suggested(1000, items, 50)["model.dropout"] for items in (10_000, 700, 400, 100)]
     assert dropouts == [0.5, 0.3, 0.2, 0.1]
-    widths = [suggested(users, 1000, 100)["model.width"] for users in (1000, 100_000, 2_000_000)]
-    assert widths == [64, 128, 256]
-    assert [suggested(1000, items, 100)["model.width"] for items in (9999, 10_000)] == [64, 128]
-    assert (
-        suggested(1000, 1000, 20)["model.max_length"] == 50
-        and suggested(1000, 1000, 90)["model.max_length"] == 100
-    )
 
 
-def test_the_command_prints_flags_that_the_program_takes(tmp_path):
-    command = [sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"]
-    done = subprocess.run(
-        [*command, "--mode", "suggest"],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    said = done.stdout.split("command that trains:\n\n")[1]
-    assert max(map(len, said.splitlines())) <= 80
-    flags = shlex.split(said.replace("\\\n", " "))
-    assert len(flags) == 8 and "--config.model.width=64" in flags
-    again = subprocess.run(
-        [*command, *flags, "--mode", "suggest"],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        text=True,
-        capture_output=True,
-        check=True,
-    )
-    assert again.stdout == done.stdout
+def test_width_increases_with_events_and_items():
+    by_events = [suggested(users, 1000, 100)["model.width"] for users in (1000, 100_000, 2_000_000)]
+    assert by_events == [64, 128, 256]
+    by_items = [suggested(1000, items, 100)["model.width"] for items in (9999, 10_000)]
+    assert by_items == [64, 128]
+
+
+def test_the_length_fits_most_histories():
+    lengths = [suggested(1000, 1000, length)["model.max_length"] for length in (20, 90, 500)]
+    assert lengths == [50, 100, 200]
+
+
+def run_suggest(command, folder):
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(folder), text=True, capture_output=True, check=True
+    ).stdout
+
+
+def test_the_printed_command_repeats_the_given_flags_and_takes_the_suggestions(tmp_path):
+    given = ["--config", "synthetic", "--config.data.synthetic.users=300", "--config.seed=3"]
+    start = [sys.executable, "-m", "bert4rec_jax.main"]
+    replaced = "--config.model.width=16"
+    text = run_suggest([*start, *given, replaced, "--mode", "suggest"], tmp_path)
+    assert "300 users" in text
+    assert "Training takes about" in text
+    assert max(map(len, text.splitlines())) <= 80
+    words = shlex.split(text.split("The command that trains:")[1].replace("\\\n", " "))
+    assert words[:3] == ["python", "-m", "bert4rec_jax.main"]
+    assert words[3:7] == given
+    assert words[7:9] == ["--workdir", "runs/mine"]
+    fields = words[9:]
+    assert len(fields) == 8
+    assert "--config.model.width=64" in fields
+    again = run_suggest([*start, *given, *fields, "--mode=suggest"], tmp_path)
+    assert again == text

@@ -14,7 +14,7 @@ from bert4rec_jax.data import Dataset
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import all_gather_rows, shard_offset
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.large import is_large, rank_in_chunks
 from bert4rec_jax.ranking.negatives import NEGATIVES, protocol_negatives
@@ -199,7 +199,7 @@ class Ranker:
             step = functools.partial(rank_step, self._config, self._num_items, with_top)
             self._compiled[with_top] = self._layout.map(step, params)
         count, result = len(self._cases.users), {}
-        with Phase(title, count, "users", self._layout.process == 0) as phase:
+        with ProgressBar(title, count, "users", self._layout.process == 0) as phase:
             for cases, output in self.histories.run(
                 self._compiled[with_top], params, self._targets
             ):

@@ -21,7 +21,7 @@ from bert4rec_jax.model import (
     mask_token,
     shard_offset,
 )
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.progress import waiting
 
 _REMOVED = -2e9  # below the -1e9 of rows that are no items
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bert4rec_jax.config import TrainConfig
 from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.files import replacing
-from bert4rec_jax.phases import LINE_SECONDS
+from bert4rec_jax.progress import LINE_SECONDS
 from bert4rec_jax.training.run_directory import RunDirectory
 
 _SHOWN = ("loss", "ndcg@10", "hr@10")

@@ -7,9 +7,9 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
-from bert4rec_jax.phases import coloured, columns
 from bert4rec_jax.ranking import Cases, Ranking, beyond_accuracy, digest, from_ranks, tied_targets
 from bert4rec_jax.run_files import BASELINES_PENDING
+from bert4rec_jax.terminal import coloured, columns
 
 
 def collect(

@@ -20,7 +20,7 @@ from bert4rec_jax.data import (
     split_dataset,
     training_counts,
 )
-from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
+from bert4rec_jax.devices import Layout, StopSignal, check_memory, step_memory, translate_errors
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import fold_features, masks_per_history
 from bert4rec_jax.progress import waiting
@@ -36,6 +36,7 @@ from bert4rec_jax.training import (
     RankedData,
     RunDirectory,
     RunFacts,
+    StepSpec,
     TrainingTask,
     TrainState,
     add_baselines,
@@ -133,16 +134,13 @@ class Experiment:
         num_features = feature_count(self.features)
         self.template = state_template(c, self.num_items, self.layout, num_features)
         check_memory(c, self.template)
-        self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features),
-            self.template,
-            donate=True,
-        )
+        spec = StepSpec(c, self.num_items, self.num_slots, self.features)
+        self.step = self.layout.map(functools.partial(train_step, spec), self.template, donate=True)
         shardings = self.layout.shardings(
             {name: self.template.params[name] for name in ("items", "encoder")}
         )
         self._fold = jax.jit(
-            functools.partial(fold_features, bags=self.features), out_shardings=shardings
+            functools.partial(fold_features, features=self.features), out_shardings=shardings
         )
 
     @property
@@ -191,14 +189,7 @@ class Experiment:
         They include the state, the batch, activations and gradients.
         """
         compiled = self.step.lower(self.template, self.batch(0), self.root).compile()
-        sizes = compiled.memory_analysis()
-        # The state is updated in place, so its bytes are both argument and output.
-        return (
-            sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            - sizes.alias_size_in_bytes
-            + sizes.temp_size_in_bytes
-        )
+        return step_memory(compiled)
 
     def validate(self, stop: StopSignal, params: Any) -> dict[str, float]:
         """Returns the validation metrics of parameters.
@@ -348,7 +339,7 @@ def train_run(config: Config, workdir: str) -> Evaluation:
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (
             Checkpoints(run.files.checkpoints_path) as checkpoints,
-            explained(config, experiment.step_bytes),
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = experiment.train(run, checkpoints, stop)
             return experiment.test(run, checkpoints, progress, stop)
@@ -366,7 +357,7 @@ def evaluate_run(config: Config, workdir: str, trained_from: str = "") -> Evalua
         folder = RunFiles(trained_from or workdir).checkpoints_path
         with (
             Checkpoints(folder, read_only=bool(trained_from)) as checkpoints,
-            explained(config, experiment.step_bytes),
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = checkpoints.latest_progress()
             if progress is None or progress.best_step is None:

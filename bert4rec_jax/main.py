@@ -107,13 +107,9 @@ def _check_flags() -> None:
 
 def _compile_ahead(config: config_lib.Config) -> int:
     """Compiles the run for accelerators that are not attached and prints the estimate."""
-    from bert4rec_jax.devices import targets
+    from bert4rec_jax import aot
 
-    target = targets.parse(FLAGS.compile_for)
-    target.prepare()  # before JAX starts
-    from bert4rec_jax import compile_for
-
-    return compile_for.main(config, target, FLAGS.items, FLAGS.json)
+    return aot.main(config, FLAGS.compile_for, FLAGS.items, FLAGS.json)
 
 
 def _suggest(config: config_lib.Config) -> int:
@@ -127,12 +123,12 @@ def _suggest(config: config_lib.Config) -> int:
 def _train_or_evaluate(config: config_lib.Config) -> int:
     """Trains or evaluates in --workdir and prints the results."""
     from bert4rec_jax import experiment
-    from bert4rec_jax.devices import join_cluster, leaving_together
+    from bert4rec_jax.devices import exit_on_user_error, join_cluster
 
     if FLAGS.distributed:
         join_cluster()
     try:
-        with leaving_together():
+        with exit_on_user_error():
             if FLAGS.mode == "train":
                 outcome = experiment.train_run(config, FLAGS.workdir)
             else:

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -26,6 +27,7 @@ _METRICS = {
 _LIST_LENGTH = 50  # page.js requests as many
 _STARTING_POINTS = 3
 _OWN_POINT_ITEMS = 4
+_TEXT_LENGTH = 300
 
 
 def write(
@@ -102,6 +104,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
     titles = catalogue["item"].astype(str)
     if "title" in catalogue:
         titles = catalogue["title"].fillna(titles).astype(str)
+    titles = titles.map(_short_text)
     years = pd.Series(0, catalogue.index)
     if "year" in catalogue:
         years = catalogue["year"].fillna(0).astype(int)
@@ -113,8 +116,14 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
         "year": years.tolist(),
         "genre_names": names,
         "genres": [[index[name] for name in genres] for genres in item_genres],
-        "weight": [round(float(weight), 2) for weight in _popularity(recommender)],
+        "weight": _popularity(recommender).tolist(),
     }
+
+
+def _short_text(text: str) -> str:
+    """Returns a text without repeated spaces, cut to a length that browsers handle quickly."""
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
 
 
 def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
@@ -122,15 +131,13 @@ def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
         return [[] for _ in range(len(catalogue))]
     ignored = ("", "(no genres listed)")
     texts = catalogue["genres"].fillna("").astype(str)
-    return [[name for name in text.split("|") if name not in ignored] for text in texts]
+    split = [[_short_text(name) for name in text.split("|")] for text in texts]
+    return [[name for name in names if name not in ignored] for names in split]
 
 
 def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns float[num_items]: training events, or the output bias, which grows with them."""
-    if "training_interactions" in recommender.catalogue:
-        return recommender.catalogue["training_interactions"].to_numpy()
-    bias_V = np.asarray(recommender.params["items"]["bias"], np.float32)
-    return bias_V[1 : recommender.num_items + 1]
+    """Returns int[num_items], the training events of each item."""
+    return recommender.catalogue["training_interactions"].to_numpy()
 
 
 def run_description(recommender: Recommender) -> dict:
@@ -138,7 +145,7 @@ def run_description(recommender: Recommender) -> dict:
     model = recommender.config.model_name
     max_history = recommender.config.model.max_history
     results = recommender.results
-    description = {
+    description: dict[str, Any] = {
         "model": model,
         "data": "",
         "metrics": [],
@@ -176,7 +183,9 @@ def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -
         found = [_find(recommender, title) for title in titles]
         items = [item for item in dict.fromkeys(found) if item is not None]
         if len(items) >= 2:
-            points.append({"name": name, "items": items, "missing": len(titles) - len(items)})
+            points.append(
+                {"name": _short_text(name), "items": items, "missing": len(titles) - len(items)}
+            )
     return points + _own_points(recommender, max(0, _STARTING_POINTS - len(points)))
 
 
@@ -223,7 +232,7 @@ def _own_points(recommender: Recommender, count: int) -> list[dict]:
         if used & set(near) or len(near) < 2:
             continue
         used |= set(near)
-        name = f"Like {recommender.titles.label(seed + 1)}"
+        name = _short_text(f"Like {recommender.titles.label(seed + 1)}")
         items = [index + 1 for index in reversed(near)]
         points.append({"name": name, "items": items, "missing": 0})
     return points

@@ -19,7 +19,7 @@ from bert4rec_jax.training.results import (
     make_results,
 )
 from bert4rec_jax.training.run_directory import RunDirectory
-from bert4rec_jax.training.step import TrainState, init_state, state_template, train_step
+from bert4rec_jax.training.step import StepSpec, TrainState, init_state, state_template, train_step
 
 __all__ = [
     "CheckpointState",
@@ -30,6 +30,7 @@ __all__ = [
     "RankedData",
     "RunDirectory",
     "RunFacts",
+    "StepSpec",
     "TrainState",
     "TrainingTask",
     "add_baselines",

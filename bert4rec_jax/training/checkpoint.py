@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from bert4rec_jax.devices import agreed, lost_process
+from bert4rec_jax.devices import all_processes_ok, lost_process
 from bert4rec_jax.errors import SaveError, UserError, failure_reason
 from bert4rec_jax.progress import waiting
 from bert4rec_jax.training.progress import Progress
@@ -266,7 +266,7 @@ class Checkpoints:
             result = read(step)
         except _Damaged as error:
             damage = error
-        if agreed(damage is None):
+        if all_processes_ok(damage is None):
             return result
         logging.warning(
             "checkpoint %d is damaged (%s); trying another",
@@ -282,7 +282,7 @@ class Checkpoints:
             aside = os.path.join(os.path.dirname(self._folder), f"checkpoint-{step}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
-        agreed(True)  # the other processes wait until it has been moved
+        all_processes_ok(True)  # the other processes wait until it has been moved
         self._manager.reload()
 
     def _read(self, step: int, templates: dict[str, Any]) -> tuple[dict[str, Any], Progress]:

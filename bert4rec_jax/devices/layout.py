@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
 
-A step or a ranking is written for one device's part of the batch, with an `Axes` that says over which mesh axes
-sums go. `Layout.map` turns it into a function of global arrays. Rows of a batch are split over all devices, the
-item table (and its optimizer moments) over the devices of the catalogue axis; everything else is replicated.
+A step or a ranking is written for one device's part of the batch, with an `Axes` that says over
+which mesh axes sums go. `Layout.map` turns it into a function of global arrays. Rows of a batch are
+split over all devices, the item table (and its optimizer moments) over the devices of the catalogue
+axis; everything else is replicated.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental.layout import Layout as Order
 from jax.experimental.layout import with_layout_constraint
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
@@ -51,7 +52,8 @@ class Layout:
     Attributes:
       axes: what mapped functions are given as `axes`.
       num_devices: devices over which rows are split.
-      process: this process's number among `processes`, each of which feeds an equal share of the rows.
+      process: this process's number among `processes`, each of which feeds an equal share of the
+        rows.
       processes: number of processes.
     """
 
@@ -60,20 +62,27 @@ class Layout:
 
         Args:
           config: its shape.
-          devices: what to lay functions over; None for all that this job has. Those of a `targets.Target` are only
+          devices: what to lay functions over; None for all that this job has. Those of a
+            `targets.Target` are only
             described: functions then compile and do not run.
 
         Raises:
           UserError: the devices there are do not fit the configuration.
         """
-        # A process feeds the rows after those of the process before it, so its devices must lie together in the mesh;
-        # TPUs number theirs by place in the machine.
-        # Slices of TPUs are joined by the slower network of the data centre: they come one after another, so that the
-        # data axis spans them and the catalogue axis stays inside of one.
+        # A process feeds the rows after those of the process before it, so its devices must lie
+        # together in the mesh; TPUs number theirs by place in the machine.
+        # Slices of TPUs are joined by the slower network of the data centre: they come one after
+        # another, so that the data axis spans them and the catalogue axis stays inside of one.
         devices = sorted(
             devices or jax.devices(),
             key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
         )
+        if config.mode == "pmap" and jax.process_count() > 1:
+            raise UserError(
+                "config.parallel.mode = 'pmap' works in one process only, because the arrays that pmap "
+                "returns belong to one process and cannot be saved; use config.parallel.mode = 'jit' "
+                f"with the {jax.process_count()} processes of this job."
+            )
         data = config.data or max(len(devices) // config.item_shards, 1)
         wanted = data * config.item_shards
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
@@ -89,7 +98,8 @@ class Layout:
         self.platform = devices[0].platform
         self._pmap, self._catalogue = config.mode == "pmap", config.item_shards
         self._devices = devices[:wanted]
-        # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
+        # The mesh of pmap has one axis; an array on another mesh would be compiled for a second
+        # time.
         names = (DATA,) if self._pmap else (DATA, CATALOGUE)
         grid = np.array(self._devices).reshape((data, config.item_shards)[: len(names)])
         self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
@@ -111,6 +121,11 @@ class Layout:
                 f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
                 "of two up to 64 always does."
             )
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        """The mesh without its devices, to trace functions for devices that are only described."""
+        return self._mesh.abstract_mesh
 
     def row_sharding(self) -> NamedSharding:
         """Returns the sharding of arrays whose first dimension runs over rows or cases."""
@@ -137,8 +152,8 @@ class Layout:
         """Compiles function(state, batch, key, axes=axes) -> (state-like or per-row arrays, sums).
 
         Args:
-          function: for one device; returns (new state, replicated tree) when `donate`, else a tree of arrays whose
-            first dimension runs over rows or cases of the device's part.
+          function: for one device; returns (new state, replicated tree) when `donate`, else a tree
+            of arrays whose first dimension runs over rows or cases of the device's part.
           state: the first argument or its shapes, for the shardings.
           donate: whether the first argument is consumed and its successor returned.
         """
@@ -154,8 +169,8 @@ class Layout:
                 out_axes=(None, None) if donate else 0,
                 donate_argnums=donated,
             )
-            # pmap takes no options of its own; inside jit it would take a process's arrays for those of all.
-            if options and self.processes == 1:
+            # pmap has no compiler options of its own.
+            if options:
                 mapped = jit(mapped)
             if donate:
                 return mapped
@@ -211,11 +226,12 @@ def _merge_two_dimensions(x):
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def as_stored(x: jax.Array) -> jax.Array:
+def in_parameter_layout(x: jax.Array) -> jax.Array:
     """Returns x in the order in which a TPU stores parameters of its shape; on other machines x as it is.
 
-    Rows shorter than a register are stored by columns, which spares the padding. Where what is computed by rows meets
-    such parameters, they are copied and padded, and copied back, unless it is turned itself.
+    Rows shorter than a register are stored by columns, which spares the padding. Where what is
+    computed by rows meets such parameters, they are copied and padded, and copied back, unless it
+    is turned itself.
     """
     if platform() == "tpu" and x.ndim == 2 and x.shape[1] < TPU_LANES <= x.shape[0]:
         return with_layout_constraint(x, Order(major_to_minor=(1, 0)))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kind of machine a function is being traced for: what is fast on one is slow on another.
 
-The default backend does not say: a program may be compiled for machines that are not here. So `Layout.map` says it
-around the trace, and whatever has two formulations asks here. Both compute the same.
+The default backend does not say: a program may be compiled for machines that are not here. So
+`Layout.map` says it around the trace, and whatever has two formulations asks here. Both compute the
+same.
 """
 
 import contextlib

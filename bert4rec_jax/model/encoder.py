@@ -232,13 +232,13 @@ def gelu(x: jax.Array) -> jax.Array:
 def at_slots(x_BLD: jax.Array, slots_BK: jax.Array) -> jax.Array:
     """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
     if platform() == "cpu":
-        return cpu.pick(x_BLD, slots_BK)
+        return cpu.gather_by_one_hot(x_BLD, slots_BK)
     return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
 
 
 def _rows(table_PD, ids):
     """Returns table_PD[ids]."""
-    return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
+    return cpu.lookup_with_one_hot_gradient(table_PD, ids) if platform() == "cpu" else table_PD[ids]
 
 
 def _draw_stream(draws: Draws | None):

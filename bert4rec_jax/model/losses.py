@@ -138,7 +138,7 @@ def _softmax_forward(h_MD, embedding_VD, bias_V, labels_M, weights_M, chunk_item
     keep = len(chunks) == 1 or hidden.shape[0] * rows * 4 <= KEEP_BYTES
     kept, maxima, log_sums = [], [], []
     for chunk in chunks:
-        operand_MD = hidden if keep else cpu.after(hidden, log_sums[-1:])
+        operand_MD = hidden if keep else cpu.order_after(hidden, log_sums[-1:])
         e_MC, max_M = _exponentials(operand_MD, embedding_VD, bias_V, chunk)
         kept.append(e_MC if keep else None)
         maxima.append(max_M)
@@ -180,7 +180,7 @@ def _softmax_backward(chunk_items, axis, residuals, gradient):
     ):
         if e_MC is None:
             done = [log_sum_M, d_hidden, *d_embedding[-1:], *d_bias[-1:]]
-            e_MC, _ = _exponentials(cpu.after(hidden, done), embedding_VD, bias_V, chunk)
+            e_MC, _ = _exponentials(cpu.order_after(hidden, done), embedding_VD, bias_V, chunk)
         scale_to_p_M = scale_M * jnp.exp(max_M - log_sum_M)
         e_MC = e_MC.astype(h_MD.dtype)
         d_hidden += scale_to_p_M[:, None] * jnp.dot(

@@ -15,7 +15,7 @@ import optax
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import ItemFeatures, Packed
-from bert4rec_jax.devices import Axes, Layout, as_stored
+from bert4rec_jax.devices import Axes, Layout, in_parameter_layout
 from bert4rec_jax.devices.platform import platform
 from bert4rec_jax.model import (
     Draws,
@@ -221,7 +221,7 @@ def train_step(
     # Sums of numerators and denominators: shards hold different numbers of targets.
     loss_sum, targets = axes.sum((loss_sum, targets))
     gradient = {
-        "items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
+        "items": axes.sum(jax.tree.map(in_parameter_layout, gradient["items"]), over_catalogue=False),
         "encoder": axes.sum(gradient["encoder"]),
     }
     (gradient,) = unfold(jax.tree.map(lambda g: g / targets, gradient))

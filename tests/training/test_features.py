@@ -11,7 +11,7 @@ import pytest
 from conftest import small_config
 
 import bert4rec_jax
-from bert4rec_jax.compile_for import figures
+from bert4rec_jax.aot import estimate
 from bert4rec_jax.devices import Axes, Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
@@ -184,9 +184,9 @@ def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
 def test_sizes_without_data_know_no_features(cache):
     config = small_config(cache, **FEATURES)
     with pytest.raises(
-        UserError, match="config.data.features stand in the item table, which --items leaves unread"
+        UserError, match="config.data.features needs the item table, which --items does not read"
     ):
-        figures.assumed_sizes(config, Layout(config.parallel), 60)
+        estimate.assumed_sizes(config, Layout(config.parallel), 60)
 
 
 def test_a_run_does_not_go_on_with_other_features(run, cache):

@@ -64,7 +64,10 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
 @pytest.mark.parametrize(
     "command, named",
     [
-        ("bert4rec_jax.main", "--config.masking.next_item_share (float, between 0 and 1; default 0.0)"),
+        (
+            "bert4rec_jax.main",
+            "--config.masking.next_item_share (float, between 0 and 1; default 0.0)",
+        ),
         ("bert4rec_jax.recommend", "--history"),
         ("bert4rec_jax.export", "--format"),
         ("bert4rec_jax.portrait", "--title"),

@@ -22,6 +22,7 @@ from absl import logging
 from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import engines, item_features
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
+from bert4rec_jax.data.publish import publish
 from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Source
@@ -84,7 +85,7 @@ def _open_or_prepare(config: DataConfig, filters: FilterConfig) -> Dataset:
         os.makedirs(parent, exist_ok=True)
         _remove_stale_folders(parent)
         if not _extend_older(config, filters, source, facts, folder):
-            engines.prepare(config, filters, source, facts, folder, _publish)
+            engines.prepare(config, filters, source, facts, folder)
     dataset = open_dataset(folder)
     seconds = time.monotonic() - started
     say(f"Prepared {source.description} in {seconds:.1f} s: {account(dataset)}")
@@ -105,7 +106,7 @@ def _extend_older(
     try:
         if not engines.extend(older, source, config, filters, facts, scratch):
             return False
-        _publish(scratch, folder)
+        publish(scratch, folder)
         return True
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -168,24 +169,6 @@ def _remove_stale_folders(parent: str) -> None:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _publish(scratch: str, folder: str) -> None:
-    """Renames a complete folder, unless another process has published an undamaged one."""
-    if os.path.isdir(folder):
-        try:
-            open_dataset(folder)
-            return
-        except UserError:
-            damaged = os.path.join(os.path.dirname(folder), f".damaged-{uuid.uuid4().hex}")
-            os.rename(folder, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        os.rename(scratch, folder)
-    except OSError:
-        # Another process may have published since the check above; its folder is the same.
-        if not os.path.isdir(folder):
-            raise
-
-
 def account(dataset: Dataset) -> str:
     """Returns one line: what was kept, dropped and filled in, and how the item table matches."""
     manifest = dataset.manifest
@@ -193,8 +176,11 @@ def account(dataset: Dataset) -> str:
     sizes = [f"{manifest[name]:,}" for name in ("interactions", "users", "items")]
     parts = ["{} interactions of {} users with {} items".format(*sizes)]
     for before, after in itertools.pairwise(counts["filters"]):
-        dropped = before["interactions"] - after["interactions"]
-        parts.append(f"{after['after']} dropped {dropped:,}")
+        interactions, users, items = (
+            f"{before[name] - after[name]:,} of {before[name]:,} {name}"
+            for name in ("interactions", "users", "items")
+        )
+        parts.append(f"{after['after']} dropped {interactions}, {users} and {items}")
     if missing := counts.get("times_missing"):
         parts.append(f"{missing:,} had no time and took the time of the row before")
     if copies := counts.get("exact_duplicates"):

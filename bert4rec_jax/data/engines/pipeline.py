@@ -29,6 +29,7 @@ from bert4rec_jax.data.engines.stage_cache import (
     PreparationInterrupted,
     StageCache,
 )
+from bert4rec_jax.data.publish import is_published, publish
 from bert4rec_jax.data.sources.log import RestartReading, Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
@@ -56,7 +57,6 @@ def prepare(
     source: Source,
     facts: dict,
     folder: str,
-    publish: Callable[[str, str], None],
 ) -> None:
     """Writes the prepared folder of a log.
 
@@ -66,7 +66,6 @@ def prepare(
       source: the log.
       facts: written to the manifest.
       folder: the prepared folder.
-      publish: renames a complete folder (first argument) to the second.
 
     Raises:
       UserError: the log cannot be read, the filters leave no events, or memory or disk are too
@@ -77,10 +76,8 @@ def prepare(
     if config.spill_dir:
         spill_parent = os.path.abspath(os.path.expanduser(config.spill_dir))
     with StageCache(os.path.join(spill_parent, f"{STAGE_PREFIX}{config.engine}-{name}")) as stages:
-        if os.path.isdir(folder):
-            # Another process finished first. If its folder is damaged, this replaces it.
-            publish(stages.folder, folder)
-        if not os.path.isdir(folder):
+        # Another process may have finished first.
+        if not is_published(folder):
             written = write_arrays(config, filters, source, facts, stages)
             if os.stat(written).st_dev != os.stat(parent).st_dev:
                 moved = os.path.join(parent, f".moved-{name}")

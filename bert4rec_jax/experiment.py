@@ -3,7 +3,6 @@
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +20,20 @@ from bert4rec_jax.data import (
     split_dataset,
     training_counts,
 )
-from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
+from bert4rec_jax.devices import Layout, StopSignal, check_memory, step_memory, translate_errors
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import fold_features, masks_per_history
-from bert4rec_jax.phases import say, waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
+from bert4rec_jax.run_files import RunFiles
+from bert4rec_jax.terminal import say
 from bert4rec_jax.training import (
     Checkpoints,
     Loop,
     MetricWriter,
     Progress,
     RunDirectory,
+    StepSpec,
     TrainState,
     add_baselines,
     collect,
@@ -82,16 +84,13 @@ class Experiment:
         self._num_features = feature_count(self.features)
         self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
-        self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features),
-            self.template,
-            donate=True,
-        )
+        spec = StepSpec(c, self.num_items, self.num_slots, self.features)
+        self.step = self.layout.map(functools.partial(train_step, spec), self.template, donate=True)
         shardings = self.layout.shardings(
             {name: self.template.params[name] for name in ("items", "encoder")}
         )
         self._fold = jax.jit(
-            functools.partial(fold_features, bags=self.features), out_shardings=shardings
+            functools.partial(fold_features, features=self.features), out_shardings=shardings
         )
 
     def initial_state(self) -> TrainState:
@@ -129,14 +128,7 @@ class Experiment:
     def step_bytes(self) -> int:
         """Returns the memory that a training step takes on each device: state, batch, activations, gradients."""
         compiled = self.step.lower(self.template, self.batch(0), self.root).compile()
-        sizes = compiled.memory_analysis()
-        # The state is updated in place: its bytes are both argument and output.
-        return (
-            sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            - sizes.alias_size_in_bytes
-            + sizes.temp_size_in_bytes
-        )
+        return step_memory(compiled)
 
     def validator(self, stop: StopSignal) -> Callable[[Any], dict[str, float] | None]:
         """Returns a function from parameters to validation metrics, or to None when a signal came in between."""
@@ -216,7 +208,9 @@ class Experiment:
         # The model's own numbers are safe before the baselines begin, which may take long and much memory.
         run.write_results(results, ranks)
         if run.writes:
-            write_test_line(run.path("metrics.jsonl"), best_step, progress.seconds, results["test"])
+            write_test_line(
+                str(run.files.metrics_path), best_step, progress.seconds, results["test"]
+            )
         with waiting("ranking by the baselines", run.writes):
             counting, left_out = baselines.rank_all(
                 self.config, self.dataset, self.split, cases["test"], self.popularity
@@ -262,8 +256,8 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
             return None
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (
-            Checkpoints(run.path("checkpoints")) as checkpoints,
-            explained(config, experiment.step_bytes),
+            Checkpoints(run.files.checkpoints_path) as checkpoints,
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = experiment.train(run, checkpoints, stop)
             return None if progress is None else experiment.test(run, checkpoints, progress, stop)
@@ -289,11 +283,11 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
             return None
         if trained:
             RunDirectory(trained, config).check_trained(experiment.dataset, experiment.popularity)
-        run.claim(experiment.dataset, experiment.popularity, "evaluate")
-        folder = os.path.join(trained or workdir, "checkpoints")
+        run.claim(experiment.dataset, experiment.popularity, "evaluate", trained)
+        folder = RunFiles(trained or workdir).checkpoints_path
         with (
             Checkpoints(folder, read_only=bool(trained)) as checkpoints,
-            explained(config, experiment.step_bytes),
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = checkpoints.latest_progress()
             if progress is None or progress["best_step"] is None:

@@ -34,7 +34,7 @@ from absl import flags
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 flags.DEFINE_string(
     "config",
@@ -85,13 +85,9 @@ def main(arguments: list[str]) -> int:
     values = config_lib.read(FLAGS.config)
     config = config_lib.resolve(config_lib.with_fields(values, fields))
     if FLAGS.compile_for:
-        from bert4rec_jax.devices import targets
+        from bert4rec_jax import aot
 
-        target = targets.parse(FLAGS.compile_for)
-        target.prepare()
-        from bert4rec_jax import compile_for
-
-        return compile_for.main(config, target, FLAGS.items, FLAGS.json)
+        return aot.main(config, FLAGS.compile_for, FLAGS.items, FLAGS.json)
     if FLAGS.mode == "suggest":
         from bert4rec_jax.data import suggestions_text
 
@@ -100,23 +96,25 @@ def main(arguments: list[str]) -> int:
     if not FLAGS.workdir:  # empty too: that of a variable that is not set
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.
+    import jax
+
     from bert4rec_jax import experiment, recommend
-    from bert4rec_jax.devices import join_cluster, leaving_together
-    from bert4rec_jax.training import RunDirectory, curves, summary
+    from bert4rec_jax.devices import exit_on_user_error, join_cluster
+    from bert4rec_jax.run_files import RunFiles
+    from bert4rec_jax.training import curves, summary
 
     if FLAGS.distributed:
         join_cluster()
-    with leaving_together():
+    with exit_on_user_error():
         if FLAGS.mode == "train":
             results = experiment.train_and_evaluate(config, FLAGS.workdir)
         else:
             results = experiment.evaluate(config, FLAGS.workdir, FLAGS.trained)
-    directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         say("stopped by a signal; everything is saved, and the same command goes on from here.")
-    elif directory.writes:
+    elif jax.process_index() == 0:
         if not FLAGS.trained:
-            curves.draw(directory, config.eval.metric)
+            curves.draw(RunFiles(FLAGS.workdir), config.eval.metric)
         print(summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bert4rec_jax import phases
+from bert4rec_jax import terminal
 from bert4rec_jax.training.results import summary
 
 LONG = "error: config.model.heads = 3 is out of range: it must be a divisor of config.model.width = 64, and of no other."
@@ -31,7 +31,7 @@ def eighty(monkeypatch):
 def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch):
     for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
         monkeypatch.setattr(sys, "stderr", stream)
-        phases.say(LONG)
+        terminal.say(LONG)
         shown = stream.getvalue()
         assert shown.count("\n") == lines
         assert ("\033[1;31merror:\033[0m" in shown) == stream.isatty()
@@ -42,17 +42,17 @@ def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch
 
 @pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colours_where_they_are_not_wanted(eighty, monkeypatch, name, value):
-    assert phases.coloured("x", "bold", Terminal()) == "\033[1mx\033[0m"
-    assert phases.coloured("x", "bold", io.StringIO()) == "x"
+    assert terminal.coloured("x", "bold", Terminal()) == "\033[1mx\033[0m"
+    assert terminal.coloured("x", "bold", io.StringIO()) == "x"
     monkeypatch.setenv(name, value)
-    assert phases.coloured("x", "bold", Terminal()) == "x"
+    assert terminal.coloured("x", "bold", Terminal()) == "x"
 
 
 def test_lines_of_a_table_are_cut_in_a_terminal_alone(eighty, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert phases.fitted("x" * 90) == "x" * 79 + "…" and phases.fitted("x" * 80) == "x" * 80
+    assert terminal.fitted("x" * 90) == "x" * 79 + "…" and terminal.fitted("x" * 80) == "x" * 80
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert phases.fitted("x" * 90) == "x" * 90
+    assert terminal.fitted("x" * 90) == "x" * 90
 
 
 def test_the_closing_table_fits(eighty, undisturbed):

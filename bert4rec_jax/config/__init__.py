@@ -13,8 +13,8 @@ config files, `files` reads these files, `overrides` sets fields by name, `rules
 
 from bert4rec_jax.config.describe import Field, describe, group_text
 from bert4rec_jax.config.fields import (
-    NOT_IDENTITY,
     MOVIELENS,
+    NOT_IDENTITY,
     Config,
     DataConfig,
     EvalConfig,

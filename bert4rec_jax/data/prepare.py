@@ -27,7 +27,7 @@ from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 _STALE_SECONDS = 86400
 _STALE_STAGES_SECONDS = 14 * 86400

@@ -3,22 +3,17 @@
 
 import dataclasses
 import functools
-import json
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import ItemFeatures, feature_count
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.files import read_json
 from bert4rec_jax.model import fold_features
 from bert4rec_jax.ranking import (
     Histories,
@@ -28,6 +23,7 @@ from bert4rec_jax.ranking import (
     top_items,
     without_removed,
 )
+from bert4rec_jax.run_files import RunFiles
 from bert4rec_jax.serving.titles import TitleIndex
 from bert4rec_jax.training import Checkpoints, state_template
 
@@ -75,16 +71,16 @@ class Recommender:
         Raises:
           UserError: `workdir` holds no trained model.
         """
-        try:
-            with open(os.path.join(workdir, "config.json"), encoding="utf-8") as file:
-                config = config_lib.resolve(json.load(file))
-            self.catalogue = pd.read_parquet(os.path.join(workdir, "catalogue.parquet"))
-        except (OSError, ValueError):
+        files = RunFiles(workdir)
+        values = files.config()
+        if values is None:
             raise UserError(
-                f"{workdir} is no run directory; train one with python -m bert4rec_jax.main --config FILE "
-                f"--workdir {workdir}."
-            ) from None
-        self._workdir = workdir
+                f"{workdir} is not a run directory; train one with python -m bert4rec_jax.main "
+                f"--config FILE --workdir {workdir}."
+            )
+        config = config_lib.resolve(values)
+        self.files = files
+        self.catalogue = files.items()
         self.config: Config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
         self.titles = TitleIndex(self.catalogue)
         self.num_items = len(self.catalogue)
@@ -97,12 +93,12 @@ class Recommender:
         template = state_template(
             self.config, self.num_items, self._layout, feature_count(bags)
         ).params
-        with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
+        with Checkpoints(files.checkpoints_path, read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
-                if trained := _ranked_with(workdir):
+                if trained := files.trained_from():
                     raise UserError(
-                        f"{workdir} holds no model: it only ranked with that of {trained}; name that run."
+                        f"{workdir} contains no model; it evaluated the model of {trained}. Use that run."
                     )
                 raise UserError(f"{workdir} holds no checkpoint yet; train first.")
             best = progress["best_step"]
@@ -110,7 +106,7 @@ class Recommender:
                 max(checkpoints.steps()) if best is None else best, template
             )
         self.params = (
-            jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
+            jax.jit(functools.partial(fold_features, features=bags))(params) if bags else params
         )
         self._map = functools.cache(
             lambda k: self._layout.map(
@@ -120,12 +116,8 @@ class Recommender:
 
     @property
     def results(self) -> dict | None:
-        """What results.json holds; None while the run is not finished."""
-        try:
-            with open(os.path.join(self._workdir, "results.json"), encoding="utf-8") as file:
-                return json.load(file)
-        except FileNotFoundError:
-            return None
+        """The content of results.json; None if the run has not finished."""
+        return self.files.results()
 
     @property
     def embeddings(self) -> np.ndarray:
@@ -284,16 +276,6 @@ class Recommender:
         return result
 
 
-def _ranked_with(workdir: str) -> str:
-    """Returns the run that the newest start in `workdir` ranked with (--trained); empty where it was not given one."""
-    try:
-        return flag(
-            read_json(os.path.join(workdir, "environment.json"))["starts"][-1]["command"], "trained"
-        )
-    except (OSError, ValueError, KeyError, IndexError):
-        return ""
-
-
 def _score_step(
     config: Config,
     num_items: int,
@@ -301,12 +283,12 @@ def _score_step(
     params: Any,
     batch: tuple[Histories, tuple],
     _key,
-    axes: Axes,
+    placement: Placement,
 ) -> dict[str, jax.Array]:
     """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
     histories, _ = batch
-    axis, own = axes.catalogue, histories.used_N.shape[0]
-    scores_NV = item_scores(config.model, num_items, params, histories, axis)
+    axis, own = placement.items, histories.used_N.shape[0]
+    scores_NV = item_scores(config.model, num_items, params, histories, placement)
     if k == 0:
         result = {"all": scores_NV}
     else:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished runs on disk: reading them, the command that makes one again, and copies to commit."""
+"""Records of finished runs: reading, the command that reproduces one, and copies to commit."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,11 +9,11 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import write_json
+from bert4rec_jax.run_files import RunFiles, find_runs
 
-FILES = ("config.json", "environment.json", "metrics.jsonl", "results.json", "ranks_test.npz")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -28,9 +27,10 @@ class Run:
           UserError: a file is missing or damaged.
         """
         self.path = path
-        self.config, self.environment, self.results = (
-            self._json(name) for name in FILES if name.endswith(".json")
-        )
+        self.files = RunFiles(path)
+        self.config = self._required(self.files.config(), self.files.config_path)
+        self.environment = self._required(self.files.environment(), self.files.environment_path)
+        self.results = self._required(self.files.results(), self.files.results_path)
 
     @property
     def seed(self) -> int:
@@ -44,22 +44,22 @@ class Run:
 
     @property
     def starts(self) -> list[dict]:
-        """Every start of the program in this run, the first one first.
+        """Every start of the run, oldest first.
 
         Raises:
-          UserError: the record keeps no history.
+          UserError: the record does not list its starts.
         """
         starts = self.environment.get("starts")
         if not starts:
             raise UserError(
-                f"{self.path}/environment.json keeps no history of starts, so the run was made by an older program; "
-                "make it again."
+                f"{self.files.environment_path} contains no history of starts, because an older "
+                "version made the run; make it again."
             )
         return starts
 
     @property
     def commits(self) -> str:
-        """The commits of all starts, each once; `+` behind one says that files were changed since."""
+        """The commits of all starts, each once; a `+` after a commit marks modified files."""
         return " ".join(
             dict.fromkeys(
                 (s["git_commit"] or "unknown")[:12] + "+" * bool(s["git_dirty"])
@@ -75,32 +75,31 @@ class Run:
 
     @cached_property
     def fields(self) -> dict:
-        """The config as dotted name -> value; a field that came later than the record has its default."""
+        """The config as dotted name -> value; fields that are newer
+        than the record have their defaults.
+        """
         return flatten(Config().to_dict()) | flatten(self.config)
 
     @cached_property
     def curve(self) -> list[dict]:
-        """The lines of metrics.jsonl; of steps that a resumed run repeated, the last."""
-        try:
-            lines = [
-                json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()
-            ]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}/metrics.jsonl cannot be read: {error}") from None
-        return list({(line["split"], line["step"]): line for line in lines}.values())
+        """The lines of metrics.jsonl; if a resumed run repeated a step, its last line."""
+        lines = {(line["split"], line["step"]): line for line in self.files.metrics()}
+        return list(lines.values())
 
     @property
     def validations(self) -> list[int]:
-        """The steps after which it was validated, ascending."""
+        """The steps with a validation, ascending."""
         return sorted(line["step"] for line in self.curve if line["split"] == "valid")
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was ranked before its last step was validated, though its patience had not ended."""
+        """Whether the run was evaluated before its last validation,
+        although its patience had not run out.
+        """
         valid = self.validations
         if (
             not valid or valid[-1] >= self.fields["train.steps"]
-        ):  # without a validation, another run was ranked
+        ):  # without a validation, it evaluated another run's model
             return False
         patience = self.fields["train.patience"]
         return patience == 0 or sum(step > self.results["best_step"] for step in valid) < patience
@@ -108,47 +107,42 @@ class Run:
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:
         """The arrays of ranks_test.npz."""
-        try:
-            with np.load(self.path / "ranks_test.npz") as arrays:
-                return dict(arrays)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}/ranks_test.npz cannot be read: {error}") from None
+        return self.files.ranks()
 
     @property
     def cases_digest(self) -> str:
-        """A digest of what was ranked: each case's user and target, and its candidates where they were sampled.
+        """A digest of the ranked cases: user and target of each case,
+        and its candidates if they were sampled.
 
         Raises:
-          UserError: the run does not say.
+          UserError: the record has no digest.
         """
         if "cases_digest" not in self.results:
             raise UserError(
-                f"{self.path}/results.json has no cases_digest, so nobody can tell whether two runs ranked the same; "
-                "it was made by an older program: make the run again."
+                f"{self.files.results_path} has no cases_digest, so its test cases cannot be "
+                "compared with those of another run. An older version made it: make the run again."
             )
         return self.results["cases_digest"]
 
     def command(self) -> str:
-        """Returns the command that makes the run again: its own config.json is the config."""
-        words = ["python", "-m", "bert4rec_jax.main", "--config", f"{shown(self.path)}/config.json"]
+        """Returns the command that reproduces the run from its own config.json."""
+        config_file = shown(self.files.config_path)
+        words = ["python", "-m", "bert4rec_jax.main", "--config", config_file]
         for field in ("data.path", "data.items_path"):
             if path := self.fields[field]:
                 words.append(f"--config.{field}={PurePath(path).name}")
-        if trained := flag(self.starts[-1]["command"], "trained"):
+        if trained := self.environment.get("trained_from"):
             words += ["--mode", "evaluate", "--trained", f"runs/{PurePath(trained).name}"]
         return shlex.join([*words, "--workdir", f"runs/{self.path.name}"])
 
-    def _json(self, name: str) -> dict:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path}/{name} cannot be read: {error}; is it a run directory?"
-            ) from None
+    def _required(self, content: dict | None, path: Path) -> dict:
+        if content is None:
+            raise UserError(f"{path} is missing; is {self.path} a run directory?")
+        return content
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
-    """Finds the runs in folders: run directories, or folders that hold some, such as a sweep's root.
+    """Finds runs in folders: run directories, or folders that contain some, such as a sweep's root.
 
     Returns:
       The finished runs, and the folders of runs that have not finished.
@@ -156,23 +150,23 @@ def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
     Raises:
       UserError: a folder does not exist, or there is no finished run.
     """
-    folders: list[Path] = []
+    found: dict[Path, RunFiles] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            raise UserError(f"there is no folder {path}.")
-        folders += sorted(config.parent for config in path.rglob("config.json"))
-    folders = list(dict.fromkeys(folders))
-    runs = [Run(folder) for folder in folders if (folder / "results.json").exists()]
+            raise UserError(f"the folder {path} does not exist.")
+        found |= {files.folder: files for files in find_runs(path)}
+    runs = [Run(folder) for folder, files in found.items() if files.results_path.exists()]
+    unfinished = [folder for folder, files in found.items() if not files.results_path.exists()]
     if not runs:
         raise UserError(f"no finished run (a folder with results.json) in {', '.join(paths)}.")
-    return runs, [folder for folder in folders if not (folder / "results.json").exists()]
+    return runs, unfinished
 
 
 def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Sorts runs by the name of their data, and refuses to let different numbers stand in one column.
+    """Groups runs by data set, and rejects runs whose numbers cannot share a column.
 
     Raises:
-      UserError: runs on data of one name differ in the data itself or in the protocol; names them.
+      UserError: runs on data of one name differ in the data or in the protocol.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -186,10 +180,12 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def export(runs: Sequence[Run], destination: Path) -> list[Path]:
-    """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
+    """Copies the records of runs, without checkpoints and data, under `destination`;
+    returns the new folders.
 
-    Host names and the leading part of absolute paths stay behind: they say nothing about the numbers. So does the item
-    that each user met: it is data, and the terms of most data sets forbid to pass it on. results.json has a digest.
+    Host names and the folders of absolute paths are removed, because they do not affect the
+    numbers. The target item of each user is removed as well, because the terms of most data sets
+    forbid redistribution; results.json has a digest.
     """
     made = []
     for run in runs:
@@ -199,22 +195,19 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
         )
         if folder in made or folder.resolve() == run.path.resolve():
             raise UserError(
-                f"the record of {run.path} would overwrite another in {folder}; give another folder."
+                f"the record of {run.path} would overwrite another in {folder}; give another "
+                "folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if name.endswith(".json"):
-                values = portable(run._json(name))
-                if (
-                    name == "config.json"
-                ):  # a place on the machine it ran on; half of it would be a place on others
-                    values["data"] |= {"cache_dir": ""}
-                (folder / name).write_text(json.dumps(values, indent=1) + "\n")
-            elif name.endswith(".npz"):
-                kept = {k: v for k, v in run.ranks.items() if k != "item"}
-                np.savez_compressed(folder / name, **kept)
-            else:
-                shutil.copyfile(run.path / name, folder / name)
+        copy = RunFiles(folder)
+        config = portable(run.config)
+        config["data"]["cache_dir"] = ""  # a path of the machine on which the run was made
+        write_json(copy.config_path, config)
+        write_json(copy.environment_path, portable(run.environment))
+        write_json(copy.results_path, portable(run.results))
+        shutil.copyfile(run.files.metrics_path, copy.metrics_path)
+        ranks = {name: array for name, array in run.ranks.items() if name != "item"}
+        np.savez_compressed(copy.ranks_path, **ranks)
         made.append(folder)
     return made
 
@@ -232,7 +225,9 @@ def flatten(values: dict, prefix: str = "") -> dict:
 
 
 def portable(value):
-    """Returns JSON values without host names and with absolute paths cut to their last part, also in `--flag=/path`."""
+    """Returns JSON values without host names and with absolute paths cut to their last part,
+    also in `--flag=/path`.
+    """
     if isinstance(value, dict):
         return {key: portable(part) for key, part in value.items() if key != "host"}
     if isinstance(value, list):
@@ -244,7 +239,7 @@ def portable(value):
 
 
 def shown(path: Path) -> str:
-    """Returns a path as the checkout's root sees it, or whole where it lies elsewhere."""
+    """Returns a path relative to the checkout, or the whole path if it is outside."""
     path = path.resolve()
     return (path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path).as_posix()
 
@@ -259,5 +254,6 @@ def _require_same(runs: Sequence[Run], key: Callable[[Run], str], what: str, qua
             for value, paths in groups.items()
         )
         raise UserError(
-            f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report them separately."
+            f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report "
+            "them separately."
         )

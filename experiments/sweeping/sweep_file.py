@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep file, read and checked: its config, its trials, and the flags that each of them gets."""
+"""Reads and checks a sweep file: its config, its trials, and the flags of each trial."""
 
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,25 +21,27 @@ class Sweep:
     config: str
     trials: tuple[Overrides, ...]
     search: Search | None
-    common: Overrides  # from the command line, under every trial
+    common: Overrides  # overrides from the command line, for every trial
 
     def __len__(self) -> int:
         return self.search.trials if self.search else len(self.trials)
 
     def overrides(self, index: int) -> Overrides | None:
-        """Returns what trial `index` changes; None where the search decides when the trial starts."""
+        """Returns what trial `index` changes; None if the search proposes it at the start."""
         return None if self.search else {**self.common, **self.trials[index]}
 
 
 def load(file: str, common: Overrides) -> Sweep:
-    """Reads and checks a sweep file; every trial's config is resolved, so that a typo costs no training.
+    """Reads and checks a sweep file.
+
+    It resolves the config of every trial, so a typo is found before training.
 
     Args:
       file: path of the sweep file.
-      common: overrides for every trial, on which the trial's own win.
+      common: overrides for every trial; the trial's own have priority.
 
     Raises:
-      UserError: the file cannot be used; says which trial and which field.
+      UserError: the file is invalid; the message contains the trial and the field.
     """
     module = _import(file, "sweep file")
     config = getattr(module, "CONFIG", None)
@@ -48,12 +49,14 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(f"{file} must set CONFIG to the path of a config file.")
     if not Path(config.partition(":")[0]).is_file():
         raise UserError(
-            f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command."
+            f"{file}: CONFIG = {config!r} does not exist; paths are relative to the current folder."
         )
-    search, trials = getattr(module, "SEARCH", None), ()
+    search = getattr(module, "SEARCH", None)
+    trials: tuple[Overrides, ...] = ()
     if (search is None) == (not hasattr(module, "sweep")):
         raise UserError(
-            f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...)."
+            f"{file} must have either a function sweep() that yields dicts, or SEARCH = "
+            "Search(...)."
         )
     if search is None:
         trials = _trials(file, module.sweep)
@@ -62,42 +65,38 @@ def load(file: str, common: Overrides) -> Sweep:
     sweep = Sweep(file, config, trials, search, common)
     if not len(sweep):
         raise UserError(f"{file} has no trials.")
-    values = config_lib.load(config).to_dict()
-    # Of a search the corners must be valid; one draw stands for them.
-    corner = (
-        {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}}
-        if search
-        else None
-    )
-    for index in range(1 if search else len(sweep)):
-        overrides = corner if search else sweep.overrides(index)
+    _check_configs(sweep)
+    return sweep
+
+
+def _check_configs(sweep: Sweep) -> None:
+    """Resolves the config of every trial, or of one point in the space of a search."""
+    values = config_lib.read(sweep.config)
+    if sweep.search:
+        point = {name: part.sample(0.0) for name, part in sweep.search.space.items()}
+        checked = [{**sweep.common, **sweep.search.fixed, **point}]
+    else:
+        checked = [{**sweep.common, **trial} for trial in sweep.trials]
+    for index, overrides in enumerate(checked):
         try:
             apply(values, overrides)
         except UserError as error:
-            raise UserError(f"{file}, trial {index}: {error}") from None
-    return sweep
+            raise UserError(f"{sweep.file}, trial {index}: {error}") from None
 
 
 def apply(values: dict, overrides: Overrides) -> Config:
     """Returns the resolved config of nested `values` with dotted `overrides`.
 
     Raises:
-      UserError: an unknown field or a bad value; names the field.
+      UserError: an unknown field or an invalid value.
     """
-    values = json.loads(json.dumps(values))
     for name, value in overrides.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
             raise UserError(
-                f"{name!r}: {value!r} must be the name of a field and a number, a text, True or False."
+                f"{name!r}: {value!r} must be the name of a field and a number, a text, True or "
+                "False."
             )
-        group = values
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            group = group.setdefault(parent, {})
-            if not isinstance(group, dict):
-                raise UserError(f"unknown config field config.{name}.")
-        group[leaf] = value
-    return resolve(values)
+    return resolve(config_lib.with_fields(values, overrides))
 
 
 def arguments(overrides: Overrides) -> list[str]:
@@ -106,22 +105,16 @@ def arguments(overrides: Overrides) -> list[str]:
 
 
 def parse_assignments(assignments: list[str]) -> Overrides:
-    """Reads `field=value` strings; values that read as JSON scalars, or as Python's True and False, become such.
+    """Returns the overrides of `field=value` strings; values get the types of their fields.
 
     Raises:
-      UserError: no `=`.
+      UserError: a string has no name or no `=`.
     """
-    overrides = {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        name, equals, _ = assignment.partition("=")
         if not name or not equals:
             raise UserError(f"--set {assignment!r} must look like data.path=FOLDER.")
-        try:
-            value = json.loads(text.lower() if text in ("True", "False") else text)
-        except (ValueError, RecursionError):
-            value = text
-        overrides[name] = value if isinstance(value, (bool, int, float, str)) else text
-    return overrides
+    return config_lib.parse_flags([f"--config.{assignment}" for assignment in assignments])
 
 
 def _text(value) -> str:
@@ -134,13 +127,13 @@ def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overri
         trials = tuple(dict(trial) for trial in sweep())
     except UserError:
         raise
-    except Exception as error:  # the file is the user's code
+    except Exception as error:  # the file is user code
         raise UserError(
             f"{file}: sweep() does not yield dicts: {type(error).__name__}: {error}"
         ) from error
     seen: dict[str, int] = {}
     for index, trial in enumerate(trials):
-        # Not by ==, to which 1 and True are the same.
+        # Not with ==, because 1 == True.
         first = seen.setdefault(repr(sorted(trial.items(), key=repr)), index)
         if first != index:
             raise UserError(f"{file}: trials {first} and {index} are the same: {trial}.")
@@ -149,7 +142,7 @@ def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overri
 
 def _import(file: str, what: str):
     if not Path(file).is_file():
-        raise UserError(f"there is no {what} {file!r}.")
+        raise UserError(f"the {what} {file!r} does not exist.")
     spec = importlib.util.spec_from_file_location("_" + Path(file).stem, file)
     if spec is None:
         raise UserError(f"the {what} {file!r} is not a Python file.")

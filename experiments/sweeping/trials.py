@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trials of a sweep on disk: `ROOT/sweep.json` and one run directory per trial, `ROOT/007`.
 
-Everything that a launcher knows is in these files, so any machine that sees the folder can go on.
-Beside the run's own files a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
-`status.json` (how the last attempt ended) and, while somebody works on it, `claim.json`.
+All state is in these files, so any machine that sees the folder can continue. In addition to the
+run's own files, a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
+`status.json` (how the last attempt ended) and, while a launcher runs it, `claim.json`.
 """
 
 import contextlib
@@ -15,32 +15,34 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert4rec_jax import files
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import write_json
+from bert4rec_jax.run_files import RunFiles
 from experiments.sweep import Overrides
 from experiments.sweeping.sweep_file import Sweep
 
+_TAIL_BYTES = 65536  # of metrics.jsonl; enough for the newest validation
 HEARTBEAT_SECONDS = 10
-STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died
+STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a dead machine
 
-WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
-    "waiting",
-    "running",
-    "interrupted",
-    "finished",
-    "pruned",
-    "failed",
-)
+WAITING = "waiting"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
+FINISHED = "finished"
+PRUNED = "pruned"
+FAILED = "failed"
 DONE = (FINISHED, PRUNED)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What the files of one trial say.
+class TrialStatus:
+    """The state of one trial, read from its files.
 
     Attributes:
       index: number of the trial.
       state: waiting, running, interrupted, finished, pruned or failed.
-      overrides: what it changes; None where a search has not decided yet.
+      overrides: changed fields; None if the search has not proposed it yet.
       step: last step in metrics.jsonl.
       valid: last validation metrics.
       seconds: training wall seconds so far.
@@ -64,27 +66,22 @@ def directory(root: Path, index: int) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """Returns a JSON file's object, or {} where it is absent or half written."""
+    """Returns the object in a JSON file, or {} if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return files.read_json(path)
     except (OSError, ValueError):
         return {}
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Writes a JSON file so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)
-
-
 def open_root(root: Path, sweep: Sweep) -> dict:
-    """Makes `root` the folder of `sweep`, or checks that it already is; returns the content of sweep.json.
+    """Makes `root` the folder of `sweep`, or checks that it already is.
 
-    A sweep file may grow between starts; what was started must stay as it was.
+    Returns the content of sweep.json.
+
+    A sweep file may grow between starts, but started trials must not change.
 
     Raises:
-      UserError: `root` holds trials of another sweep.
+      UserError: `root` contains trials of another sweep.
     """
     root.mkdir(parents=True, exist_ok=True)
     known = read_json(root / "sweep.json")
@@ -93,12 +90,13 @@ def open_root(root: Path, sweep: Sweep) -> dict:
         expected = sweep.overrides(index)
         if started and expected is not None and started["overrides"] != expected:
             raise UserError(
-                f"{directory(root, index)} holds {started['overrides']}, but trial {index} of {sweep.file} "
-                f"is {expected}; choose another --root, or delete that folder."
+                f"{directory(root, index)} contains {started['overrides']}, but trial {index} of "
+                f"{sweep.file} is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
         raise UserError(
-            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
+            f"{root} contains the sweep {known['sweep']} of {known['config']}; choose another "
+            "--root."
         )
     record = {
         "sweep": sweep.file,
@@ -117,63 +115,70 @@ def read_root(root: Path) -> dict:
     """Returns sweep.json of a sweep started here or elsewhere.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no sweep.json.
     """
     record = read_json(root / "sweep.json")
     if not record:
-        raise UserError(f"{root} holds no sweep: sweep.json is missing.")
+        raise UserError(f"{root} does not contain a sweep: sweep.json is missing.")
     return record
 
 
 def finished(folder: Path) -> dict:
-    """Returns results.json of a finished trial; of another, nothing: one may end before its baselines are ranked."""
-    results = read_json(folder / "results.json")
-    return {} if "all" in results.get("baselines_left_out", ()) else results
+    """Returns results.json of a finished trial, or {} if its baselines are not ranked yet."""
+    try:
+        return RunFiles(folder).complete_results() or {}
+    except UserError:  # a damaged file: the trial has to run again
+        return {}
 
 
-def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
-    """Reads one trial's state from its files."""
+def trial_status(root: Path, index: int, overrides: Overrides | None) -> TrialStatus:
+    """Reads the status of one trial from its files.
+
+    Args:
+      root: folder of the sweep.
+      index: number of the trial.
+      overrides: changed fields of the trial, if it has not started yet.
+    """
     folder = directory(root, index)
-    trial, status, results = (
-        read_json(folder / "trial.json"),
-        read_json(folder / "status.json"),
-        finished(folder),
-    )
+    trial = read_json(folder / "trial.json")
+    status = read_json(folder / "status.json")
+    results = finished(folder)
     if results:
         state = FINISHED
     elif _claim_is_live(folder):
         state = RUNNING
     else:
         state = status.get("state", INTERRUPTED if trial else WAITING)
-    step, valid, seconds = _last_metrics(folder / "metrics.jsonl")
-    return Progress(
-        index,
-        state,
-        trial.get("overrides", overrides),
-        step,
-        valid,
-        seconds,
-        results,
-        tuple(status.get("log", ())) if state == FAILED else (),
+    step, valid, seconds = _last_metrics(RunFiles(folder))
+    return TrialStatus(
+        index=index,
+        state=state,
+        overrides=trial.get("overrides", overrides),
+        step=step,
+        valid=valid,
+        seconds=seconds,
+        results=results,
+        failure=tuple(status.get("log", ())) if state == FAILED else (),
     )
 
 
-def all_progress(root: Path) -> list[Progress]:
-    """Reads every trial of the sweep in `root`."""
+def all_statuses(root: Path) -> list[TrialStatus]:
+    """Reads the status of every trial of the sweep in `root`."""
     record = read_root(root)
-    return [progress(root, index, record["trials"][index]) for index in range(record["count"])]
+    return [trial_status(root, index, record["trials"][index]) for index in range(record["count"])]
 
 
 class Claim:
     """The right to work on a trial, held by one launcher at a time."""
 
     def __init__(self, path: Path, token: str):
-        self._path, self._token = path, token
+        self._path = path
+        self._token = token
         self._beat = time.monotonic()
 
     @classmethod
     def take(cls, folder: Path) -> "Claim | None":
-        """Claims the trial in `folder`, also from a holder that died."""
+        """Claims the trial in `folder`, also if the previous holder died."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "claim.json"
         if _claim_is_live(folder):
@@ -182,30 +187,28 @@ class Claim:
         claim = cls(path, uuid.uuid4().hex)
         try:
             with open(path, "x") as file:
-                json.dump(
-                    {"token": claim._token, "host": socket.gethostname(), "pids": [os.getpid()]},
-                    file,
-                )
+                json.dump(claim._holder(), file)
         except FileExistsError:
             return None
         return claim
 
     def add_process(self, pid: int) -> None:
-        """Notes the training process: should the launcher die alone, the trial is still being worked on."""
-        write_json(
-            self._path,
-            {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]},
-        )
+        """Records the training process, which may survive its launcher."""
+        write_json(self._path, self._holder(pid))
 
     def heartbeat(self) -> None:
-        """Shows that the holder lives; cheap to call often."""
+        """Updates the heartbeat; cheap to call often."""
         if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self._beat = time.monotonic()
             os.utime(self._path)
 
     def release(self) -> None:
-        """Gives the trial back."""
+        """Releases the trial."""
         self._path.unlink(missing_ok=True)
+
+    def _holder(self, *processes: int) -> dict:
+        pids = [os.getpid(), *processes]
+        return {"token": self._token, "host": socket.gethostname(), "pids": pids}
 
 
 def _claim_is_live(folder: Path) -> bool:
@@ -215,9 +218,7 @@ def _claim_is_live(folder: Path) -> bool:
     except OSError:
         return False
     holder = read_json(path)
-    if (
-        holder.get("host") == socket.gethostname()
-    ):  # here we can ask, and need not wait for a silence
+    if holder.get("host") == socket.gethostname():  # the process can be checked directly
         return any(_lives(pid, folder) for pid in holder["pids"])
     return age < STALE_SECONDS
 
@@ -231,7 +232,7 @@ def _lives(pid: int, folder: Path) -> bool:
         return True
     if pid == os.getpid():
         return True
-    try:  # process numbers are used again: is it a launcher or a run at all?
+    try:  # process ids are reused: check that it is a launcher or a run
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -246,29 +247,26 @@ def _remove_stale(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if read_json(aside).get("token") != judged:  # somebody else took it over between our two looks
+    if read_json(aside).get("token") != judged:  # another launcher took it between the two checks
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink()
 
 
-def _last_metrics(path: Path, tail: int = 65536) -> tuple[int, dict, float]:
-    step, valid, seconds = 0, {}, 0.0
+def _last_metrics(run: RunFiles) -> tuple[int, dict, float]:
+    """Returns the last step, the last validation and the seconds of training in metrics.jsonl."""
     try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - tail))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return step, valid, seconds
+        lines = run.metrics(_TAIL_BYTES)
+    except UserError:  # a damaged file: the run itself reports it
+        lines = []
+    step = 0
+    valid: dict = {}
+    seconds = 0.0
     for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:  # cut by the tail, or still being written
+        if line["split"] == "test":
             continue
-        if values.get("split") == "test":
-            continue
-        step, seconds = values.get("step", step), values.get("seconds", seconds)
-        if values.get("split") == "valid":
-            valid = values
+        step = line["step"]
+        seconds = line.get("seconds", seconds)
+        if line["split"] == "valid":
+            valid = line
     return step, valid, seconds

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 
 def run_in_background(
     command: Callable[[], Any],
-    phase: Phase,
+    progress: ProgressBar,
     poll_seconds: float,
     new_progress: Callable[[], int],
     interrupt: Callable[[], None],
@@ -21,7 +21,7 @@ def run_in_background(
 
     Args:
       command: blocks until it is done.
-      phase: shows the progress.
+      progress: shows the progress.
       poll_seconds: time between two calls of `new_progress`.
       new_progress: returns the progress since its last call; may raise to stop the command.
       interrupt: makes the command end early.
@@ -38,11 +38,11 @@ def run_in_background(
             errors.append(error)
         finished.set()
 
-    with phase:
+    with progress:
         threading.Thread(target=work, name="engine", daemon=True).start()
         try:
             while not finished.wait(poll_seconds):
-                phase.advance(new_progress())
+                progress.advance(new_progress())
         except BaseException:
             interrupt()
             finished.wait()

@@ -20,7 +20,7 @@ from bert4rec_jax.data.engines.stage_cache import (
 )
 from bert4rec_jax.data.sources.log import Scan
 from bert4rec_jax.data.sources.row_filter import bad_condition
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 _BATCH_ROWS = 1 << 18
 # Rows that a thread collects before it writes them to partitions. With fewer, row groups get small.
@@ -77,7 +77,7 @@ class DuckDB:
                 "preserve_insertion_order": False,
             }
         )
-        # `Phase` shows the progress that DuckDB counts.
+        # `ProgressBar` shows the progress that DuckDB counts.
         self._connection.execute("SET enable_progress_bar = true")
         self._connection.execute("SET enable_progress_bar_print = false")
 
@@ -169,10 +169,10 @@ class DuckDB:
             shown = max(shown, int(self._connection.query_progress()))
             return shown - before
 
-        phase = Phase(title or "running DuckDB", 100, "%")
+        progress = ProgressBar(title or "running DuckDB", 100, "%")
         interrupt = self._connection.interrupt
         try:
-            return run_in_background(command, phase, _POLL_SECONDS, new_progress, interrupt)
+            return run_in_background(command, progress, _POLL_SECONDS, new_progress, interrupt)
         except (duckdb.Error, pa.ArrowException) as error:
             raise self._explained(error) from None
 

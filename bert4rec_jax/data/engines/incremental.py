@@ -26,7 +26,7 @@ from bert4rec_jax.data.sources import tables
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.data.writer import UserTable, Writer
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 # {filter: largest absolute value that drops nothing}. A new event may change what these filters
 # drop, and the folder does not contain the dropped events.
@@ -214,13 +214,13 @@ def _merge(
     drop_duplicates = filters.duplicate_events == "drop"
     arrays = Writer(out, True, len(items) + 1)
     try:
-        with Phase("adding new events", int(offsets[-1]), "events") as phase:
+        with ProgressBar("adding new events", int(offsets[-1]), "events") as progress:
             for first, stop in split_by_size(offsets):
                 block = _merge_block(old_part, new_part, first, stop, drop_duplicates)
                 block_users, codes, times = block
                 lengths = np.bincount(block_users, minlength=stop - first)
                 arrays.add(lengths, codes, times)
-                phase.advance(len(codes))
+                progress.advance(len(codes))
         with UserTable(out) as table:
             table.add(users)
         account = Account()

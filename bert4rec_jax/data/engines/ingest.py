@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from bert4rec_jax.data.engines.columns import LogColumns
 from bert4rec_jax.data.sources.log import MICROSECONDS, Blocks, RestartReading
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 
 class _FoundText(Exception):
@@ -44,7 +44,7 @@ def ingest(reader: Blocks, path: str) -> dict:
 def _write(reader: Blocks, path: str, text_roles: set[str], columns: LogColumns) -> None:
     writer = None
     try:
-        with Phase("reading the log", reader.bytes >> 20, "MiB") as phase:
+        with ProgressBar("reading the log", reader.bytes >> 20, "MiB") as progress:
             for table in reader.blocks():
                 block = _converted(table, text_roles, columns)
                 if writer is None:
@@ -60,7 +60,7 @@ def _write(reader: Blocks, path: str, text_roles: set[str], columns: LogColumns)
                 if len(block):
                     writer.write_table(block)
                 columns.rows += len(block)
-                phase.advance(table.nbytes >> 20)
+                progress.advance(table.nbytes >> 20)
     finally:
         if writer:
             writer.close()

@@ -33,7 +33,7 @@ from bert4rec_jax.data.publish import is_published, publish
 from bert4rec_jax.data.sources.log import RestartReading, Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 if TYPE_CHECKING:
     from bert4rec_jax.data.engines.duckdb_engine import DuckDB
@@ -391,12 +391,15 @@ class _Preparation:
         os.mkdir(out)
         arrays = Writer(out, columns.has_times, codes.count)
         try:
-            with UserTable(out) as users, Phase("writing arrays", columns.rows, "events") as phase:
+            with (
+                UserTable(out) as users,
+                ProgressBar("writing arrays", columns.rows, "events") as progress,
+            ):
                 for block in whole_users(batches):
                     seconds, are_whole = _seconds(block.stamps, columns.time_unit)
                     arrays.add(block.lengths, block.codes, seconds, are_whole)
                     users.add(block.users)
-                    phase.advance(len(block.codes))
+                    progress.advance(len(block.codes))
             self.account.add(self.uncounted, arrays.interactions, arrays.users, arrays.items)
             counts = {"filters": self.account.steps} | self.time_counts
             item_ids = codes.ids_of(arrays.codes_in_order())

@@ -25,7 +25,7 @@ from bert4rec_jax.data.sources.log import Scan
 from bert4rec_jax.data.sources.row_filter import bad_condition
 from bert4rec_jax.data.sources.tables import is_url
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -197,10 +197,10 @@ class Spark:
                 shown = sum(info.numCompletedTasks for info in infos if info)
             return max(0, shown - before)
 
-        phase = Phase(title or "running Spark", 0, "tasks")
+        progress = ProgressBar(title or "running Spark", 0, "tasks")
         try:
             return run_in_background(
-                command, phase, _POLL_SECONDS, new_progress, context.cancelAllJobs
+                command, progress, _POLL_SECONDS, new_progress, context.cancelAllJobs
             )
         except Exception as error:
             raise self._explained(error) from None

@@ -19,7 +19,7 @@ from bert4rec_jax.data.sources import recbole
 from bert4rec_jax.data.sources.archive import Unreachable, extract, fetch, fetch_text
 from bert4rec_jax.data.sources.movielens import RELEASES
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/"
 

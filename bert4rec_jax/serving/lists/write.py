@@ -13,12 +13,13 @@ import pyarrow as pa
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase, say
+from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.serving.lists.choices import Choice, read_choice
 from bert4rec_jax.serving.lists.files import FORMATS, ListFile
 from bert4rec_jax.serving.lists.histories import ALL, UserHistories, from_log, from_run, read_users
 from bert4rec_jax.serving.lists.scorer import Lists, ListScorer
 from bert4rec_jax.serving.recommender import Recommender
+from bert4rec_jax.terminal import say
 
 PART_USERS = 8192
 
@@ -109,7 +110,7 @@ def _write(
     titles = pa.array(recommender.titles.labels(), pa.string())
     begin, made, short = time.perf_counter(), 0, 0
     parts = -(-n // PART_USERS)
-    with Phase("recommending", n, "users") as phase:
+    with ProgressBar("recommending", n, "users") as phase:
         for part in range(parts):
             here = slice(part * PART_USERS, min((part + 1) * PART_USERS, n))
             if file.has(part):

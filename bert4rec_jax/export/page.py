@@ -121,7 +121,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
 
 
 def _short_text(text: str) -> str:
-    """Returns a text without repeated spaces and of limited length, for browsers' sake."""
+    """Returns a text without repeated spaces, cut to a length that browsers handle quickly."""
     text = " ".join(text.split())
     return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
 

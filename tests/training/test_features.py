@@ -152,6 +152,13 @@ def write_log(folder, genres=5, warm=8, cold=2):
     )
 
 
+def test_scoring_rejects_parameters_whose_features_are_not_folded(cache):
+    experiment = Experiment(small_config(cache, **FEATURES))
+    params = experiment.initial_state().params
+    with pytest.raises(ValueError, match="fold_features first"):
+        experiment.ranker("valid").rank(params)
+
+
 def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
     write_log(tmp_path)
     medians = {}

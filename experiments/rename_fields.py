@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bert4rec_jax.command_line import run_command
-from bert4rec_jax.config.renamed import NEW_NAMES, NEW_VALUES
+from bert4rec_jax.config.renamed import NEW_FIELDS, NEW_NAMES, NEW_VALUES
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing
 from bert4rec_jax.run_files import RunFiles
@@ -32,6 +32,9 @@ def renamed_config(values: dict[str, Any]) -> dict[str, Any]:
             if isinstance(value, str):
                 value = new_values.get(value, value)
             renamed.setdefault(new_group, {})[new_name] = value
+    for name, value in NEW_FIELDS.items():
+        group, field = name.split(".")
+        renamed.setdefault(group, {}).setdefault(field, value)
     return renamed
 
 

@@ -27,6 +27,8 @@ NEW_VALUES = {
     "eval.seen_targets": {"last": "rank_last", "compete": "keep"},
     "data.engine": {"auto": "duckdb", "memory": "duckdb"},
 }
+# Fields that were added in 0.3.0, with the value that reproduces older runs.
+NEW_FIELDS = {"model.matmul_precision": "default"}
 
 
 def renamed_hint(name: str) -> str:

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 
-from bert4rec_jax.errors import STOPPING
+from bert4rec_jax.errors import STOPPING, Stopped
 
 _AGREE_EVERY = 10  # steps between two agreements of several processes
 # A terminal and a launcher may both pass on the one Ctrl-C that a person pressed.
@@ -32,6 +32,7 @@ class StopSignal:
     def __init__(self):
         self._first: float | None = None  # when it was received
         self._stopping = False
+        self._number = int(signal.SIGTERM)  # of the signal that was received
         self._previous = {}
         self._listening = False
 
@@ -62,8 +63,9 @@ class StopSignal:
         os.close(self._write)
         os.close(self._read)
 
-    def _receive(self, *_) -> None:
+    def _receive(self, number: int, *_: object) -> None:
         self._stopping = True
+        self._number = number
 
     def _watch(self) -> None:
         while (received := os.read(self._read, 1)) != _END:
@@ -72,7 +74,9 @@ class StopSignal:
                 continue
             name = signal.Signals(number).name
             if self._first is None:
-                self._first, self._stopping = time.monotonic(), True
+                self._first = time.monotonic()
+                self._stopping = True
+                self._number = number
                 _say(
                     f"{name}: saving and stopping after the current step or batch; send it again to quit at once."
                 )
@@ -89,6 +93,20 @@ class StopSignal:
         from jax.experimental import multihost_utils
 
         return bool(multihost_utils.process_allgather(np.int32(self._stopping)).max())
+
+    def stopped(self) -> Stopped:
+        """Returns the exception that ends a run whose state is saved."""
+        name = signal.Signals(self._number).name
+        return Stopped(
+            self._number,
+            f"{name}: everything is saved; run the same command again to continue.",
+        )
+
+    def check(self) -> bool:
+        """Raises `Stopped` if a stop signal came; else returns False. Processes agree."""
+        if self.requested():
+            raise self.stopped()
+        return False
 
 
 def _say(text: str) -> None:

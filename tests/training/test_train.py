@@ -119,14 +119,14 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, monkeypatch):
     # Real validations, but for the metric that chooses: by that of step 3, long before the newest, is the best.
-    chosen, metric = iter([0.1, 0.2, 0.9, *[0.3] * 9]), "mrr@5"
-    validator = Experiment.validator
+    chosen = iter([0.1, 0.2, 0.9, *[0.3] * 9])
+    metric = "mrr@5"
+    validate = Experiment.validate
 
-    def made_up(experiment, stop):
-        validate = validator(experiment, stop)
-        return lambda params: validate(params) | {metric: next(chosen)}
+    def validate_with_fake_metric(experiment, stop, params):
+        return validate(experiment, stop, params) | {metric: next(chosen)}
 
-    monkeypatch.setattr(Experiment, "validator", made_up)
+    monkeypatch.setattr(Experiment, "validate", validate_with_fake_metric)
     config = small_config(
         cache,
         **{

@@ -135,8 +135,8 @@ PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
         (
             "suggest",
             143,
-            "SIGTERM: preparation has stopped, and nothing half-made is left; the same command prepares the data, "
-            "from the stage that was under way if an engine does it.",
+            "SIGTERM: preparation has stopped, and nothing half-made is left; the same command "
+            "continues after the finished stages.",
         ),
     ],
 )

@@ -4,8 +4,8 @@
 Data flow in one direction:
 
 - `sources` finds and reads the log.
-- `prepare` filters, orders and numbers the events (`arrange` in memory, `engines` for larger logs)
-  and writes them to the prepared folder (`writer`).
+- `prepare` has an SQL engine filter and order the events (`engines`), and writes them to the
+  prepared folder (`writer`), which `publish` makes visible when it is complete.
 - `dataset` opens that folder; `item_features` derives features from the item table.
 - `splits` chooses training events and targets (`order_statistics` computes time quantiles);
   `popularity` counts items; `ranges` has the shared arithmetic of event ranges.

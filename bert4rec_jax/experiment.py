@@ -210,6 +210,7 @@ class Experiment:
         c = self.config
         start = checkpoints.restore_latest(self.template)
         if start is None:
+            run.check_fresh_start()
             start = CheckpointState(self.initial_state(), Progress())
         task = TrainingTask(
             update=self._update,

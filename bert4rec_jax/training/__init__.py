@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From batches to a trained model on disk.
 
-`step` is one pure update and `optimizer` its rule. `loop` repeats the step and keeps its `progress`.
-`checkpoint` contains everything about Orbax. `run_directory` writes the files of a run, together with
-`environment`, `metric_writers`, `trackers`, `training_display`, `results` and `curves`.
+`step` is one pure update and `optimizer` its rule. `loop` repeats the step and keeps its
+`progress`. `checkpoint` contains everything about Orbax. `run_directory` writes the files of a run,
+together with `environment`, `metric_writers`, `trackers`, `training_display`, `results` and
+`curves`.
 """
 
 from bert4rec_jax.training import curves

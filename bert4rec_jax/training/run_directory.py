@@ -4,7 +4,7 @@
 import contextlib
 import fcntl
 import os
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np

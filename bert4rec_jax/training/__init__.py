@@ -11,6 +11,7 @@ from bert4rec_jax.training import curves
 from bert4rec_jax.training.checkpoint import Checkpoints, CheckpointState
 from bert4rec_jax.training.loop import Loop, TrainingTask
 from bert4rec_jax.training.metric_writers import MetricWriter, write_test_line
+from bert4rec_jax.training.optimizer import warmup_steps
 from bert4rec_jax.training.progress import Progress
 from bert4rec_jax.training.results import (
     RankedData,
@@ -41,5 +42,6 @@ __all__ = [
     "make_results",
     "state_template",
     "train_step",
+    "warmup_steps",
     "write_test_line",
 ]

@@ -4,7 +4,7 @@
 import contextlib
 import fcntl
 import os
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -221,7 +221,8 @@ class RunDirectory:
         ]
         if not differing:
             return
-        if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
+        constant = new["optimizer.schedule"] == "constant"
+        if differing == ["train.steps"] and constant and self._warms_up_before(old, new):
             # A longer run has the same learning rates, and so has a shorter one.
             self._check_steps(new["train.steps"])
             return
@@ -231,6 +232,10 @@ class RunDirectory:
             f"{self._workdir} belongs to another run: config.{name} was {old.get(name)!r} and is "
             f"now {new.get(name)!r}{more}; choose another --workdir."
         )
+
+    def _warms_up_before(self, *runs: dict[str, Any]) -> bool:
+        """Returns whether no run is too short for its warm-up, which would be shortened."""
+        return all(run["optimizer.warmup_steps"] < run["train.steps"] for run in runs)
 
     def _check_steps(self, steps: int) -> None:
         newest = max(self.files.checkpoint_steps(), default=0)

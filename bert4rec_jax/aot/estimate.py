@@ -23,7 +23,7 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import Inputs, masks_per_history
 from bert4rec_jax.ranking import Histories, rank_step
-from bert4rec_jax.training import state_template, train_step
+from bert4rec_jax.training import StepSpec, state_template, train_step
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,8 @@ def training_step(config: Config, sizes: Sizes, layout: Layout) -> Step:
     length = config.model.max_length
     rows = config.train.batch_rows
     state = state_template(config, sizes.num_items, layout, feature_count(sizes.features))
-    step = functools.partial(train_step, config, sizes.num_items, sizes.slots, bags=sizes.features)
+    spec = StepSpec(config, sizes.num_items, sizes.slots, sizes.features)
+    step = functools.partial(train_step, spec)
     batch = Packed(*[_integers(layout, rows, length)] * 4)
     function = layout.map(step, state, donate=True)
     return Step("training", function, (state, batch, _key()), rows * length)

@@ -3,14 +3,15 @@
 
 `layout` compiles a function of one device's arrays for all devices. `processes` joins several
 processes, `signals` handles stop signals, `memory` checks that a state fits, and `errors`
-translates XLA's errors. `cpu` contains workarounds for XLA's CPU backend, and `platform` returns
-the kind of device that a function is traced for.
+translates XLA's errors. `cpu` contains workarounds for XLA's CPU backend, and `placement`
+describes where a compiled function runs: the kind of device and its mesh axes.
 """
 
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.devices.errors import translate_errors
-from bert4rec_jax.devices.layout import Axes, Layout, in_parameter_layout
+from bert4rec_jax.devices.layout import Layout, in_parameter_layout
 from bert4rec_jax.devices.memory import check_memory, step_memory
+from bert4rec_jax.devices.placement import Placement
 from bert4rec_jax.devices.processes import (
     all_processes_ok,
     exit_on_user_error,
@@ -20,8 +21,8 @@ from bert4rec_jax.devices.processes import (
 from bert4rec_jax.devices.signals import StopSignal
 
 __all__ = [
-    "Axes",
     "Layout",
+    "Placement",
     "StopSignal",
     "all_processes_ok",
     "check_memory",

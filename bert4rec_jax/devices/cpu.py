@@ -2,7 +2,7 @@
 """Workarounds for XLA's CPU backend.
 
 Loop bodies use only one core there, so the chunks of a large item table are unrolled
-(`model/losses.py`). Gathers and scatters are slower than products with one-hot matrices
+(`model/softmax_unrolled.py`). Gathers and scatters are slower than products with one-hot matrices
 (`model/encoder.py`). Independent operations all start at once.
 """
 
@@ -12,17 +12,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from bert4rec_jax.devices.platform import platform
 
-
-def compiler_options() -> dict[str, str | int] | None:
+def compiler_options(platform: str) -> dict[str, str | int] | None:
     """Returns XLA's options if it compiles for a CPU, otherwise None.
 
     Operations are ordered by memory. By default, XLA starts independent operations as early as it
     can, so that all chunks of a large item table would be in memory at once. Vectors are as wide as
     the processor's; by default, XLA uses 256 bits even if the processor has 512.
     """
-    if platform() != "cpu":
+    if platform != "cpu":
         return None
     options: dict[str, str | int] = {
         "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.devices import Placement
 from bert4rec_jax.model import Inputs
 from bert4rec_jax.ranking import Histories, item_scores
 
@@ -35,7 +36,8 @@ def score_histories(
     inputs = Inputs(tokens_BL, real_BL, jnp.maximum(distances_BL, 0), slots_B1)
     no_pairs = jnp.zeros((0,), jnp.int32)
     histories = Histories(inputs, jnp.arange(B), no_pairs, no_pairs)
-    return item_scores(config, num_items, params, histories, None)
+    # The operations of the CPU's implementations exist on every platform.
+    return item_scores(config, num_items, params, histories, Placement("cpu"))
 
 
 def weight_names(params: Any) -> list[str]:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from bert4rec_jax.config import ModelConfig
-from bert4rec_jax.devices.platform import platform
-from bert4rec_jax.model import first_row
+from bert4rec_jax.devices import Placement
+from bert4rec_jax.model import shard_offset
 from bert4rec_jax.ranking.scores import Histories, history_states, merged_top, removed_pairs, scored
 
 # Scores of a device above which its catalogue is visited in chunks, and those of a chunk. Loops are slow on CPU.
@@ -21,9 +21,9 @@ MOST_BYTES_ELSEWHERE = 512 * 2**20
 CHUNK_BYTES = 128 * 2**20
 
 
-def is_large(histories: int, rows: int) -> bool:
+def is_large(histories: int, rows: int, platform: str) -> bool:
     """Returns whether scores [histories, rows of the table] are too many to be held at once."""
-    return 4 * histories * rows > MOST_BYTES.get(platform(), MOST_BYTES_ELSEWHERE)
+    return 4 * histories * rows > MOST_BYTES.get(platform, MOST_BYTES_ELSEWHERE)
 
 
 def rank_in_chunks(
@@ -33,7 +33,7 @@ def rank_in_chunks(
     histories: Histories,
     targets_N: jax.Array,
     k: int,
-    axis: str | None,
+    placement: Placement,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns target scores, counts of greater and of equal scores (the target's own included), and the best k items.
 
@@ -42,15 +42,16 @@ def rank_in_chunks(
       num_items: size of the catalogue.
       params: as for `item_scores`.
       histories: this device's batch.
-      targets_N: int32, targets of all histories of the devices of `axis`, ids.
+      targets_N: int32, targets of all histories of the devices of the items axis, ids.
       k: length of the lists.
-      axis: mesh axis over which the table is split, or None.
+      placement: where the function runs.
 
     Returns:
       float32[N'], int32[N'], int32[N'], int32[N', k] over all shards.
     """
-    items, h_ND = params["items"], history_states(config, params, histories, axis)
-    rows, offset = items["embedding"].shape[0], first_row(items["embedding"].shape[0], axis)
+    axis = placement.items
+    items, h_ND = params["items"], history_states(config, params, histories, placement)
+    rows, offset = items["embedding"].shape[0], shard_offset(items["embedding"].shape[0], axis)
     size = min(max(CHUNK_BYTES // (4 * len(h_ND)) // 128, 1) * 128, rows)
     # The last chunk begins early enough to be whole; `fresh` are its rows that no chunk has had before.
     starts = jnp.minimum(jnp.arange(-(-rows // size)) * size, rows - size)

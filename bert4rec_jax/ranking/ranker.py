@@ -11,9 +11,9 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.model import all_rows, first_row
+from bert4rec_jax.model import all_gather_rows, shard_offset
 from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.large import is_large, rank_in_chunks
@@ -37,7 +37,7 @@ def rank_step(
     params: dict,
     batch: tuple[Histories, tuple[jax.Array, jax.Array]],
     _key,
-    axes: Axes,
+    placement: Placement,
 ) -> dict[str, jax.Array]:
     """Ranks one device's cases.
 
@@ -49,33 +49,39 @@ def rank_step(
       with_top: whether to return the best items.
       params: `items` (this device's shard) and `encoder`.
       batch: the histories; int32[N] targets and int32[N, C] sampled candidates, C = 0 for full ranking.
-      axes: see `devices.Axes`.
+      placement: where the function runs.
     """
     histories, (targets_N, sampled_NC) = batch
-    axis, own = axes.catalogue, histories.used_N.shape[0]
+    axis, own = placement.items, histories.used_N.shape[0]
     items = params["items"]
     total = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
-    if (
-        is_large(own * (jax.lax.axis_size(axis) if axis else 1), items["bias"].shape[0])
-        and not sampled_NC.shape[1]
-    ):
-        target_N, greater_N, equal_N, top_NK = rank_in_chunks(
-            config.model, num_items, params, histories, all_rows(targets_N, axis), TOP, axis
-        )
+    scored = own * (jax.lax.axis_size(axis) if axis else 1)
+    large = is_large(scored, items["bias"].shape[0], placement.platform)
+    if large and not sampled_NC.shape[1]:
+        with jax.default_matmul_precision(config.model.matmul_precision):
+            target_N, greater_N, equal_N, top_NK = rank_in_chunks(
+                config.model,
+                num_items,
+                params,
+                histories,
+                all_gather_rows(targets_N, axis),
+                TOP,
+                placement,
+            )
         result = {"greater": greater_N, "ties": equal_N - 1} | ({"top": top_NK} if with_top else {})
         return _checked(result, target_N, items, total, own, axis)
     scores_NV = without_removed(
-        item_scores(config.model, num_items, params, histories, axis), histories, axis
+        item_scores(config.model, num_items, params, histories, placement), histories, axis
     )
-    offset = first_row(scores_NV.shape[1], axis)
-    targets_N = all_rows(targets_N, axis) - offset
+    offset = shard_offset(scores_NV.shape[1], axis)
+    targets_N = all_gather_rows(targets_N, axis) - offset
     local_N = jnp.arange(len(targets_N))
     target_N = total(
         scores_NV.at[local_N, targets_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
     )
     if sampled_NC.shape[1]:
         compared = total(
-            scores_NV.at[local_N[:, None], all_rows(sampled_NC, axis) - offset].get(
+            scores_NV.at[local_N[:, None], all_gather_rows(sampled_NC, axis) - offset].get(
                 mode="fill", fill_value=0, wrap_negative_indices=False
             )
         )

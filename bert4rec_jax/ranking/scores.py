@@ -10,16 +10,16 @@ import numpy as np
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import RankingBatches
-from bert4rec_jax.devices import Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.model import (
     Inputs,
-    all_rows,
+    all_gather_rows,
     encode,
     encoder_inputs,
-    first_row,
     lookup,
+    mask_non_items,
     mask_token,
-    rows_bias,
+    shard_offset,
 )
 from bert4rec_jax.progress import waiting
 
@@ -43,7 +43,7 @@ class Histories(NamedTuple):
 
 
 def item_scores(
-    config: ModelConfig, num_items: int, params: Any, histories: Histories, axis: str | None
+    config: ModelConfig, num_items: int, params: Any, histories: Histories, placement: Placement
 ) -> jax.Array:
     """Scores the catalogue after each history.
 
@@ -52,23 +52,21 @@ def item_scores(
       num_items: size of the catalogue.
       params: `items` and `encoder`; `items` is this device's shard of the table.
       histories: this device's batch.
-      axis: mesh axis over which the table is split, or None.
+      placement: where the function runs.
 
     Returns:
       float32[N', V]: all histories of the devices of `axis` against this device's rows of the table, whatever the
       model's dtype; rows that are no items are below -1e8.
     """
     items = params["items"]
-    return scored(
-        history_states(config, params, histories, axis),
-        items,
-        num_items,
-        first_row(items["bias"].shape[0], axis),
-    )
+    offset = shard_offset(items["bias"].shape[0], placement.items)
+    with jax.default_matmul_precision(config.matmul_precision):
+        states_ND = history_states(config, params, histories, placement)
+        return scored(states_ND, items, num_items, offset)
 
 
 def history_states(
-    config: ModelConfig, params: Any, histories: Histories, axis: str | None
+    config: ModelConfig, params: Any, histories: Histories, placement: Placement
 ) -> jax.Array:
     """Returns float[N', D], the hidden state after each history of the devices of `axis`; see `config.predict_from`."""
     if "features" in params:
@@ -76,10 +74,11 @@ def history_states(
             "these parameters have item features: pass them through fold_features first"
         )
     inputs = histories.inputs
+    axis = placement.items
+    platform = placement.platform
     x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axis)
-    h_BKD = encode(
-        config, params["encoder"], x_BLD, inputs, None, causal=config.predict_from == "last_item"
-    )
+    causal = config.predict_from == "last_item"
+    h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, causal, platform)
     if config.predict_from == "both":
         # Under causal attention nothing sees the [MASK], so the same rows serve. Scores are linear in hidden states:
         # the mean of these is the mean of both models' scores.
@@ -87,9 +86,9 @@ def history_states(
         last = inputs._replace(slots=jnp.maximum(last_BK, 0))
         if config.positions == "right":  # in training no [MASK] came after the last item
             last = last._replace(positions=jnp.maximum(inputs.positions - 1, 0))
-        last_BKD = encode(config, params["encoder"], x_BLD, last, None, causal=True)
+        last_BKD = encode(config, params["encoder"], x_BLD, last, None, True, platform)
         h_BKD = jnp.where((last_BK >= 0)[:, :, None], (h_BKD + last_BKD) / 2, h_BKD)
-    return all_rows(h_BKD.reshape(-1, h_BKD.shape[-1])[histories.used_N], axis)
+    return all_gather_rows(h_BKD.reshape(-1, h_BKD.shape[-1])[histories.used_N], axis)
 
 
 def _columns_before(inputs: Inputs) -> jax.Array:
@@ -104,13 +103,13 @@ def scored(h_ND: jax.Array, items: dict, num_items: int, first: jax.Array | int)
     """Returns float32[N, C], hidden states against rows of the table, of which the first has the id `first`."""
     embedding_CD = items["embedding"].astype(h_ND.dtype)
     scores_NC = jnp.einsum("nd,vd->nv", h_ND, embedding_CD, preferred_element_type=jnp.float32)
-    return scores_NC + rows_bias(items["bias"], num_items, first)
+    return scores_NC + mask_non_items(items["bias"], num_items, first)
 
 
 def without_removed(scores_NV: jax.Array, histories: Histories, axis: str | None) -> jax.Array:
     """Returns what `item_scores` gave with the removed items below -1e8."""
     case_P, item_P = removed_pairs(histories, scores_NV.shape[0], axis)
-    return scores_NV.at[case_P, item_P - first_row(scores_NV.shape[1], axis)].set(
+    return scores_NV.at[case_P, item_P - shard_offset(scores_NV.shape[1], axis)].set(
         _REMOVED, mode="drop", wrap_negative_indices=False
     )
 
@@ -122,7 +121,7 @@ def removed_pairs(
     case_P, own = histories.removed_case_P, histories.used_N.shape[0]
     if axis is not None:
         case_P = jnp.where(case_P < own, case_P + jax.lax.axis_index(axis) * own, count)
-    return all_rows(case_P, axis), all_rows(histories.removed_item_P, axis)
+    return all_gather_rows(case_P, axis), all_gather_rows(histories.removed_item_P, axis)
 
 
 def top_items(scores_NV: jax.Array, k: int, axis: str | None) -> tuple[jax.Array, jax.Array]:
@@ -132,7 +131,7 @@ def top_items(scores_NV: jax.Array, k: int, axis: str | None) -> tuple[jax.Array
     """
     rows = scores_NV.shape[1]
     scores_NK, items_NK = jax.lax.top_k(scores_NV, min(k, rows))
-    return merged_top(scores_NK, items_NK + first_row(rows, axis), k, axis)
+    return merged_top(scores_NK, items_NK + shard_offset(rows, axis), k, axis)
 
 
 def merged_top(

@@ -12,7 +12,7 @@ import numpy as np
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import ItemFeatures, feature_count
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import fold_features
 from bert4rec_jax.ranking import (
@@ -106,7 +106,7 @@ class Recommender:
                 max(checkpoints.steps()) if best is None else best, template
             )
         self.params = (
-            jax.jit(functools.partial(fold_features, bags=bags))(params) if bags else params
+            jax.jit(functools.partial(fold_features, features=bags))(params) if bags else params
         )
         self._map = functools.cache(
             lambda k: self._layout.map(
@@ -283,12 +283,12 @@ def _score_step(
     params: Any,
     batch: tuple[Histories, tuple],
     _key,
-    axes: Axes,
+    placement: Placement,
 ) -> dict[str, jax.Array]:
     """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
     histories, _ = batch
-    axis, own = axes.catalogue, histories.used_N.shape[0]
-    scores_NV = item_scores(config.model, num_items, params, histories, axis)
+    axis, own = placement.items, histories.used_N.shape[0]
+    scores_NV = item_scores(config.model, num_items, params, histories, placement)
     if k == 0:
         result = {"all": scores_NV}
     else:

@@ -11,8 +11,8 @@ import numpy as np
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import Packed
-from bert4rec_jax.devices import Axes, Layout
-from bert4rec_jax.model import encoder_inputs, first_row, mask_token
+from bert4rec_jax.devices import Layout, Placement
+from bert4rec_jax.model import encoder_inputs, mask_token, shard_offset
 from bert4rec_jax.ranking import Histories, item_scores, own_histories, top_items, without_removed
 
 _SHORTEST = 16
@@ -181,12 +181,12 @@ def _list_step(
     params: Any,
     batch: tuple[Histories, tuple],
     _key,
-    axes: Axes,
+    placement: Placement,
 ) -> dict[str, jax.Array]:
     """Returns `items` int32[N, k], `scores` and `probabilities` float32[N, k] of one device's histories."""
     histories, (only_case_P, only_item_P) = batch
-    axis, own = axes.catalogue, histories.used_N.shape[0]
-    scores_NV = item_scores(config.model, num_items, params, histories, axis)
+    axis, own = placement.items, histories.used_N.shape[0]
+    scores_NV = item_scores(config.model, num_items, params, histories, placement)
     highest_N1 = scores_NV.max(axis=1, keepdims=True)
     if axis is not None:
         highest_N1 = jax.lax.pmax(highest_N1, axis)
@@ -198,7 +198,7 @@ def _list_step(
     lowest = jnp.float32(-2e9)
     if allowed is not None:
         rows = scores_NV.shape[1]
-        own_V = jax.lax.dynamic_slice_in_dim(jnp.asarray(allowed), first_row(rows, axis), rows)
+        own_V = jax.lax.dynamic_slice_in_dim(jnp.asarray(allowed), shard_offset(rows, axis), rows)
         left_NV = jnp.where(own_V, left_NV, lowest)
     if own_candidates:
         only = histories._replace(removed_case_P=only_case_P, removed_item_P=only_item_P)

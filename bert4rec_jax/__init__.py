@@ -30,7 +30,7 @@ __all__ = ["Config", "Recommender", "config", "evaluate", "load", "train"]
 ConfigLike: TypeAlias = Config | ml_collections.ConfigDict | dict[str, Any]
 
 
-def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
+def train(config: ConfigLike, workdir: str) -> dict[str, Any]:
     """Trains a model and ranks the test users with its best checkpoint.
 
     If `workdir` contains checkpoints of the same run, training continues from the newest one.
@@ -42,9 +42,10 @@ def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
 
     Returns:
       The content of results.json: test and validation metrics, the protocol, and statistics of the
-      data and the run. None if a signal stopped the run; the same call continues.
+      data and the run.
 
     Raises:
+      KeyboardInterrupt: Ctrl-C or another stop signal. The state is saved; the same call continues.
       UserError: something that you can fix, such as a wrong field. The message states the remedy.
     """
     from bert4rec_jax.experiment import train_and_evaluate
@@ -52,7 +53,7 @@ def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
     return train_and_evaluate(_resolved(config), workdir)
 
 
-def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[str, Any] | None:
+def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[str, Any]:
     """Ranks the test users with the best checkpoint of a trained run.
 
     Args:
@@ -62,9 +63,10 @@ def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[s
       trained_from: folder of the trained run (default: `workdir`).
 
     Returns:
-      The content of results.json, as `train` returns it. None if a signal stopped the evaluation.
+      The content of results.json, as `train` returns it.
 
     Raises:
+      KeyboardInterrupt: Ctrl-C or another stop signal.
       UserError: there is no checkpoint, or it belongs to another configuration or other data.
     """
     from bert4rec_jax import experiment

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import flags
 
 from bert4rec_jax.command_line import run_command
-from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.terminal import coloured, fitted
 
@@ -54,31 +53,6 @@ def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> 
         genres = "" if pd.isna(genres) else genres
         lines.append(f"{place:3d}  {r.title:{width}s}  {100 * r.probability:5.2f} %  {genres}")
     return "\n".join(fitted(line.rstrip()) for line in lines) or "     nothing is left to recommend"
-
-
-def example(workdir: str, config: Config) -> str:
-    """Returns, as text, the newest items of a test user's history and what the run recommends after them."""
-    import numpy as np
-
-    from bert4rec_jax.data import load_dataset, split_dataset
-    from bert4rec_jax.serving import Recommender
-
-    recommender = Recommender(workdir)
-    dataset = load_dataset(config.data, config.filter)
-    split = split_dataset(dataset, config.split)
-    lengths = split.test_targets - dataset.offsets[split.test_users]
-    # The user with the median history: neither the first nor the best, just a usual one.
-    chosen = np.argsort(lengths, kind="stable")[len(lengths) // 2]
-    user, target = split.test_users[chosen], split.test_targets[chosen]
-    history = np.asarray(dataset.items[dataset.offsets[user] : target]).tolist()
-    shown = "\n".join(f"     {recommender.titles.label(item)}" for item in history[-5:])
-    name = dataset.user_table().loc[user, "user"]
-    return (
-        f"\nuser {name} has a history of {len(history)} items; the newest are\n{shown}\n"
-        f"{coloured('recommended next', 'bold')}\n"
-        f"{as_text(recommender, recommender.recommend(history, 10))}\nin fact next: "
-        f"{recommender.titles.label(int(dataset.items[target]))}"
-    )
 
 
 def answer_all(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text for users: messages on stderr, colours, and lines that fit the terminal.
 
-In a terminal, text is wrapped to the width and coloured, unless NO_COLOR is set. In a log or a pipe,
-a message is one line without colours.
+In a terminal, text is wrapped to the width and coloured, unless NO_COLOR is set. In a log or a
+pipe, a message is one line without colours.
 """
 
 import os

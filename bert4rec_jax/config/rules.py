@@ -221,11 +221,6 @@ def _training_checks(config: Config) -> Iterator[_Check]:
         "0 unless config.optimizer.name is 'adamw'",
     )
     yield (
-        config.optimizer.warmup_steps < train.steps,
-        "optimizer.warmup_steps",
-        f"less than config.train.steps = {train.steps}",
-    )
-    yield (
         train.batch_rows % train.accumulate == 0,
         "train.accumulate",
         f"a divisor of config.train.batch_rows = {train.batch_rows}",

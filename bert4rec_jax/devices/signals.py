@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bert4rec_jax.errors import STOPPING
+from bert4rec_jax.errors import STOPPING, Stopped
 
 _AGREE_EVERY = 10  # steps between two agreements of several processes
 # A terminal and a launcher may both forward the same Ctrl-C.
@@ -36,6 +36,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._first: float | None = None  # time of the first signal
         self._stopping = False
+        self._number = int(signal.SIGTERM)  # of the signal that was received
         self._previous: dict[int, Any] = {}
         self._listening = False
 
@@ -66,8 +67,9 @@ class StopSignal:
         os.close(self._write)
         os.close(self._read)
 
-    def _receive(self, *_: object) -> None:
+    def _receive(self, number: int, *_: object) -> None:
         self._stopping = True
+        self._number = number
 
     def _watch(self) -> None:
         while (received := os.read(self._read, 1)) != _END:
@@ -81,6 +83,7 @@ class StopSignal:
         if self._first is None:
             self._first = now
             self._stopping = True
+            self._number = number
             _print_now(
                 f"{name}: saving and stopping after the current step or batch; send it again to "
                 "quit at once."
@@ -102,6 +105,20 @@ class StopSignal:
         if step is not None and step % _AGREE_EVERY:
             return False
         return bool(multihost_utils.process_allgather(np.int32(self._stopping)).max())
+
+    def stopped(self) -> Stopped:
+        """Returns the exception that ends a run after its state is saved."""
+        name = signal.Signals(self._number).name
+        return Stopped(
+            self._number,
+            f"{name}: everything is saved; run the same command again to continue.",
+        )
+
+    def check(self) -> bool:
+        """Raises `Stopped` if a stop signal arrived, otherwise returns False. Processes agree."""
+        if self.requested():
+            raise self.stopped()
+        return False
 
 
 def _print_now(text: str) -> None:

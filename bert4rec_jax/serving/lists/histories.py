@@ -11,9 +11,6 @@ import pyarrow.compute as pc
 
 from bert4rec_jax.config import MOVIELENS, DataConfig
 from bert4rec_jax.data import load_dataset
-from bert4rec_jax.data.arrange import arrange
-from bert4rec_jax.data.sources.find import find_source
-from bert4rec_jax.data.sources.log import read_log
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.serving.recommender import Recommender
 
@@ -101,24 +98,20 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     """
     config = recommender.config
     filters = dataclasses.replace(config.filter, user_core=0, item_core=0, first_users=0)
-    source = find_source(_log_config(config.data, path), filters)
-    if source.open is None:
-        raise UserError(
-            f"--histories {path} is a URL, which only preparations read; download it and give the file."
-        )
-    log = read_log(source)
-    arranged = arrange(log, filters)
+    dataset = load_dataset(_log_config(config.data, path), filters)
+    log_items = pa.array(dataset.item_table()["item"].astype(str), pa.string())
+    users = pa.array(dataset.user_table()["user"].astype(str), pa.string())
     catalogue = pa.array(recommender.catalogue["item"].astype(str), pa.string())
-    number = pc.fill_null(pc.index_in(arranged.item_ids, value_set=catalogue), -1).to_numpy() + 1
-    items = number[arranged.items - 1].astype(np.int32)
+    number = pc.fill_null(pc.index_in(log_items, value_set=catalogue), -1).to_numpy() + 1
+    items = number[dataset.items - 1].astype(np.int32)
     known = items > 0
     if not known.any():
         raise UserError(
             f"{path} has none of the {recommender.num_items:,} items that this run knows; item ids must be "
             "those of its training data."
         )
-    owner = np.repeat(np.arange(len(arranged.offsets) - 1), np.diff(arranged.offsets))[known]
-    stops = np.cumsum(np.bincount(owner, minlength=len(arranged.offsets) - 1)).astype(np.int64)
+    owner = np.repeat(np.arange(len(users)), np.diff(dataset.offsets))[known]
+    stops = np.cumsum(np.bincount(owner, minlength=len(users))).astype(np.int64)
     starts = np.concatenate([[0], stops[:-1]])
     some = stops > starts
     notes = []
@@ -132,11 +125,11 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
             f"{(~some).sum():,} of {len(some):,} users have no item that the model knows and get no list."
         )
     return UserHistories(
-        arranged.user_ids.filter(pa.array(some)),
+        users.filter(pa.array(some)),
         items[known],
         starts[some],
         stops[some],
-        {"log": source.identity},
+        {"log": dataset.manifest["identity"]},
         notes,
     )
 
@@ -146,7 +139,7 @@ def _log_config(data: DataConfig, path: str) -> DataConfig:
         data.source in MOVIELENS and os.path.isdir(path)
     )
     source = data.source if own else "table"
-    return dataclasses.replace(data, source=source, path=path, items_path="")
+    return dataclasses.replace(data, source=source, path=path, items_path="", features="")
 
 
 def read_users(path: str) -> pa.Array:

@@ -50,15 +50,11 @@ def wrapped(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else _wrap(part) for part in paragraphs)
 
 
-def shortened(value: object, longest: int = _LONGEST_VALUE) -> str:
-    """Returns a value as text for a message, cut to `longest` characters.
-
-    Args:
-      value: a text as it is to be shown, or any other value, which is shown as Python code.
-      longest: the most characters to show.
-    """
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def shortened(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """Returns a text for a message, cut to `longest` characters."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def say(text: str) -> None:

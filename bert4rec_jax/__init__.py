@@ -9,9 +9,10 @@
   recommender = bert4rec_jax.load("runs/ml_1m")
   recommender.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
 
-Array names end in their axes: B rows of a batch, L positions of a row, K target slots of a row, M
-all target slots of a batch, N histories or ids, Q queries, H heads, E width of a head, D width, C
-sampled candidates or one chunk of items, P (history, item) pairs, V rows of the item table.
+Array names end in their axes: B rows of a batch, L columns of a row, K target slots of a row, M all
+target slots of a batch, N ids or histories, Q queries, H heads, E width of a head, D width, C one
+chunk of items or of keys, J sampled negatives or candidates, P pairs of an item or history and
+another item or feature, F features, R rows of any table, S shards, V rows of the item table.
 """
 
 from typing import TYPE_CHECKING, Any, TypeAlias

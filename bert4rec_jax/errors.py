@@ -56,8 +56,8 @@ class SaveError(UserError):
           reason: the cause, for example from `failure_reason`.
         """
         super().__init__(
-            f"{problem}: {reason}; earlier checkpoints are intact. Fix the problem and run the same "
-            "command again to continue."
+            f"{problem}: {reason}; earlier checkpoints are intact. Fix the problem and run the "
+            "same command again to continue."
         )
 
 

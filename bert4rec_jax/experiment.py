@@ -45,6 +45,7 @@ from bert4rec_jax.training import (
     make_results,
     state_template,
     train_step,
+    warmup_steps,
     write_test_line,
 )
 
@@ -209,6 +210,7 @@ class Experiment:
         c = self.config
         start = checkpoints.restore_latest(self.template)
         if start is None:
+            run.check_fresh_start()
             start = CheckpointState(self.initial_state(), Progress())
         task = TrainingTask(
             update=self._update,
@@ -333,6 +335,12 @@ def evaluate(config: Config, workdir: str, trained_from: str = "") -> dict:
 
 def train_run(config: Config, workdir: str) -> Evaluation:
     """Like `train_and_evaluate`, but also returns an example."""
+    warmup = warmup_steps(config.optimizer, config.train.steps)
+    if warmup != config.optimizer.warmup_steps:
+        say(
+            f"note: the warm-up takes {warmup} steps, half of config.train.steps, because "
+            f"config.optimizer.warmup_steps = {config.optimizer.warmup_steps} is too long."
+        )
     with RunDirectory(workdir, config) as run, StopSignal() as stop:
         experiment = Experiment(config)
         stop.check()

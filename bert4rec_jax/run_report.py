@@ -47,7 +47,7 @@ def example_text(example: Example, run: RunFiles) -> str:
     lines.append(coloured("recommended next", "bold"))
     labels = [titles.label(item) for item in example.recommended]
     width = max((len(label) for label in labels), default=0)
-    for place, (item, label) in enumerate(zip(example.recommended, labels), 1):
+    for place, (item, label) in enumerate(zip(example.recommended, labels, strict=True), 1):
         genres = table.loc[item].get("genres")
         text = genres if isinstance(genres, str) else ""
         lines.append(fitted(f"{place:3d}  {label:{width}s}  {text}".rstrip()))

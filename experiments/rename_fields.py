@@ -3,9 +3,11 @@
 
   python -m experiments.rename_fields experiments/results/ml_1m/runs/next_item_0 ...
 
-Renames config fields in config.json and in the commands of environment.json, and adds the field
-`trained_from`, the run that was evaluated, to environment.json if it was another run. Directories
-that are up to date are left as they are. Exit code: 0, 2 wrong usage.
+Renames config fields in config.json and in the commands of environment.json, and adds config fields
+that are new in 0.3.0. Adds the field `trained_from`, the run that was evaluated, to
+environment.json if it was another run. Directories that are up to date are left as they are.
+
+Exit code: 0, 2 wrong usage.
 """
 
 import json

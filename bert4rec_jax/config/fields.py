@@ -350,7 +350,10 @@ class OptimizerConfig:
     name: Literal["adam", "adamw"] = option("adam", "adamw: Adam with weight decay.")
     learning_rate: float = option(1e-3, "Peak learning rate, after the warm-up.", POSITIVE)
     warmup_steps: int = option(
-        0, "Number of steps in which the learning rate grows from 0 to its peak.", at_least(0)
+        0,
+        "Number of steps in which the learning rate grows from 0 to its peak. If it is not below "
+        "train.steps, half of train.steps.",
+        at_least(0),
     )
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "Learning rate schedule from the end of the warm-up to the last step."

@@ -23,11 +23,10 @@ from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import engines, item_features
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
 from bert4rec_jax.data.publish import publish
-from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
-from bert4rec_jax.terminal import say
+from bert4rec_jax.terminal import say, shortened
 
 _STALE_SECONDS = 86400
 _STALE_STAGES_SECONDS = 14 * 86400
@@ -196,7 +195,7 @@ def _item_table_account(counts: dict) -> Iterator[str]:
     if counts.get("item_table_lacks_titles"):
         yield "the item table has no title column (name it with config.data.title_column)"
     if unmatched := counts["items_without_row"]:
-        example = short(repr(counts["item_without_row"]))
+        example = shortened(repr(counts["item_without_row"]))
         floats = counts["items_written_as_floats"]
         cause = "ids of the log went through a column of floats"
         reason = f" ({floats:,} would match without '.0': {cause})" if floats else ""

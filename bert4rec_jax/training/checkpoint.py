@@ -254,8 +254,8 @@ class Checkpoints:
         if self.steps() or self._damaged:
             damaged = ", ".join(map(str, self._damaged))
             raise UserError(
-                f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); "
-                "move that folder away to start again from step 0."
+                f"none of the checkpoints in {self._folder} can be read (damaged: steps "
+                f"{damaged}); move that folder away to start again from step 0."
             )
 
     def _try(self, step: int, read: Callable[[int], _Content]) -> _Content | None:

@@ -169,8 +169,8 @@ class Loop:
         )
         return UserError(
             f"step {step}: the loss is {loss} and the gradient norm is {norm}; {where}. Lower "
-            "config.optimizer.learning_rate, set config.optimizer.clip_norm, or skip such steps with "
-            "config.train.on_nan=skip."
+            "config.optimizer.learning_rate, set config.optimizer.clip_norm, or skip such steps "
+            "with config.train.on_nan=skip."
         )
 
 

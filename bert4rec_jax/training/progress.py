@@ -25,7 +25,7 @@ class Progress:
     validation_due: bool = False
 
     def note_validation(self, step: int, value: float) -> None:
-        """Records the metric of the validation at `step`; of equal values, the first is the best."""
+        """Records the metric of a validation; of equal values, the first is the best."""
         self.validation_due = False
         if value > self.best_value:
             self.best_step = step

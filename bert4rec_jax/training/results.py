@@ -125,7 +125,7 @@ def add_baselines(
 
 
 def _metrics(config: Config, data: RankedData) -> dict[str, dict]:
-    """Returns the metrics of each part; if there are times, also of test targets with tied times."""
+    """Returns the metrics of each part, and of test targets with and without tied times."""
     ties = config.eval.ties
     metrics = {part: from_ranks(ranking.ranks(ties)) for part, ranking in data.rankings.items()}
     metrics["test"] |= beyond_accuracy(data.rankings["test"].top, data.popularity)

@@ -44,7 +44,7 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & <script>alert(1)</sc
 def runtime(tmp_path_factory):
     """A cache with onnxruntime-web."""
     from bert4rec_jax.config import DataConfig
-    from bert4rec_jax.data.sources.find import cache_folder
+    from bert4rec_jax.data import cache_folder
 
     cache = cache_folder(DataConfig())
     try:

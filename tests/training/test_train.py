@@ -177,6 +177,13 @@ def test_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(rates[14], 0.1)
 
 
+def test_a_warmup_that_is_too_long_takes_half_of_the_run():
+    config = config_lib.OptimizerConfig(learning_rate=1.0, warmup_steps=200)
+    rate = optimizer.learning_rate(config, 8)
+    assert [float(rate(step)) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert float(optimizer.learning_rate(config, 1)(0)) == 1.0
+
+
 @pytest.mark.parametrize(
     "schedule, middle", [("linear", 1.05), ("cosine", 1.05), ("constant", 2.0)]
 )

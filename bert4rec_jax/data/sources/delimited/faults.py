@@ -7,9 +7,10 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bert4rec_jax.data.sources.delimited.layout import TextFile, short
+from bert4rec_jax.data.sources.delimited.layout import TextFile
 from bert4rec_jax.data.sources.log import Roles
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.terminal import shortened
 
 LARGEST_TIME = 2.0**62  # larger floats do not fit into int64 seconds
 
@@ -42,7 +43,7 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
     faults = _Faults(file, roles) if roles else None
     for number, row in file.rows():
         if len(row) != len(file.names):
-            columns = short(", ".join(file.names), 200)
+            columns = shortened(", ".join(file.names), 200)
             raise UserError(
                 f"{file.path} line {number} has {len(row)} fields where {len(file.names)} are "
                 f"expected ({columns}); correct or remove that line."
@@ -87,7 +88,7 @@ class _Faults:
                 kind = "a number of seconds or an ISO date"
                 if self.is_time is is_date:
                     kind = "an ISO date like the lines before"
-                return f"timestamp {short(time)!r} is not {kind}"
+                return f"timestamp {shortened(time)!r} is not {kind}"
         if "rating" in values and not is_seconds(values["rating"]):
-            return f"rating {short(values['rating'])!r} is not a number"
+            return f"rating {shortened(values['rating'])!r} is not a number"
         return None

@@ -12,15 +12,10 @@ from typing import TextIO
 
 from bert4rec_jax.data.sources import text
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.terminal import shortened
 
 _SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 _BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
-_SHOWN = 60  # characters of a value that a message shows
-
-
-def short(value: str, shown: int = _SHOWN) -> str:
-    """Returns a value for a message, truncated if it is very long."""
-    return value if len(value) <= shown else f"{value[:shown]}... ({len(value):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ def require_columns(path: str, names: Sequence[str], wanted: dict[str, str]) -> 
             )
         if not count:
             remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
-            shown = short(", ".join(map(str, names)), 400)
+            shown = shortened(", ".join(map(str, names)), 400)
             raise UserError(
                 f"{path} has no column {name!r}; its columns are: {shown}. "
                 f"Set config.data.{role}_column{remedy}."
@@ -182,7 +177,7 @@ def reject_missing_header(file: TextFile, wanted: dict[str, str]) -> None:
             # It is unclear which of the other columns is the time.
             position = "N"
         flags.append(f"--config.data.{role}_column={position}")
-    line = short(file.separator.join(file.names))
+    line = shortened(file.separator.join(file.names))
     raise UserError(
         f"{file.path} has no column {wanted['user']!r}: its first line is {line!r}, which "
         "looks like data, not a header. Without a header, name columns by number, starting at 1, "

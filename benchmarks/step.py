@@ -19,6 +19,7 @@ keep_freed_memory()  # as the commands do, before NumPy starts threads
 
 import collections
 import dataclasses
+import functools
 import glob
 import os
 import re
@@ -38,7 +39,7 @@ from bert4rec_jax.config import Config, base, resolve
 from bert4rec_jax.data import Packed
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.model import masks_per_history
-from bert4rec_jax.training import init_state, train_step
+from bert4rec_jax.training import StepSpec, init_state, train_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/bench", "Folder for step.md and growth.png.")
@@ -110,9 +111,8 @@ class Step:
         layout = Layout(config.parallel)
         slots = int(masks_per_history(config.masking, config.model.max_length)[-1])
         self._state = init_state(config, items)
-        self._step = layout.map(
-            lambda *a, axes: train_step(config, items, slots, *a, axes), self._state, donate=True
-        )
+        spec = StepSpec(config, items, slots)
+        self._step = layout.map(functools.partial(train_step, spec), self._state, donate=True)
         self._batch, self._key = layout.put_batch(full_batch(config, items)), jax.random.key(0)
         for _ in range(3):
             self()

@@ -32,6 +32,7 @@ from bert4rec_jax.training import (
     MetricWriter,
     Progress,
     RunDirectory,
+    StepSpec,
     TrainState,
     add_baselines,
     collect,
@@ -82,16 +83,13 @@ class Experiment:
         self._num_features = feature_count(self.features)
         self.template = state_template(c, self.num_items, self.layout, self._num_features)
         check_memory(c, self.template)
-        self.step = self.layout.map(
-            functools.partial(train_step, c, self.num_items, self.num_slots, bags=self.features),
-            self.template,
-            donate=True,
-        )
+        spec = StepSpec(c, self.num_items, self.num_slots, self.features)
+        self.step = self.layout.map(functools.partial(train_step, spec), self.template, donate=True)
         shardings = self.layout.shardings(
             {name: self.template.params[name] for name in ("items", "encoder")}
         )
         self._fold = jax.jit(
-            functools.partial(fold_features, bags=self.features), out_shardings=shardings
+            functools.partial(fold_features, features=self.features), out_shardings=shardings
         )
 
     def initial_state(self) -> TrainState:

@@ -106,9 +106,11 @@ def config_of(changes: dict) -> config_lib.Config:
 
 def train(name: str, changes: dict) -> tuple[dict, dict]:
     """Returns what is compared, and the parameters as NumPy arrays."""
-    experiment = Experiment(config_of(changes))
+    config = config_of(changes)
+    layout = Layout(config.parallel)
     if name.startswith("tpu:"):
-        experiment.layout.platform = "tpu"
+        layout.placement = dataclasses.replace(layout.placement, platform="tpu")
+    experiment = Experiment(config, layout)
     state, losses, norms, targets, moments = experiment.initial_state(), [], [], [], []
     for step in range(STEPS):
         batch = experiment.batch(step)

@@ -25,7 +25,7 @@ from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment, state_template
 from bert4rec_jax.model import Inputs, masks_per_history
 from bert4rec_jax.ranking import Histories, rank_step
-from bert4rec_jax.training import train_step
+from bert4rec_jax.training import StepSpec, train_step
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,9 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding)
 
     batch = Packed(*[array(config.train.batch_rows, length)] * 4)
+    spec = StepSpec(config, sizes.num_items, sizes.slots, sizes.features)
     step = layout.map(
-        functools.partial(train_step, config, sizes.num_items, sizes.slots, bags=sizes.features),
+        functools.partial(train_step, spec),
         state,
         donate=True,
     )

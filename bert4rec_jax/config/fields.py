@@ -157,7 +157,7 @@ class ModelConfig:
     attention_dropout: float = 0.1  # of attention weights
     # dense: written out in arrays. pallas_tpu, pallas_gpu: fused kernels, interpreted (slowly) on any other machine.
     # auto: the kernel of the machine, dense on CPU. All give the same model.
-    attention: Literal["auto", "dense", "pallas_tpu", "pallas_gpu"] = "auto"
+    attention: Literal["auto", "dense", "blockwise", "pallas_tpu"] = "auto"
     init_scale: float = 0.02  # standard deviation of the truncated normal of every weight
     dtype: Literal["float32", "bfloat16"] = (
         "float32"  # of activations and products; parameters stay float32

@@ -5,25 +5,26 @@
 XLA and lost processes report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one
 backend.
 
-`platform` says which kind of machine a function is traced for. `targets` describes accelerators that are not here,
+`placement` is the kind of device and the mesh axes of a compiled function. `targets` describes accelerators that are not here,
 `program` reads what a program compiled for them holds, reads and sends, `communication` what it would have to.
 """
 
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.devices.errors import check_memory, explained, lost_process
-from bert4rec_jax.devices.layout import Axes, Layout, as_stored
+from bert4rec_jax.devices.layout import Layout, in_parameter_layout
+from bert4rec_jax.devices.placement import Placement
 from bert4rec_jax.devices.processes import agreed, join_cluster, leaving_together
 from bert4rec_jax.devices.signals import StopSignal
 
 __all__ = [
-    "Axes",
     "Layout",
+    "Placement",
     "StopSignal",
     "agreed",
-    "as_stored",
     "check_memory",
     "cpu",
     "explained",
+    "in_parameter_layout",
     "join_cluster",
     "leaving_together",
     "lost_process",

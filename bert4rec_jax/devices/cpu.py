@@ -11,17 +11,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from bert4rec_jax.devices.platform import platform
 
-
-def compiler_options() -> dict | None:
+def compiler_options(platform: str) -> dict | None:
     """Returns what XLA is told where it compiles for a CPU, None for other machines.
 
     Operations are ordered by memory: its default starts independent ones as early as it can, so that all chunks of a
     large catalogue would be alive at once. Vectors are as wide as the processor has them: its default is 256 bits, also
     where there are 512.
     """
-    if platform() != "cpu":
+    if platform != "cpu":
         return None
     wide = {"xla_cpu_prefer_vector_width": 512} if _has_wide_vectors() else {}
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED", **wide}

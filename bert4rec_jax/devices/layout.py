@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
 
-A step or a ranking is written for one device's part of the batch, with an `Axes` that says over which mesh axes
-sums go. `Layout.map` turns it into a function of global arrays. Rows of a batch are split over all devices, the
-item table (and its optimizer moments) over the devices of the catalogue axis; everything else is replicated.
+A step or a ranking is written for one device's part of the batch, with a `Placement` that names the mesh axes of
+its sums. `Layout.map` turns it into a function of global arrays. Rows of a batch are split over all devices, the
+item table (and its optimizer moments) over the devices of the items axis; everything else is replicated.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,36 +19,18 @@ from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices.cpu import compiler_options
-from bert4rec_jax.devices.platform import compiling_for, platform
+from bert4rec_jax.devices.placement import Placement, platform_of
 from bert4rec_jax.errors import UserError
 
-DATA, CATALOGUE = "data", "catalogue"
+DATA, ITEMS = "data", "items"
 TPU_LANES = 128
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Names of the mesh axes a function runs under; None where there is no such axis."""
-
-    data: str | None = None
-    catalogue: str | None = None
-
-    def sum(self, tree: Any, over_catalogue: bool = True) -> Any:
-        """Sums every leaf over the devices of the data axis and, unless told otherwise, of the catalogue axis."""
-        names = tuple(n for n in (self.data, self.catalogue if over_catalogue else None) if n)
-        return jax.lax.psum(tree, names) if names else tree
-
-    def index(self) -> jax.Array | int:
-        """Returns this device's place in the order in which rows of a batch are dealt out."""
-        names = tuple(n for n in (self.data, self.catalogue) if n)
-        return jax.lax.axis_index(names) if names else 0
 
 
 class Layout:
     """The devices of a run and how arrays lie on them.
 
     Attributes:
-      axes: what mapped functions are given as `axes`.
+      placement: the keyword argument `placement` of every compiled function.
       num_devices: devices over which rows are split.
       process: this process's number among `processes`, each of which feeds an equal share of the rows.
       processes: number of processes.
@@ -69,7 +50,7 @@ class Layout:
         # A process feeds the rows after those of the process before it, so its devices must lie together in the mesh;
         # TPUs number theirs by place in the machine.
         # Slices of TPUs are joined by the slower network of the data centre: they come one after another, so that the
-        # data axis spans them and the catalogue axis stays inside of one.
+        # data axis spans them and the items axis stays inside of one.
         devices = sorted(
             devices or jax.devices(),
             key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
@@ -86,15 +67,18 @@ class Layout:
             jax.process_count(),
             jax.process_index(),
         )
-        self.platform = devices[0].platform
         self._pmap, self._catalogue = config.mode == "pmap", config.item_shards
         self._devices = devices[:wanted]
         # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
-        names = (DATA,) if self._pmap else (DATA, CATALOGUE)
+        names = (DATA,) if self._pmap else (DATA, ITEMS)
         grid = np.array(self._devices).reshape((data, config.item_shards)[: len(names)])
         self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
         one = wanted == 1 and not self._pmap
-        self.axes = Axes(None if one else DATA, CATALOGUE if config.item_shards > 1 else None)
+        self.placement = Placement(
+            platform_of(devices[0]),
+            None if one else DATA,
+            ITEMS if config.item_shards > 1 else None,
+        )
         self._rows = P(names)
 
     def check_rows(self, rows: int, name: str) -> None:
@@ -126,15 +110,15 @@ class Layout:
 
     def _specs(self, state: Any) -> Any:
         def spec(path, _):
-            split = self.axes.catalogue and any(
+            split = self.placement.items and any(
                 getattr(key, "key", None) == "items" for key in path
             )
-            return P(CATALOGUE) if split else P()
+            return P(ITEMS) if split else P()
 
         return jax.tree_util.tree_map_with_path(spec, state)
 
     def map(self, function: Callable, state: Any, donate: bool = False) -> Callable:
-        """Compiles function(state, batch, key, axes=axes) -> (state-like or per-row arrays, sums).
+        """Compiles function(state, batch, key, placement=placement) -> (state-like or per-row arrays, sums).
 
         Args:
           function: for one device; returns (new state, replicated tree) when `donate`, else a tree of arrays whose
@@ -142,8 +126,8 @@ class Layout:
           state: the first argument or its shapes, for the shardings.
           donate: whether the first argument is consumed and its successor returned.
         """
-        function = self._for_platform(functools.partial(function, axes=self.axes))
-        donated, options = (0,) if donate else (), self._compiler_options()
+        function = functools.partial(function, placement=self.placement)
+        donated, options = (0,) if donate else (), compiler_options(self.placement.platform)
         jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
         if self._pmap:
             mapped = jax.pmap(
@@ -160,7 +144,7 @@ class Layout:
             if donate:
                 return mapped
             return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
-        if self.axes.data is None:
+        if self.placement.data is None:
             return jit(function)
         specs = self._specs(state)
         return jit(
@@ -173,17 +157,6 @@ class Layout:
             )
         )
 
-    def _compiler_options(self) -> dict | None:
-        with compiling_for(self.platform):
-            return compiler_options()
-
-    def _for_platform(self, function: Callable) -> Callable:
-        def traced(*arguments):
-            with compiling_for(self.platform):
-                return function(*arguments)
-
-        return traced
-
     def put_state(self, state: Any) -> Any:
         """Places a host or device state on the devices."""
         return jax.tree.map(jax.device_put, state, self.shardings(state))
@@ -193,7 +166,7 @@ class Layout:
         if self._pmap:
             local = len([d for d in self._devices if d.process_index == self.process])
             return jax.tree.map(lambda x: x.reshape(local, len(x) // local, *x.shape[1:]), batch)
-        if self.axes.data is None:
+        if self.placement.data is None:
             return jax.device_put(batch, self._devices[0])
         sharding = NamedSharding(self._mesh, self._rows)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
@@ -211,12 +184,12 @@ def _merge_two_dimensions(x):
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def as_stored(x: jax.Array) -> jax.Array:
-    """Returns x in the order in which a TPU stores parameters of its shape; on other machines x as it is.
+def in_parameter_layout(x: jax.Array, platform: str) -> jax.Array:
+    """Returns x in the memory layout in which a TPU stores parameters of its shape; unchanged on other platforms.
 
-    Rows shorter than a register are stored by columns, which spares the padding. Where what is computed by rows meets
-    such parameters, they are copied and padded, and copied back, unless it is turned itself.
+    A TPU stores arrays with rows shorter than a register by columns, which avoids padding. Otherwise XLA copies and
+    pads the parameters to match row-major gradients, and back.
     """
-    if platform() == "tpu" and x.ndim == 2 and x.shape[1] < TPU_LANES <= x.shape[0]:
+    if platform == "tpu" and x.ndim == 2 and x.shape[1] < TPU_LANES <= x.shape[0]:
         return with_layout_constraint(x, Order(major_to_minor=(1, 0)))
     return x

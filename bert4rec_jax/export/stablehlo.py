@@ -10,6 +10,7 @@ import numpy as np
 from jax import export
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.devices import Placement
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import Inputs, mask_token
 from bert4rec_jax.ranking import Histories, item_scores
@@ -95,9 +96,10 @@ def scores_of(config: ModelConfig, num_items: int, params: Any, tokens_BL: jax.A
     slots_B1 = jnp.full((B, 1), L - 1, jnp.int32)
     none = jnp.zeros((0,), jnp.int32)
     inputs = Inputs(tokens_BL, real_BL, positions_BL, slots_B1)
-    return item_scores(
-        config, num_items, params, Histories(inputs, jnp.arange(B), none, none), None
-    )
+    # Operations of the CPU's implementations are available on every platform that reads the file.
+    placement = Placement("cpu")
+    histories = Histories(inputs, jnp.arange(B), none, none)
+    return item_scores(config, num_items, params, histories, placement)
 
 
 def weight_names(params: Any) -> list[str]:

@@ -1,153 +1,219 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention inside segments: written out in arrays for CPUs, as one fused kernel for TPUs and GPUs.
+"""Multi-head attention inside segments.
 
-All ways compute the same, dropout included. Written out, weights [B, H, Q, L] lie in memory, which XLA's CPU backend
-does well and accelerators wait for.
+There are three implementations, which return the same values up to rounding, dropout included: `dense` computes all
+weights [B, H, Q, L] at once, `blockwise` visits blocks of keys (`blockwise_attention`), and `pallas_tpu` is one fused
+kernel (`kernels.attention_tpu`).
 """
+
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.config import ModelConfig
-from bert4rec_jax.devices.platform import platform
-from bert4rec_jax.model.dropout import Draws, dropout, row_seeds
+from bert4rec_jax.model import blockwise_attention
+from bert4rec_jax.model.dropout import DropoutKeys, dropout, row_seeds
 
-# RoFormer has 10,000; histories are shorter than documents.
+# RoFormer uses 10,000; histories are shorter than documents.
 ROTARY_BASE = 1000.0
-KERNELS = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
+# Rows up to this length use dense attention on GPUs: the weights of a row are small, and a loop over blocks of keys
+# has more operations to launch.
+DENSE_LENGTH = 1024
+
+Implementation = Literal["dense", "blockwise", "pallas_tpu"]
+
+
+class Places(NamedTuple):
+    """Where queries or keys are.
+
+    Attributes:
+      segments: int32[B, N], number of the history in its row. Padding is a segment of its own, so every query has keys.
+      positions: int32[B, N], position in the history, for rotary embeddings.
+      columns: int32[B or 1, N], column in the row.
+    """
+
+    segments: jax.Array
+    positions: jax.Array
+    columns: jax.Array
+
+
+def choose_implementation(requested: str, platform: str, length: int) -> Implementation:
+    """Returns the implementation for rows of `length` columns; `requested` is `ModelConfig.attention`."""
+    if requested != "auto":
+        return requested
+    if platform == "tpu":
+        return "pallas_tpu"
+    if platform == "gpu" and length > DENSE_LENGTH:
+        return "blockwise"
+    return "dense"
 
 
 def attend(
     config: ModelConfig,
+    platform: str,
     causal: bool | tuple[bool, ...],
     query_BQD: jax.Array,
     key_value_BLD2: jax.Array,
-    queries: tuple[jax.Array, jax.Array, jax.Array],
-    keys: tuple[jax.Array, jax.Array, jax.Array],
-    draws: Draws | None,
+    places: tuple[Places, Places],
+    dropout_keys: DropoutKeys | None,
 ) -> jax.Array:
-    """Returns what queries read from the values of their own segment: float[B, Q, D], heads side by side.
+    """Returns the values that each query attends to in its own segment: float[B, Q, D].
 
     Args:
       config: the model's configuration.
-      causal: whether a query sees only columns up to its own; one for each row where rows differ.
-      query_BQD: queries, heads side by side.
-      key_value_BLD2: float[B, L, 2 D], keys and then values.
-      queries: int32 segments [B, Q], positions [B, Q] and columns [B or 1, Q] of the queries.
-      keys: the same of the keys, [.., L]; `queries` are this very tuple where there is one for each column. Padding is
-        a segment of its own, so that no query is without keys.
-      draws: of the dropout on weights, None for none.
+      platform: see `Placement`.
+      causal: whether a query only attends to columns up to its own; one value per row if rows differ.
+      query_BQD: queries; the heads are consecutive parts of the last dimension.
+      key_value_BLD2: float[B, L, 2 D], keys followed by values.
+      places: of the queries and of the keys. They are the same object if there is one query per column.
+      dropout_keys: for dropout of the attention weights; None for no dropout.
     """
-    chosen = config.attention
-    if chosen == "auto":
-        chosen = KERNELS.get(platform(), "dense")
-    path = _dense if chosen == "dense" else _fused
-    return path(
-        config,
-        chosen,
-        _last_seen(causal, queries[2], key_value_BLD2.shape[1]),
-        query_BQD,
-        key_value_BLD2,
-        queries,
-        keys,
-        draws,
-    )
+    queries, keys = places
+    length = key_value_BLD2.shape[1]
+    last_visible = _last_visible(causal, queries.columns, length)
+    implementation = choose_implementation(config.attention, platform, length)
+    arguments = (config, query_BQD, key_value_BLD2, places, last_visible, dropout_keys)
+    if implementation == "pallas_tpu":
+        # On other platforms the kernel is interpreted, which is slow and meant for tests.
+        return _tpu_kernel(*arguments, interpret=platform != "tpu")
+    return _in_heads(implementation, *arguments)
 
 
-def _last_seen(causal, columns, length):
-    """Returns the last column that each query may see, int32[B or 1, Q], or None where all see all of them."""
+def _last_visible(
+    causal: bool | tuple[bool, ...], columns: jax.Array, length: int
+) -> jax.Array | None:
+    """Returns the last column that each query attends to, int32[B or 1, Q], or None if all attend to all columns."""
     if isinstance(causal, bool):
         return columns if causal else None
     return jnp.where(np.array(causal)[:, None], columns, length)
 
 
-def _dense(config, _, last_seen, query_BQD, key_value_BLD2, queries, keys, draws):
-    (B, L, _), D = key_value_BLD2.shape, query_BQD.shape[-1]
+def _in_heads(
+    implementation: Implementation,
+    config: ModelConfig,
+    query_BQD: jax.Array,
+    key_value_BLD2: jax.Array,
+    places: tuple[Places, Places],
+    last_visible: jax.Array | None,
+    dropout_keys: DropoutKeys | None,
+) -> jax.Array:
+    """Splits the heads, rotates and scales, and calls one of the implementations in plain JAX."""
+    B, L, _ = key_value_BLD2.shape
+    D = query_BQD.shape[-1]
     heads = (config.heads, D // config.heads)
+    queries, keys = places
     q_BHQE = query_BQD.reshape(B, -1, *heads).transpose(0, 2, 1, 3)
     k_BHLE, v_BHLE = key_value_BLD2.reshape(B, L, 2, *heads).transpose(2, 0, 3, 1, 4)
     if config.positions == "rotary":
-        q_BHQE, k_BHLE = (
-            rotate(x, place[1][:, None]) for x, place in ((q_BHQE, queries), (k_BHLE, keys))
+        q_BHQE = rotate(q_BHQE, queries.positions[:, None])
+        k_BHLE = rotate(k_BHLE, keys.positions[:, None])
+    q_BHQE = q_BHQE * heads[1] ** -0.5
+    rate = config.attention_dropout
+    if implementation == "dense":
+        allowed_BQL = queries.segments[:, :, None] == keys.segments[:, None, :]
+        if last_visible is not None:
+            allowed_BQL &= last_visible[:, :, None] >= keys.columns
+        y_BHQE = _dense(q_BHQE, k_BHLE, v_BHLE, allowed_BQL, rate, dropout_keys)
+    else:
+        mask = blockwise_attention.Mask(
+            queries.segments, keys.segments, last_visible, jnp.broadcast_to(keys.columns, (B, L))
         )
-    allowed_BQL = queries[0][:, :, None] == keys[0][:, None, :]
-    if last_seen is not None:
-        allowed_BQL &= last_seen[:, :, None] >= keys[2]
-    scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE * heads[1] ** -0.5, k_BHLE)
-    scores_BHQL = jnp.where(allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), -1e9)
-    scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
-    weights_BHQL = jnp.exp(scores_BHQL)
-    # Normalising after the product spares one pass over [B, H, Q, L].
-    total_BHQ1 = weights_BHQL.sum(-1, keepdims=True)
-    weights_BHQL = dropout(weights_BHQL.astype(query_BQD.dtype), config.attention_dropout, draws)
-    y_BHQE = jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1.astype(
-        query_BQD.dtype
-    )
+        seeds_B2 = row_seeds(dropout_keys) if dropout_keys is not None and rate else None
+        y_BHQE = blockwise_attention.attend(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate)
     return y_BHQE.transpose(0, 2, 1, 3).reshape(B, -1, D)
 
 
-def _fused(config, kernel, last_seen, query_BQD, key_value_BLD2, queries, keys, draws):
-    B, D = len(query_BQD), query_BQD.shape[-1]
+def _dense(
+    q_BHQE: jax.Array,
+    k_BHLE: jax.Array,
+    v_BHLE: jax.Array,
+    allowed_BQL: jax.Array,
+    rate: float,
+    dropout_keys: DropoutKeys | None,
+) -> jax.Array:
+    """Returns softmax(q k^T) v with all weights in memory: float[B, H, Q, E]."""
+    dtype = q_BHQE.dtype
+    scores_BHQL = jnp.einsum("bhqe,bhle->bhql", q_BHQE, k_BHLE)
+    scores_BHQL = jnp.where(
+        allowed_BQL[:, None], scores_BHQL.astype(jnp.float32), blockwise_attention.MASKED
+    )
+    scores_BHQL -= jax.lax.stop_gradient(scores_BHQL.max(-1, keepdims=True))
+    weights_BHQL = jnp.exp(scores_BHQL)
+    # Normalising after the product saves one pass over [B, H, Q, L].
+    total_BHQ1 = weights_BHQL.sum(-1, keepdims=True).astype(dtype)
+    weights_BHQL = dropout(weights_BHQL.astype(dtype), rate, dropout_keys)
+    return jnp.einsum("bhql,bhle->bhqe", weights_BHQL, v_BHLE) / total_BHQ1
+
+
+def _tpu_kernel(
+    config: ModelConfig,
+    query_BQD: jax.Array,
+    key_value_BLD2: jax.Array,
+    places: tuple[Places, Places],
+    last_visible: jax.Array | None,
+    dropout_keys: DropoutKeys | None,
+    interpret: bool,
+) -> jax.Array:
+    # Importing Pallas takes half a second, which only TPUs need.
+    from bert4rec_jax.model.kernels import attention_tpu
+
+    B, Q, D = query_BQD.shape
     E = D // config.heads
-    rate = config.attention_dropout if draws is not None else 0.0
-    seeds_B2 = row_seeds(draws) if rate else jnp.zeros((B, 2), jnp.uint32)
-    places = [
-        jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
-        for segments, columns in (
-            (queries[0], queries[2] if last_seen is None else last_seen),
-            keys[::2],
-        )
-    ]
-    # On another machine the kernel is interpreted: slow, and what tests do.
-    interpret = kernel != KERNELS.get(platform())
-    how = (places[0], places[1], seeds_B2, config.heads, last_seen is not None, rate)
+    queries, keys = places
+    rate = config.attention_dropout if dropout_keys is not None else 0.0
+    every_column = queries is keys
+    rotary = config.positions == "rotary"
+    if rotary and not every_column:
+        # The kernel rotates keys, and queries if there is one per column. It rotates by columns: inside a segment, the
+        # distance of two columns is the distance of their positions.
+        heads_BQHE = query_BQD.reshape(B, Q, -1, E)
+        query_BQD = rotate(heads_BQHE, queries.columns[:, :, None]).reshape(B, Q, D)
+    options = attention_tpu.KernelOptions(
+        heads=config.heads,
+        causal=last_visible is not None,
+        rate=rate,
+        length=key_value_BLD2.shape[1],
+        every_column=every_column,
+        interpret=interpret,
+    )
+    return attention_tpu.attend(
+        query_BQD * E**-0.5,
+        key_value_BLD2,
+        _stacked(queries.segments, queries.columns if last_visible is None else last_visible),
+        _stacked(keys.segments, keys.columns),
+        row_seeds(dropout_keys) if rate else jnp.zeros((B, 2), jnp.uint32),
+        rotary_frequencies(E) if rotary else None,
+        options,
+    )
 
-    # By columns: inside a segment, where alone it matters, they are as far apart as positions, and those of keys are
-    # the same in all rows.
-    def turned(x_BLD, columns):
-        if config.positions != "rotary":
-            return x_BLD
-        return rotate(x_BLD.reshape(*x_BLD.shape[:2], -1, E), columns[:, :, None]).reshape(
-            x_BLD.shape
-        )
 
-    # Importing Pallas takes half a second, which a run on CPU need not wait for.
-    if kernel == "pallas_tpu":
-        from bert4rec_jax.model.kernels import attention_tpu
-
-        # That kernel turns keys itself, and queries too unless they are at columns of their own.
-        every_column = queries is keys
-        q_BQD = (query_BQD if every_column else turned(query_BQD, queries[2])) * E**-0.5
-        frequencies = _frequencies(E) if config.positions == "rotary" else None
-        return attention_tpu.attend(
-            q_BQD, key_value_BLD2, *how, frequencies, every_column, interpret
-        )
-    from bert4rec_jax.model.kernels import attention_gpu
-
-    q_BQD, k_BLD = turned(query_BQD, queries[2]), turned(key_value_BLD2[..., :D], keys[2])
-    return attention_gpu.attend(q_BQD * E**-0.5, k_BLD, key_value_BLD2[..., D:], *how, interpret)
+def _stacked(segments: jax.Array, columns: jax.Array) -> jax.Array:
+    return jnp.stack([segments, jnp.broadcast_to(columns, segments.shape)], axis=1)
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Turns queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
+    """Rotates queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
 
-    The product of a query and a key then depends on how far apart they are and not on where. Pairs are (e, e + E/2).
-    Wavelengths run from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
+    The product of a query and a key then depends on their distance only. Pairs are (e, e + E/2). Wavelengths range
+    from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
 
     Args:
       x: float[..., E], E even.
-      positions: int32, of the leading dimensions of x or broadcast to them.
+      positions: int32, broadcastable to the leading dimensions of x.
     """
     half = x.shape[-1] // 2
-    angle = positions[..., None] * _frequencies(x.shape[-1]).astype(np.float32)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half], x[..., half:]
-    # In float32 whatever the dtype of x: a rounded angle would depend on the place.
-    return jnp.concatenate(
-        [first * cos - second * sin, first * sin + second * cos], axis=-1
-    ).astype(x.dtype)
+    angle = positions[..., None] * rotary_frequencies(x.shape[-1]).astype(np.float32)
+    cos = jnp.cos(angle)
+    sin = jnp.sin(angle)
+    first = x[..., :half]
+    second = x[..., half:]
+    # In float32 for every dtype of x: a rounded angle would depend on the absolute position.
+    rotated = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return rotated.astype(x.dtype)
 
 
-def _frequencies(width: int) -> np.ndarray:
+def rotary_frequencies(width: int) -> np.ndarray:
+    """Returns float64[width / 2], the angle per position of each pair."""
     return ROTARY_BASE ** (-np.arange(width // 2) / (width // 2))

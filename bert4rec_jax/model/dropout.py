@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout without random bits: whether an element stays is a hash of two numbers that its row draws and of
-its place in the row.
+"""Dropout without random bits: an element is kept or dropped by a hash of its position and two per-row seeds.
 
-The integer arithmetic is that of MurmurHash3's finaliser: a few instructions that fuse with what stands around them
-and are computed again in the backward pass, where random bits of Threefry take twenty rounds and are kept in memory.
+The hash is the finaliser of MurmurHash3. It takes a few integer instructions, which fuse with the operations around
+them and are recomputed in the backward pass. Random bits of Threefry take twenty rounds and are stored in memory.
 """
 
 from typing import NamedTuple
@@ -12,16 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_SPREAD, _FIRST, _SECOND = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
+_SPREAD = 0x9E3779B1
+_FIRST = 0x85EBCA6B
+_SECOND = 0xC2B2AE35
 
 
-class Draws(NamedTuple):
-    """What dropout draws from in training; None stands for evaluation.
+class DropoutKeys(NamedTuple):
+    """Randomness of dropout in training; None in evaluation.
 
-    Every row of a batch draws for itself, so that what is dropped does not depend on how rows are dealt out to devices.
+    The seeds of a row depend on its number in the whole batch, so the dropped elements do not depend on how the
+    batch is distributed over devices.
 
     Attributes:
-      key: PRNG key of the step.
+      key: PRNG key of the step, or of one place in the model.
       rows_B: int32[B], numbers of the rows in the whole batch.
     """
 
@@ -29,39 +31,48 @@ class Draws(NamedTuple):
     rows_B: jax.Array
 
 
-def dropout(x: jax.Array, rate: float, draws: Draws | None) -> jax.Array:
+def dropout(x: jax.Array, rate: float, keys: DropoutKeys | None) -> jax.Array:
     """Zeroes a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation."""
-    if draws is None or rate == 0:
+    if keys is None or rate == 0:
         return x
-    first, second = (bits.reshape(-1, *(1,) * (x.ndim - 1)) for bits in row_seeds(draws).T)
-    place = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:])
-    return jnp.where(_kept(place, first, second, rate), x * (1 / (1 - rate)), 0).astype(x.dtype)
+    per_row = (-1, *(1,) * (x.ndim - 1))
+    first, second = row_seeds(keys).T
+    seeds = (first.reshape(per_row), second.reshape(per_row))
+    position = jax.lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
+    return jnp.where(is_kept(position, seeds, rate), x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
-def row_seeds(draws: Draws) -> jax.Array:
-    """Returns uint32[B, 2]: the two numbers that each row draws, as `kept_in_kernel` wants them."""
-    return jax.vmap(
-        lambda row: jax.random.bits(jax.random.fold_in(draws.key, row), (2,), jnp.uint32)
-    )(draws.rows_B)
+def row_seeds(keys: DropoutKeys) -> jax.Array:
+    """Returns uint32[B, 2], the two seeds of each row."""
+
+    def seeds_of_row(row):
+        return jax.random.bits(jax.random.fold_in(keys.key, row), (2,), jnp.uint32)
+
+    return jax.vmap(seeds_of_row)(keys.rows_B)
 
 
-def kept_in_kernel(place: jax.Array, seeds: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
-    """Returns bool, whether the elements at `place` (int32, inside of a row) stay, given the row's seeds.
+def is_kept(position: jax.Array, seeds: tuple[jax.Array, jax.Array], rate: float) -> jax.Array:
+    """Returns bool, whether the elements at `position` are kept.
 
-    In signed integers, which every kernel language compares.
+    All arithmetic is in signed integers, because kernels cannot compare unsigned ones.
+
+    Args:
+      position: int32, positions of elements within their row of the batch.
+      seeds: the two seeds of the row (see `row_seeds`), broadcastable to `position`.
+      rate: share of elements to drop.
     """
-    signed = lambda number: jnp.int32(np.uint32(number).astype(np.int32))  # noqa: E731
     first, second = (jax.lax.convert_element_type(seed, jnp.int32) for seed in seeds)
-    shifted = lambda h, by: jax.lax.shift_right_logical(h, jnp.int32(by))  # noqa: E731
-    h = place * signed(_SPREAD) + first
-    h = (h ^ shifted(h, 16)) * signed(_FIRST) ^ second
-    h = (h ^ shifted(h, 13)) * signed(_SECOND)
-    h = h ^ shifted(h, 16)
-    return (h ^ signed(2**31)) >= signed(int(rate * 2**32) ^ 2**31)
+    h = position * _signed(_SPREAD) + first
+    h = (h ^ _shift_right(h, 16)) * _signed(_FIRST) ^ second
+    h = (h ^ _shift_right(h, 13)) * _signed(_SECOND)
+    h = h ^ _shift_right(h, 16)
+    # Flipping the sign bit turns a signed comparison into an unsigned one.
+    return (h ^ _signed(2**31)) >= _signed(int(rate * 2**32) ^ 2**31)
 
 
-def _kept(place, first, second, rate):
-    h = place * jnp.uint32(_SPREAD) + first
-    h = (h ^ (h >> 16)) * jnp.uint32(_FIRST) ^ second
-    h = (h ^ (h >> 13)) * jnp.uint32(_SECOND)
-    return h ^ (h >> 16) >= jnp.uint32(rate * 2**32)
+def _signed(number: int) -> jax.Array:
+    return jnp.int32(np.uint32(number).astype(np.int32))
+
+
+def _shift_right(x: jax.Array, bits: int) -> jax.Array:
+    return jax.lax.shift_right_logical(x, jnp.int32(bits))

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bidirectional Transformer of BERT4Rec (Sun et al. 2019), and its causal twin SASRec.
+"""The bidirectional Transformer of BERT4Rec (Sun et al. 2019) and the causal one of SASRec (Kang and McAuley 2018).
 
-Rows may hold several histories: `segments` keeps their attention apart and `positions` restart in each, so packing
-changes speed and nothing else. What tells BERT4Rec from SASRec is `causal` alone, a matter of each row. Only the slots
-that are asked for leave the last layer, so its queries, its feed-forward network and everything after it are computed
-for those alone.
+A row may contain several histories. `segments` keeps their attention apart and `positions` restart in each, so packing
+changes the speed only. BERT4Rec and SASRec differ only in `causal`, which is set per row. The last layer computes
+queries, its feed-forward network and everything after it for the requested slots only.
 
-The item table is not part of the Flax module: it is input embedding and output layer at once and may be split over
-devices, so it is a plain array (`item_table.py`) that the step looks up and the loss multiplies with.
+The item table is not part of the Flax module. It is input embedding and output layer at once and may be split over
+devices, so it is a plain array (`item_table.py`): the step looks tokens up and the loss multiplies with it.
 """
 
-import functools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,20 +19,25 @@ import jax.numpy as jnp
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import Packed
 from bert4rec_jax.devices import cpu
-from bert4rec_jax.devices.platform import platform
-from bert4rec_jax.model.attention import attend
-from bert4rec_jax.model.dropout import Draws, dropout
+from bert4rec_jax.model.attention import Places, attend
+from bert4rec_jax.model.dropout import DropoutKeys, dropout
 from bert4rec_jax.model.item_table import table_rows
+from bert4rec_jax.model.params import Params
+
+# BERT's epsilon. It vanishes next to 1 in bfloat16 arithmetic, which gets a larger one.
+LAYER_NORM_EPSILON = {"float32": 1e-12, "bfloat16": 1e-6}
+# Fewest layers of the same shape that a TPU runs in a loop.
+LEAST_LOOPED = 3
 
 
 class Inputs(NamedTuple):
-    """What the encoder reads.
+    """Inputs of the encoder.
 
     Attributes:
-      tokens: int32[B, L], item ids, `PADDING` or [MASK].
+      tokens: int32[B, L], item ids, padding or [MASK].
       segments: int32[B, L], 1.. for the histories in a row, 0 on padding.
       positions: int32[B, L], position of a token in its history, in [0, L).
-      slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
+      slots: int32[B, K], columns whose hidden states are returned; None for all columns.
     """
 
     tokens: jax.Array
@@ -45,44 +49,49 @@ class Inputs(NamedTuple):
 def encoder_inputs(
     config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None
 ) -> Inputs:
-    """Returns what the encoder reads of packed histories.
+    """Returns the encoder's inputs for packed histories.
 
     Args:
       config: the model's configuration.
       packed: the rows.
-      tokens: int32[B, L], what the model sees of them.
-      slots: int32[B, K], columns whose hidden state is wanted; None for all of them.
+      tokens: int32[B, L], the tokens as the model sees them, with [MASK] in place of masked items.
+      slots: int32[B, K], columns whose hidden states are returned; None for all columns.
     """
     positions = packed.from_right if config.positions == "right" else packed.from_left
     return Inputs(tokens, packed.segments, positions, slots)
 
 
-def init_params(config: ModelConfig, num_items: int, key: jax.Array, num_features: int = 0) -> dict:
-    """Returns fresh parameters: `items` (embedding float32[V, D], bias float32[V]) and `encoder`.
-
-    With `num_features`, also `features`, float32[F, D].
-    """
+def init_params(
+    config: ModelConfig, num_items: int, key: jax.Array, num_features: int = 0
+) -> Params:
+    """Returns initial parameters; with `num_features`, also the embeddings of item features."""
     table_key, encoder_key = jax.random.split(key)
-    rows, width = table_rows(num_items), config.width
-    embedding = _initializer(config)(table_key, (rows, width), jnp.float32)
+    rows = table_rows(num_items)
+    width = config.width
+    init = _initializer(config)
+    embedding = init(table_key, (rows, width), jnp.float32)
     tokens = jnp.zeros((1, 2), jnp.int32)
-    encoder = Encoder(config, causal=False).init(
+    encoder = Encoder(config, causal=False, platform="cpu").init(
         encoder_key, jnp.zeros((1, 2, width)), Inputs(tokens, tokens, tokens, tokens), None
     )["params"]
-    params = {"items": {"embedding": embedding, "bias": jnp.zeros(rows)}, "encoder": encoder}
+    params: Params = {
+        "items": {"embedding": embedding, "bias": jnp.zeros(rows)},
+        "encoder": encoder,
+    }
     if num_features:
         feature_key = jax.random.fold_in(table_key, 1)
-        params["features"] = _initializer(config)(feature_key, (num_features, width), jnp.float32)
+        params["features"] = init(feature_key, (num_features, width), jnp.float32)
     return params
 
 
 def encode(
     config: ModelConfig,
-    encoder_params: dict,
+    encoder_params: dict[str, Any],
     x_BLD: jax.Array,
     inputs: Inputs,
-    draws: Draws | None,
+    dropout_keys: DropoutKeys | None,
     causal: bool | tuple[bool, ...],
+    platform: str,
 ) -> jax.Array:
     """Runs the Transformer on looked-up embeddings.
 
@@ -91,13 +100,15 @@ def encode(
       encoder_params: `params["encoder"]`.
       x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
       inputs: see `Inputs`.
-      draws: what dropout draws from in training, None in evaluation.
-      causal: whether an item attends only to itself and to what came before it; one for each row where rows differ.
+      dropout_keys: randomness of dropout in training; None in evaluation.
+      causal: whether an item attends only to itself and earlier items; one value per row if rows differ.
+      platform: see `Placement`.
 
     Returns:
-      float[B, K, D] hidden states at `inputs.slots`, ready for the product with the item table.
+      float[B, K, D], hidden states at `inputs.slots`, ready for the product with the item table.
     """
-    return Encoder(config, causal).apply({"params": encoder_params}, x_BLD, inputs, draws)
+    encoder = Encoder(config, causal, platform)
+    return encoder.apply({"params": encoder_params}, x_BLD, inputs, dropout_keys)
 
 
 class Encoder(nn.Module):
@@ -105,68 +116,81 @@ class Encoder(nn.Module):
 
     config: ModelConfig
     causal: bool | tuple[bool, ...]
+    platform: str
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, draws: Draws | None):
+    def __call__(
+        self, x_BLD: jax.Array, inputs: Inputs, dropout_keys: DropoutKeys | None
+    ) -> jax.Array:
         """Maps looked-up embeddings [B, L, D] to hidden states [B, K, D] at the slots."""
         c = self.config
-        draw = _draw_stream(draws)
-        if c.scale_embeddings:
-            x_BLD = x_BLD * c.width**0.5
-        if c.positions != "rotary":
-            table = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
-            x_BLD = x_BLD + _rows(table, inputs.positions)
-        x_BLD = x_BLD.astype(c.dtype)
-        if c.norm == "post":
-            x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
-        x_BLD = dropout(x_BLD, c.dropout, next(draw))
-        # The last layer is another one where only slots are wanted of it.
+        keys = _independent_keys(dropout_keys)
+        x_BLD = self._embed(x_BLD, inputs, next(keys))
+        # The last layer has another shape if it is computed at the slots only.
         alike = c.layers - (inputs.slots is not None)
-        looped = alike if alike > 2 and platform() == "tpu" and not self.is_initializing() else 0
-        if looped:
-            x_BLD = self._loop(x_BLD, inputs, [next(draw) for _ in range(looped)])
+        looped = 0
+        if alike >= LEAST_LOOPED and self.platform == "tpu" and not self.is_initializing():
+            looped = alike
+            x_BLD = self._loop(x_BLD, inputs, [next(keys) for _ in range(looped)])
         block = nn.remat(Block, static_argnums=()) if c.remat else Block
         for layer in range(looped, c.layers):
             slots_BK = inputs.slots if layer == c.layers - 1 else None
-            x_BLD = block(c, self.causal, name=f"block_{layer}")(
-                x_BLD, inputs, slots_BK, next(draw)
-            )
+            one = block(c, self.causal, self.platform, name=f"block_{layer}")
+            x_BLD = one(x_BLD, inputs, slots_BK, next(keys))
         h_BKD = x_BLD
         if c.norm == "pre":
             h_BKD = _layer_norm(c, "final_norm")(h_BKD)
         if c.head == "transform":
-            h_BKD = gelu(_dense(c, c.width, "head_dense")(h_BKD))
+            h_BKD = gelu(_linear(c, c.width, "head_dense")(h_BKD))
             h_BKD = _layer_norm(c, "head_norm")(h_BKD)
         return h_BKD
 
-    def _loop(self, x_BLD, inputs: Inputs, draws: list[Draws | None]):
-        """Runs as many blocks, from the first on, as there are `draws`.
+    def _embed(
+        self, x_BLD: jax.Array, inputs: Inputs, dropout_keys: DropoutKeys | None
+    ) -> jax.Array:
+        """Scales item embeddings, adds position embeddings, normalises and drops elements."""
+        c = self.config
+        if c.scale_embeddings:
+            x_BLD = x_BLD * c.width**0.5
+        if c.positions != "rotary":
+            table_LD = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
+            if self.platform == "cpu":
+                x_BLD = x_BLD + cpu.rows(table_LD, inputs.positions)
+            else:
+                x_BLD = x_BLD + table_LD[inputs.positions]
+        x_BLD = x_BLD.astype(c.dtype)
+        if c.norm == "post":
+            x_BLD = _layer_norm(c, "embedding_norm")(x_BLD)
+        return dropout(x_BLD, c.dropout, dropout_keys)
 
-        Written out, blocks take a TPU's compiler time and code for every one; in a loop one is compiled for all. The
-        backward pass keeps their products and what attention read, and computes what lies between again: kept as well,
-        it would have to be written to memory for every turn.
+    def _loop(
+        self, x_BLD: jax.Array, inputs: Inputs, dropout_keys: list[DropoutKeys | None]
+    ) -> jax.Array:
+        """Runs the first blocks, one for each of `dropout_keys`, in a loop.
+
+        Unrolled, every block takes the TPU's compiler time and code; in a loop, one block is compiled for all. The
+        backward pass keeps the products of a block and the result of attention and recomputes the rest, which would
+        otherwise be written to memory for every iteration.
         """
         from bert4rec_jax.model.kernels.attention_tpu import KEPT
 
         c = self.config
-        layers = [self.variables["params"][f"block_{layer}"] for layer in range(len(draws))]
+        block = Block(c, self.causal, self.platform, parent=None)
+        layers = [self.variables["params"][f"block_{n}"] for n in range(len(dropout_keys))]
 
-        def layer(x_BLD, turn):
-            params, draws = turn
-            return Block(c, self.causal, parent=None).apply(
-                {"params": params}, x_BLD, inputs, None, draws
-            ), None
+        def run(x_BLD, layer):
+            params, keys = layer
+            return block.apply({"params": params}, x_BLD, inputs, None, keys), None
 
         policies = jax.checkpoint_policies
-        kept = (
-            policies.nothing_saveable
-            if c.remat
-            else policies.save_from_both_policies(
+        saved = policies.nothing_saveable
+        if not c.remat:
+            saved = policies.save_from_both_policies(
                 policies.dots_saveable, policies.save_only_these_names(KEPT)
             )
-        )
-        turns = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(layers, draws))
-        return jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x_BLD, turns)[0]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(layers, dropout_keys))
+        run = jax.checkpoint(run, policy=saved, prevent_cse=False)
+        return jax.lax.scan(run, x_BLD, stacked)[0]
 
 
 class Block(nn.Module):
@@ -174,24 +198,30 @@ class Block(nn.Module):
 
     config: ModelConfig
     causal: bool | tuple[bool, ...]
+    platform: str
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
-        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` are wanted."""
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        inputs: Inputs,
+        slots_BK: jax.Array | None,
+        dropout_keys: DropoutKeys | None,
+    ) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] at `slots_BK`."""
         c = self.config
-        draw = _draw_stream(draws)
+        keys = _independent_keys(dropout_keys)
         pre = c.norm == "pre"
         normed_BLD = _layer_norm(c, "attention_norm")(x_BLD) if pre else x_BLD
-        attended = Attention(c, self.causal, name="attention")(
-            normed_BLD, inputs, slots_BK, next(draw)
-        )
-        x = x_BLD if slots_BK is None else at_slots(x_BLD, slots_BK)
-        x = x + dropout(attended, c.dropout, next(draw))
+        attention = Attention(c, self.causal, self.platform, name="attention")
+        attended = attention(normed_BLD, inputs, slots_BK, next(keys))
+        x = x_BLD if slots_BK is None else at_slots(x_BLD, slots_BK, self.platform)
+        x = x + dropout(attended, c.dropout, next(keys))
         if not pre:
             x = _layer_norm(c, "attention_norm")(x)
         y = _layer_norm(c, "ffn_norm")(x) if pre else x
-        y = gelu(_dense(c, c.ffn_width, "ffn_in")(y))
-        y = dropout(_dense(c, c.width, "ffn_out")(y), c.dropout, next(draw))
+        y = gelu(_linear(c, c.ffn_width, "ffn_in")(y))
+        y = dropout(_linear(c, c.width, "ffn_out")(y), c.dropout, next(keys))
         return x + y if pre else _layer_norm(c, "ffn_norm")(x + y)
 
 
@@ -200,28 +230,36 @@ class Attention(nn.Module):
 
     config: ModelConfig
     causal: bool | tuple[bool, ...]
+    platform: str
 
     @nn.compact
-    def __call__(self, x_BLD, inputs: Inputs, slots_BK, draws: Draws | None):
-        """Maps [B, L, D] to [B, L, D], or to [B, K, D] where only `slots_BK` ask."""
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        inputs: Inputs,
+        slots_BK: jax.Array | None,
+        dropout_keys: DropoutKeys | None,
+    ) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D], or to [B, K, D] with queries at `slots_BK` only."""
         c = self.config
         _, L, D = x_BLD.shape
-        columns_1L = jnp.arange(L)[None]
-        keys = (inputs.segments, inputs.positions, columns_1L)
-        query_BQD, queries = x_BLD, keys
+        keys = Places(inputs.segments, inputs.positions, jnp.arange(L)[None])
+        queries = keys
+        query_BQD = x_BLD
         if slots_BK is not None:
-            query_BQD = at_slots(x_BLD, slots_BK)
-            queries = (
-                *(jnp.take_along_axis(x_BL, slots_BK, axis=1) for x_BL in keys[:2]),
+            query_BQD = at_slots(x_BLD, slots_BK, self.platform)
+            queries = Places(
+                jnp.take_along_axis(inputs.segments, slots_BK, axis=1),
+                jnp.take_along_axis(inputs.positions, slots_BK, axis=1),
                 slots_BK,
             )
-        query_BQD, key_value_BLD2 = (
-            _dense(c, D, "query")(query_BQD),
-            _dense(c, 2 * D, "key_value")(x_BLD),
+        query_BQD = _linear(c, D, "query")(query_BQD)
+        key_value_BLD2 = _linear(c, 2 * D, "key_value")(x_BLD)
+        places = (queries, keys)
+        attended = attend(
+            c, self.platform, self.causal, query_BQD, key_value_BLD2, places, dropout_keys
         )
-        return _dense(c, D, "out")(
-            attend(c, self.causal, query_BQD, key_value_BLD2, queries, keys, draws)
-        )
+        return _linear(c, D, "out")(attended)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -229,35 +267,29 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
-def at_slots(x_BLD: jax.Array, slots_BK: jax.Array) -> jax.Array:
+def at_slots(x_BLD: jax.Array, slots_BK: jax.Array, platform: str) -> jax.Array:
     """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
-    if platform() == "cpu":
+    if platform == "cpu":
         return cpu.pick(x_BLD, slots_BK)
     return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
 
 
-def _rows(table_PD, ids):
-    """Returns table_PD[ids]."""
-    return cpu.rows(table_PD, ids) if platform() == "cpu" else table_PD[ids]
-
-
-def _draw_stream(draws: Draws | None):
-    """Yields draws with independent keys, or None for ever in evaluation."""
+def _independent_keys(keys: DropoutKeys | None) -> Iterator[DropoutKeys | None]:
+    """Yields dropout keys that are independent of each other, or None forever in evaluation."""
     number = 0
     while True:
-        yield None if draws is None else draws._replace(key=jax.random.fold_in(draws.key, number))
+        yield None if keys is None else keys._replace(key=jax.random.fold_in(keys.key, number))
         number += 1
 
 
-def _initializer(config):
+def _initializer(config: ModelConfig) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(config.init_scale)
 
 
-def _dense(config, features, name):
+def _linear(config: ModelConfig, features: int, name: str) -> nn.Dense:
     return nn.Dense(features, dtype=config.dtype, kernel_init=_initializer(config), name=name)
 
 
-def _layer_norm(config, name):
-    return functools.partial(
-        nn.LayerNorm, epsilon=1e-12 if config.dtype == "float32" else 1e-6, dtype=config.dtype
-    )(name=name)
+def _layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
+    epsilon = LAYER_NORM_EPSILON[config.dtype]
+    return nn.LayerNorm(epsilon=epsilon, dtype=config.dtype, name=name)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The item table: one array that is input embedding and output layer, whole or split by rows over devices.
 
-`params["items"]` holds `embedding` float32[V, D] and `bias` float32[V]. Row 0 is padding, rows 1..num_items are
-items, row num_items + 1 is [MASK]; the rest fills up to a multiple of `ROW_MULTIPLE`, so that tables split evenly
-and a checkpoint does not depend on the number of devices.
+`params["items"]` contains `embedding` float32[V, D] and `bias` float32[V]. Row 0 is padding, rows 1..num_items are
+items and row num_items + 1 is [MASK]. Unused rows fill the table up to a multiple of `ROW_MULTIPLE`, so that tables
+split evenly and a checkpoint does not depend on the number of devices.
 
-Where items have features, `params["features"]` holds an embedding of each, float32[F, D], and `fold_features` adds
-those of an item to its row. The training step and whoever ranks do so once; everything else sees just a table.
+If items have features, `params["features"]` contains one embedding per feature, float32[F, D]. `fold_features` adds
+them to the rows of the items. The training step and the rankers call it once; all other code sees a plain table.
 
-Where the table is split, these functions run inside `shard_map` or `pmap` with the name of the mesh axis; the
-batch is split over that axis too. Tokens and activations travel, the table never does.
+If the table is split, these functions run inside `shard_map` or `pmap` and take the name of the mesh axis. The batch
+is split over that axis too. Tokens and activations are exchanged between devices, the table never is.
 """
 
 import functools
@@ -20,9 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert4rec_jax.data import ItemFeatures
+from bert4rec_jax.model.params import Params
 
-PADDING = 0
 ROW_MULTIPLE = 64
+# Bias of rows that are not items: their probability is 0 in float32.
+NON_ITEM_BIAS = -1e9
 
 
 def mask_token(num_items: int) -> int:
@@ -35,19 +37,29 @@ def table_rows(num_items: int) -> int:
     return math.ceil((num_items + 2) / ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-def first_row(rows: int, axis: str | None) -> jax.Array | int:
+def shard_offset(rows: int, axis: str | None) -> jax.Array | int:
     """Returns the global id of row 0 of this device's shard of `rows` rows."""
     return 0 if axis is None else jax.lax.axis_index(axis) * rows
 
 
-def all_rows(x: jax.Array, axis: str | None) -> jax.Array:
+def all_gather_rows(x: jax.Array, axis: str | None) -> jax.Array:
     """Concatenates `x` along its first dimension over the devices of `axis`."""
     return x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
 
 
-def own_rows(x: jax.Array, axis: str | None) -> jax.Array:
+def reduce_scatter_rows(x: jax.Array, axis: str | None) -> jax.Array:
     """Sums partial results over `axis` and returns this device's part of the first dimension."""
     return x if axis is None else jax.lax.psum_scatter(x, axis, tiled=True)
+
+
+def take_rows(table: jax.Array, ids_N: jax.Array) -> jax.Array:
+    """Returns rows of a shard, [N, ...]; ids outside the shard read zeros."""
+    return table.at[ids_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def add_rows(table: jax.Array, ids_N: jax.Array, rows: jax.Array) -> jax.Array:
+    """Adds rows[n] to table[ids_N[n]]; ids outside the shard are ignored."""
+    return table.at[ids_N].add(rows, mode="drop", wrap_negative_indices=False)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -56,13 +68,13 @@ def lookup(embedding_VD: jax.Array, ids: jax.Array, axis: str | None = None) -> 
 
     Args:
       embedding_VD: this device's shard of the table.
-      ids: this device's ids; other devices of `axis` may hold others.
+      ids: this device's ids; the other devices of `axis` may look up other ids.
       axis: mesh axis over which the table is split, or None.
     """
-    ids_N = all_rows(ids.reshape(-1), axis) - first_row(embedding_VD.shape[0], axis)
-    # Rows of other shards read as zero; the sum over devices then holds each row once.
-    x_ND = embedding_VD.at[ids_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-    return own_rows(x_ND, axis).reshape(*ids.shape, -1)
+    ids_N = all_gather_rows(ids.reshape(-1), axis) - shard_offset(embedding_VD.shape[0], axis)
+    # Rows of other shards read as zero, so the sum over devices contains each row once.
+    x_ND = take_rows(embedding_VD, ids_N)
+    return reduce_scatter_rows(x_ND, axis).reshape(*ids.shape, -1)
 
 
 def _lookup_forward(embedding_VD, ids, axis):
@@ -71,62 +83,61 @@ def _lookup_forward(embedding_VD, ids, axis):
 
 def _lookup_backward(axis, residuals, gradient):
     ids, rows = residuals
-    gradient_ND = all_rows(gradient.reshape(-1, gradient.shape[-1]), axis)
-    ids_N = all_rows(ids.reshape(-1), axis) - first_row(rows, axis)
-    return add_rows(jnp.zeros((rows, gradient.shape[-1]), gradient.dtype), ids_N, gradient_ND), None
+    width = gradient.shape[-1]
+    gradient_ND = all_gather_rows(gradient.reshape(-1, width), axis)
+    ids_N = all_gather_rows(ids.reshape(-1), axis) - shard_offset(rows, axis)
+    zeros_VD = jnp.zeros((rows, width), gradient.dtype)
+    return add_rows(zeros_VD, ids_N, gradient_ND), None
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
-def add_rows(table_VD: jax.Array, ids_N: jax.Array, x_ND: jax.Array) -> jax.Array:
-    """Adds x_ND[n] to row ids_N[n]; ids outside the shard are left out."""
-    return table_VD.at[ids_N].add(x_ND, mode="drop", wrap_negative_indices=False)
-
-
-def fold_features(params: dict, bags: ItemFeatures | None, axis: str | None = None) -> dict:
-    """Returns the parameters of the same model without features: `items`, with what features add, and `encoder`.
+def fold_features(params: Params, features: ItemFeatures | None, axis: str | None = None) -> Params:
+    """Returns the parameters of the same model without features: `items`, including the features, and `encoder`.
 
     An item's embedding is its own row plus the mean of the embeddings of its features.
 
     Args:
       params: as in a checkpoint; `items` may be this device's shard.
-      bags: the features of the items; None: they have none, and `params` comes back.
+      features: features of the items. If None, `params` is returned unchanged.
       axis: mesh axis over which the table is split, or None.
     """
-    if bags is None:
+    if features is None:
         return params
-    embedding_VD = params["items"]["embedding"]
-    ids_P, features_P, share_P = _own_pairs(bags, embedding_VD.shape[0], axis)
+    items = params["items"]
+    embedding_VD = items["embedding"]
+    ids_P, features_P, share_P = _local_features(features, embedding_VD.shape[0], axis)
     folded_VD = add_rows(embedding_VD, ids_P, params["features"][features_P] * share_P[:, None])
-    return {"items": params["items"] | {"embedding": folded_VD}, "encoder": params["encoder"]}
+    return {"items": {"embedding": folded_VD, "bias": items["bias"]}, "encoder": params["encoder"]}
 
 
-def _own_pairs(bags: ItemFeatures, rows: int, axis: str | None) -> tuple:
-    """Returns rows of this device's shard, int32[P], their features, int32[P], and one over the number of these.
+def _local_features(features: ItemFeatures, rows: int, axis: str | None) -> tuple[jax.Array, ...]:
+    """Returns the (row, feature) pairs of this device's shard, and one over the number of features of each row.
 
-    All devices have as many pairs; those that fill up are of a row outside the shard.
+    All devices return equally many pairs, int32[P], int32[P] and float32[P]. Filler pairs have a row outside the
+    shard.
     """
-    share_P = (1 / np.bincount(bags.items)[bags.items]).astype(np.float32)
+    share_P = (1 / np.bincount(features.items)[features.items]).astype(np.float32)
     if axis is None:
-        return bags.items, bags.features, share_P
-    bounds = np.searchsorted(bags.items, np.arange(jax.lax.axis_size(axis) + 1) * rows)
-    places_SP = bounds[:-1, None] + np.arange(np.diff(bounds).max())
-    own_SP = places_SP < bounds[1:, None]
-    places_SP = np.where(own_SP, places_SP, 0)
-    ids_SP = np.where(own_SP, bags.items[places_SP] % rows, rows)
+        return features.items, features.features, share_P
+    bounds = np.searchsorted(features.items, np.arange(jax.lax.axis_size(axis) + 1) * rows)
+    pairs_SP = bounds[:-1, None] + np.arange(np.diff(bounds).max())
+    valid_SP = pairs_SP < bounds[1:, None]
+    pairs_SP = np.where(valid_SP, pairs_SP, 0)
+    ids_SP = np.where(valid_SP, features.items[pairs_SP] % rows, rows)
     shard = jax.lax.axis_index(axis)
-    return tuple(
-        jnp.asarray(x)[shard] for x in (ids_SP, bags.features[places_SP], share_P[places_SP])
-    )
+    all_shards = (ids_SP, features.features[pairs_SP], share_P[pairs_SP])
+    return tuple(jnp.asarray(x)[shard] for x in all_shards)
 
 
-def candidate_bias(bias_V: jax.Array, num_items: int, axis: str | None) -> jax.Array:
-    """Returns the bias with rows that are no items pushed to -1e9: they are never a candidate."""
-    return rows_bias(bias_V, num_items, first_row(bias_V.shape[0], axis))
+def mask_non_items(bias_C: jax.Array, num_items: int, first_id: jax.Array | int) -> jax.Array:
+    """Returns the bias of rows of the table with `NON_ITEM_BIAS` for rows that are not items.
 
-
-def rows_bias(bias_C: jax.Array, num_items: int, first: jax.Array | int) -> jax.Array:
-    """Does what `candidate_bias` does for any rows of the table, of which the first has the id `first`."""
-    ids_C = first + jnp.arange(bias_C.shape[0])
-    return jnp.where((ids_C >= 1) & (ids_C <= num_items), bias_C, -1e9)
+    Args:
+      bias_C: float32, bias of consecutive rows.
+      num_items: size of the catalogue.
+      first_id: global id of the first of these rows.
+    """
+    ids_C = first_id + jnp.arange(bias_C.shape[0])
+    return jnp.where((ids_C >= 1) & (ids_C <= num_items), bias_C, NON_ITEM_BIAS)

@@ -12,7 +12,7 @@ from bert4rec_jax.training.metric_writers import MetricWriter, write_test_line
 from bert4rec_jax.training.progress import Progress
 from bert4rec_jax.training.results import add_baselines, collect, summary
 from bert4rec_jax.training.run_directory import RunDirectory
-from bert4rec_jax.training.step import TrainState, init_state, state_template, train_step
+from bert4rec_jax.training.step import StepSpec, TrainState, init_state, state_template, train_step
 
 __all__ = [
     "Checkpoints",
@@ -20,6 +20,7 @@ __all__ = [
     "MetricWriter",
     "Progress",
     "RunDirectory",
+    "StepSpec",
     "TrainState",
     "add_baselines",
     "collect",

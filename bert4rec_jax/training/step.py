@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update of the parameters: a pure function of the state and a batch, written for one device.
 
-Every random number is a function of (seed, stream, step, row), so a run that is stopped and started again continues
-exactly as it would have.
+Every random number is a function of (seed, stream, step, row), so an interrupted run that is resumed continues exactly
+as it would have without the interruption.
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,11 @@ import optax
 
 from bert4rec_jax.config import Config
 from bert4rec_jax.data import ItemFeatures, Packed
-from bert4rec_jax.devices import Axes, Layout, as_stored
-from bert4rec_jax.devices.platform import platform
+from bert4rec_jax.devices import Layout, Placement, in_parameter_layout
 from bert4rec_jax.model import (
-    Draws,
+    DropoutKeys,
+    Params,
+    Targets,
     at_slots,
     encode,
     encoder_inputs,
@@ -30,30 +33,61 @@ from bert4rec_jax.model import (
     mask_items,
     next_items,
 )
+from bert4rec_jax.model.tasks import Task
 from bert4rec_jax.training.optimizer import make_optimizer
 
 STREAMS = ("params", "masking", "dropout", "negatives")
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds.
+    """The content of a checkpoint.
 
     Attributes:
-      step: int32, updates done.
+      step: int32, number of completed updates.
       params: see `init_params`.
       opt_state: optax state of the same structure.
-      skipped: int32, updates left out because they were not finite (`train.on_nan = "skip"`).
+      skipped: int32, updates skipped because they were not finite (`train.on_nan = "skip"`).
     """
 
     step: jax.Array
-    params: Any
-    opt_state: Any
+    params: Params
+    opt_state: optax.OptState
     skipped: jax.Array
 
 
+@dataclass(frozen=True)
+class StepSpec:
+    """The parts of a training step that are fixed when it is compiled.
+
+    Attributes:
+      config: the run's configuration.
+      num_items: size of the catalogue.
+      num_slots: K, slots of a row with masked items.
+      features: features of the items, or None.
+    """
+
+    config: Config
+    num_items: int
+    num_slots: int
+    features: ItemFeatures | None = None
+
+
+class StepKeys(NamedTuple):
+    """PRNG keys of one step, the same on all devices."""
+
+    masking: jax.Array
+    dropout: jax.Array
+    negatives: jax.Array
+
+
 def stream_key(root: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
-    """Returns the key of a named stream at a step; keys of other names and steps are independent of it."""
+    """Returns the key of a named stream at a step, which is independent of all other streams and steps."""
     return jax.random.fold_in(jax.random.fold_in(root, STREAMS.index(name)), step)
+
+
+def step_keys(root: jax.Array, step: jax.Array | int) -> StepKeys:
+    """Returns the keys of a step of the run with this root key."""
+    return StepKeys(*[stream_key(root, name, step) for name in StepKeys._fields])
 
 
 def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainState:
@@ -61,17 +95,17 @@ def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainSt
     key = stream_key(jax.random.key(config.seed), "params")
     params = init_params(config.model, num_items, key, num_features)
     opt_state = make_optimizer(config.optimizer, config.train.steps).init(params)
-    # Two arrays, as a donated buffer must not be donated twice.
+    # Two arrays, because a donated buffer must not be donated twice.
     return TrainState(jnp.zeros((), jnp.int32), params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def state_template(
     config: Config, num_items: int, layout: Layout, num_features: int = 0
 ) -> TrainState:
-    """Returns the shapes, dtypes and shardings of a run's state: what a checkpoint is read into.
+    """Returns the shapes, dtypes and shardings of a run's state, into which a checkpoint is restored.
 
     Raises:
-      UserError: the devices of the catalogue axis cannot share the item table.
+      UserError: the rows of the item table cannot be split evenly over the items axis.
     """
     shapes = jax.eval_shape(functools.partial(init_state, config, num_items, num_features))
     layout.check_table(len(shapes.params["items"]["bias"]), "config.parallel.item_shards")
@@ -82,172 +116,224 @@ def state_template(
     )
 
 
+class _TaskRows(NamedTuple):
+    """The rows of a batch with the same task.
+
+    Attributes:
+      packed: the rows.
+      row_numbers: int32, their numbers in the whole batch.
+      task: tokens and targets.
+      causal: whether attention is causal.
+    """
+
+    packed: Packed
+    row_numbers: jax.Array
+    task: Task
+    causal: bool
+
+
 def batch_loss(
-    config: Config,
-    num_items: int,
-    num_slots: int,
-    params: Any,
+    spec: StepSpec,
+    params: Params,
     packed: Packed,
-    root: jax.Array,
-    step: jax.Array,
-    first_row: jax.Array | int,
-    axes: Axes,
+    row_numbers: jax.Array,
+    keys: StepKeys,
+    placement: Placement,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the loss summed over a device's slots, and the number of them that hold a target.
+    """Returns the loss summed over a device's slots, and the number of slots with a target.
 
     Args:
-      config: the run's configuration.
-      num_items: size of the catalogue.
-      num_slots: slots of a row with masks, K.
+      spec: the fixed parts of the step.
       params: as `fold_features` returns them.
       packed: this device's rows.
-      root: the run's root key.
-      step: int32, updates done.
-      first_row: number of the first of these rows in the whole batch.
-      axes: see `devices.Axes`.
+      row_numbers: int32[B], consecutive numbers of the rows in the whole batch.
+      keys: PRNG keys of the step.
+      placement: where the function runs.
     """
-    row_numbers = first_row + np.arange(packed.tokens.shape[0])
-    learns_next = learns_next_item(config.masking.next_item_share, len(row_numbers))
-    parts, tasks, causal = [], [], []
-    for next_item in (False, True):
-        chosen = np.flatnonzero(learns_next == next_item)
-        if len(chosen) == 0:
-            continue
-        rows, numbers = jax.tree.map(lambda x: x[chosen], packed), row_numbers[chosen]
-        task = (
-            next_items(rows)
-            if next_item
-            else mask_items(
-                config.masking,
-                rows,
-                num_slots,
-                num_items,
-                stream_key(root, "masking", step),
-                numbers,
-            )
-        )
-        parts.append((rows, numbers, task.tokens))
-        tasks.append(task)
-        causal.append(next_item)
-
-    def hidden(part, slots, causal):
-        rows, numbers, tokens = part
-        inputs = encoder_inputs(config.model, rows, tokens, slots)
-        x_BLD = lookup(params["items"]["embedding"], inputs.tokens, axes.catalogue)
-        draws = Draws(stream_key(root, "dropout", step), numbers)
-        return encode(config.model, params["encoder"], x_BLD, inputs, draws, causal)
-
-    if len(parts) == 2 and platform() != "cpu":
-        # One pass, which reads the weights once and multiplies once for the gradient of each. A CPU, which waits for
-        # arithmetic and not for memory, gains more from a last layer that is asked at the slots of masks alone.
-        masked, together = len(tasks[0].tokens), jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-        h_BLD = hidden(together, None, tuple(np.sort(learns_next).tolist()))
-        h_parts = [at_slots(h_BLD[:masked], tasks[0].slots), h_BLD[masked:]]
+    groups = _group_by_task(spec, packed, row_numbers, keys.masking)
+    encode_rows = functools.partial(_encode_rows, spec, params, keys.dropout, placement)
+    # One pass over rows of both tasks reads the weights once and computes one product for each of their gradients.
+    # A CPU is bound by arithmetic, not by memory. It gains more from a last layer that is computed at the slots of
+    # masked items only.
+    if len(groups) == 2 and placement.platform != "cpu":
+        states = _encode_together(encode_rows, groups, placement.platform)
     else:
-        h_parts = [
-            hidden(part, task.slots, is_causal)
-            for part, task, is_causal in zip(parts, tasks, causal)
-        ]
-    h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in h_parts])
-    labels_M, weights_M = (
-        jnp.concatenate([x.reshape(-1) for x in xs])
-        for xs in zip(*[(task.labels, task.weights) for task in tasks])
-    )
+        states = [encode_rows(group, group.task.slots, group.causal) for group in groups]
+    h_MD = jnp.concatenate([h.reshape(-1, h.shape[-1]) for h in states])
+    labels_M = jnp.concatenate([group.task.labels.reshape(-1) for group in groups])
+    weights_M = jnp.concatenate([group.task.weights.reshape(-1) for group in groups])
     total = loss_sum(
-        config.loss,
+        spec.config.loss,
+        spec.num_items,
         params["items"],
         h_MD,
-        labels_M,
-        weights_M,
-        num_items,
-        stream_key(root, "negatives", step),
-        axes.catalogue,
+        Targets(labels_M, weights_M),
+        keys.negatives,
+        placement,
     )
     return total, weights_M.sum()
 
 
+def _group_by_task(
+    spec: StepSpec, packed: Packed, row_numbers: jax.Array, masking_key: jax.Array
+) -> list[_TaskRows]:
+    """Returns the rows with masked items, then the rows that learn the next item; groups without rows are left out."""
+    masking = spec.config.masking
+    learns_next = learns_next_item(masking.next_item_share, packed.tokens.shape[0])
+    groups = []
+    for next_item in (False, True):
+        chosen = np.flatnonzero(learns_next == next_item)
+        if len(chosen) == 0:
+            continue
+        rows = Packed(*[x[chosen] for x in packed])
+        numbers = row_numbers[chosen]
+        if next_item:
+            task = next_items(rows)
+        else:
+            task = mask_items(masking, rows, spec.num_slots, spec.num_items, masking_key, numbers)
+        groups.append(_TaskRows(rows, numbers, task, next_item))
+    return groups
+
+
+def _encode_rows(
+    spec: StepSpec,
+    params: Params,
+    dropout_key: jax.Array,
+    placement: Placement,
+    rows: _TaskRows,
+    slots: jax.Array | None,
+    causal: bool | tuple[bool, ...],
+) -> jax.Array:
+    """Returns the hidden states of rows at `slots`, or in all columns: float[B, K, D]."""
+    model = spec.config.model
+    inputs = encoder_inputs(model, rows.packed, rows.task.tokens, slots)
+    x_BLD = lookup(params["items"]["embedding"], inputs.tokens, placement.items)
+    keys = DropoutKeys(dropout_key, rows.row_numbers)
+    return encode(model, params["encoder"], x_BLD, inputs, keys, causal, placement.platform)
+
+
+def _encode_together(
+    encode_rows: Callable[..., jax.Array], groups: list[_TaskRows], platform: str
+) -> list[jax.Array]:
+    """Returns the hidden states of both groups at their slots, computed in one pass."""
+    masked, next_item = groups
+    together = _TaskRows(
+        Packed(*[jnp.concatenate(x) for x in zip(masked.packed, next_item.packed)]),
+        jnp.concatenate([masked.row_numbers, next_item.row_numbers]),
+        masked.task._replace(tokens=jnp.concatenate([masked.task.tokens, next_item.task.tokens])),
+        causal=False,
+    )
+    sizes = [len(group.task.tokens) for group in groups]
+    causal = (False,) * sizes[0] + (True,) * sizes[1]
+    h_BLD = encode_rows(together, None, causal)
+    return [at_slots(h_BLD[: sizes[0]], masked.task.slots, platform), h_BLD[sizes[0] :]]
+
+
 def train_step(
-    config: Config,
-    num_items: int,
-    num_slots: int,
+    spec: StepSpec,
     state: TrainState,
     packed: Packed,
     root: jax.Array,
-    axes: Axes,
-    bags: ItemFeatures | None = None,
+    placement: Placement,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update, written for one device's rows; sums go over the devices of `axes`.
+    """One update, written for one device's rows.
 
     Args:
-      config: the run's configuration.
-      num_items: size of the catalogue.
-      num_slots: slots of a row with masks, K.
+      spec: the fixed parts of the step.
       state: before the update.
       packed: this device's rows.
       root: the run's root key.
-      axes: see `devices.Axes`.
-      bags: features of the items, or None.
+      placement: where the function runs; sums go over the devices of its axes.
 
     Returns:
       The new state, and `loss` (mean over the batch's targets), `targets`, `grad_norm`.
     """
-    rows = packed.tokens.shape[0]
-    parts = config.train.accumulate
-    params, unfold = jax.vjp(
-        lambda params: fold_features(params, bags, axes.catalogue), state.params
+    config = spec.config
+    fold = functools.partial(fold_features, features=spec.features, axis=placement.items)
+    params, unfold = jax.vjp(fold, state.params)
+    keys = step_keys(root, state.step)
+    total, targets, gradient = _sum_parts(spec, params, packed, keys, placement)
+
+    # Sums of numerators and denominators, because shards have different numbers of targets.
+    total, targets = placement.sum((total, targets))
+    items_gradient = jax.tree.map(
+        lambda g: in_parameter_layout(g, placement.platform), gradient["items"]
     )
-
-    def part_gradient(part, rows_of_part):
-        first_row = axes.index() * rows + part * (rows // parts)
-        loss = lambda params: batch_loss(  # noqa: E731
-            config, num_items, num_slots, params, rows_of_part, root, state.step, first_row, axes
-        )
-        (loss_sum, targets), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        return loss_sum, targets, gradient
-
-    if parts == 1:
-        loss_sum, targets, gradient = part_gradient(0, packed)
-    else:
-        split = jax.tree.map(lambda x: x.reshape(parts, rows // parts, *x.shape[1:]), packed)
-        zero = jax.tree.map(
-            jnp.zeros_like, jax.eval_shape(part_gradient, 0, jax.tree.map(lambda x: x[0], split))
-        )
-        (loss_sum, targets, gradient), _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, part_gradient(*part)), None),
-            zero,
-            (jnp.arange(parts), split),
-        )
-
-    # Sums of numerators and denominators: shards hold different numbers of targets.
-    loss_sum, targets = axes.sum((loss_sum, targets))
     gradient = {
-        "items": axes.sum(jax.tree.map(as_stored, gradient["items"]), over_catalogue=False),
-        "encoder": axes.sum(gradient["encoder"]),
+        "items": placement.sum(items_gradient, over_items=False),
+        "encoder": placement.sum(gradient["encoder"]),
     }
     (gradient,) = unfold(jax.tree.map(lambda g: g / targets, gradient))
-    over_shards = Axes(None, axes.catalogue)
-    if bags is not None:
-        gradient["features"] = over_shards.sum(gradient["features"])
-    whole = {name: g for name, g in gradient.items() if name != "items"}
-    square = over_shards.sum(_square_sum(gradient["items"])) + _square_sum(whole)
-    norm = jnp.sqrt(square)
+    if spec.features is not None:
+        gradient["features"] = placement.sum(gradient["features"], over_data=False)
+    norm = _global_norm(gradient, placement)
     if config.optimizer.clip_norm:
         shrink = jnp.minimum(1.0, config.optimizer.clip_norm / norm)
         gradient = jax.tree.map(lambda g: g * shrink, gradient)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params, skipped = optax.apply_updates(state.params, updates), state.skipped
+
+    new = _updated(config, state, gradient)
     if config.train.on_nan == "skip":
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss_sum)
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, opt_state),
-            (state.params, state.opt_state),
-        )
-        skipped += ~finite
-    metrics = {"loss": loss_sum / targets, "targets": targets, "grad_norm": norm}
-    return TrainState(state.step + 1, params, opt_state, skipped), metrics
+        finite = jnp.isfinite(norm) & jnp.isfinite(total)
+        new = _keep_if(finite, new, state)
+    return new, {"loss": total / targets, "targets": targets, "grad_norm": norm}
+
+
+def _sum_parts(
+    spec: StepSpec, params: Params, packed: Packed, keys: StepKeys, placement: Placement
+) -> tuple[jax.Array, jax.Array, Params]:
+    """Returns this device's summed loss, number of targets and gradient, over all parts of its rows."""
+    rows = packed.tokens.shape[0]
+    parts = spec.config.train.accumulate
+    rows_per_part = rows // parts
+
+    def gradient_of_part(part, packed_part):
+        first = placement.index() * rows + part * rows_per_part
+        row_numbers = first + np.arange(rows_per_part)
+
+        def loss(params):
+            return batch_loss(spec, params, packed_part, row_numbers, keys, placement)
+
+        (total, targets), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return total, targets, gradient
+
+    if parts == 1:
+        return gradient_of_part(0, packed)
+
+    def add_part(sums, part):
+        return jax.tree.map(jnp.add, sums, gradient_of_part(*part)), None
+
+    split = jax.tree.map(lambda x: x.reshape(parts, rows_per_part, *x.shape[1:]), packed)
+    first_part = jax.tree.map(lambda x: x[0], split)
+    shapes = jax.eval_shape(gradient_of_part, 0, first_part)
+    zeros = jax.tree.map(jnp.zeros_like, shapes)
+    sums, _ = jax.lax.scan(add_part, zeros, (jnp.arange(parts), split))
+    return sums
+
+
+def _global_norm(gradient: Params, placement: Placement) -> jax.Array:
+    """Returns the norm of a gradient whose `items` are this device's shard."""
+    whole = {name: g for name, g in gradient.items() if name != "items"}
+    items_square = placement.sum(_square_sum(gradient["items"]), over_data=False)
+    return jnp.sqrt(items_square + _square_sum(whole))
 
 
 def _square_sum(tree):
     return sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree))
+
+
+def _updated(config: Config, state: TrainState, gradient: Params) -> TrainState:
+    """Returns the state after the optimizer's update."""
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state, state.skipped)
+
+
+def _keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """Returns `new` if the update is finite, otherwise the old parameters with the update counted as skipped."""
+    params, opt_state = jax.tree.map(
+        lambda after, before: jnp.where(finite, after, before),
+        (new.params, new.opt_state),
+        (old.params, old.opt_state),
+    )
+    return TrainState(new.step, params, opt_state, old.skipped + ~finite)

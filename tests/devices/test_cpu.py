@@ -7,7 +7,6 @@ import pytest
 
 from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices import Layout, cpu, layout
-from bert4rec_jax.devices.platform import compiling_for
 
 
 @pytest.mark.parametrize(
@@ -20,9 +19,8 @@ def test_wide_vectors_are_asked_for_where_the_processor_has_them(
     description.write_text(f"processor\t: 0\nflags\t\t: {flags}\nbugs\t\t: none\n")
     here = cpu._has_wide_vectors(str(description))
     monkeypatch.setattr(cpu, "_has_wide_vectors", lambda: here)
-    assert cpu.compiler_options().get("xla_cpu_prefer_vector_width") == (512 if wide else None)
-    with compiling_for("tpu"):
-        assert cpu.compiler_options() is None
+    assert cpu.compiler_options("cpu").get("xla_cpu_prefer_vector_width") == (512 if wide else None)
+    assert cpu.compiler_options("tpu") is None
 
 
 def test_a_system_without_a_description_of_its_processor_has_none():
@@ -37,12 +35,12 @@ def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
         "xla_dump_to": str(tmp_path),
         "xla_dump_emitter_re": ".*",  # newer versions of XLA dump LLVM IR only on request
     }
-    monkeypatch.setattr(layout, "compiler_options", lambda: options)
+    monkeypatch.setattr(layout, "compiler_options", lambda platform: options)
     over = Layout(ParallelConfig(mode=mode))
 
-    def step(state, batch, key, axes):
+    def step(state, batch, key, placement):
         new = jnp.tanh(state) * 3 + batch.sum()
-        return (new, axes.sum(batch.sum())) if donate else batch + state.sum()
+        return (new, placement.sum(batch.sum())) if donate else batch + state.sum()
 
     mapped = over.map(step, jnp.zeros(1000), donate=donate)
     jax.block_until_ready(

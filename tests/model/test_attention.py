@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels of accelerators, interpreted on CPU, against attention written out in arrays."""
+"""All implementations of attention return the same values and gradients; TPU kernels are interpreted on the CPU."""
 
 import dataclasses
 import functools
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from bert4rec_jax.config import ModelConfig
-from bert4rec_jax.model.attention import attend, rotate
-from bert4rec_jax.model.dropout import Draws, dropout, kept_in_kernel, row_seeds
+from bert4rec_jax.model import attention, blockwise_attention
+from bert4rec_jax.model.attention import Places, attend, rotate
+from bert4rec_jax.model.dropout import DropoutKeys, dropout, is_kept, row_seeds
 
-KERNELS = ("pallas_tpu", "pallas_gpu")
-L, D = 70, 24  # neither is a multiple of a kernel's block
+OTHERS = ("blockwise", "pallas_tpu")
+# Neither is a multiple of a block of a kernel.
+LENGTH = 70
+WIDTH = 24
 CASES = {
     "bidirectional, learned positions": {"causal": False},
     "causal, rotary": {"causal": True, "positions": "rotary"},
@@ -29,71 +32,121 @@ CASES = {
 }
 
 
-def arrays(dtype, slots: int | None):
-    """Two rows, of three histories and of one, with padding behind them; slots in any order, some of them twice."""
-    segments = np.zeros((2, L), np.int32)
-    positions = np.zeros((2, L), np.int32)
+def two_rows(dtype, slots: int | None):
+    """Two rows with three histories and with one, then padding; slots in any order, with repetitions."""
+    segments = np.zeros((2, LENGTH), np.int32)
+    positions = np.zeros((2, LENGTH), np.int32)
     for row, lengths in enumerate([(20, 31, 9), (55,)]):
         start = 0
         for number, length in enumerate(lengths, 1):
             segments[row, start : start + length] = number
             positions[row, start : start + length] = np.arange(length)
             start += length
-    columns = np.arange(L)[None]
-    chosen = (
-        columns.repeat(2, 0)
-        if slots is None
-        else np.random.default_rng(0).integers(0, L, (2, slots))
-    )
-    keys = (jnp.asarray(segments), jnp.asarray(positions), jnp.asarray(columns))
-    queries = (
-        keys
-        if slots is None
-        else tuple(
-            jnp.asarray(np.take_along_axis(x, chosen, 1))
-            for x in (segments, positions, columns.repeat(2, 0))
+    columns = np.arange(LENGTH)[None]
+    keys = Places(jnp.asarray(segments), jnp.asarray(positions), jnp.asarray(columns))
+    queries = keys
+    count = LENGTH
+    if slots is not None:
+        count = slots
+        chosen = np.random.default_rng(0).integers(0, LENGTH, (2, slots))
+        queries = Places(
+            jnp.asarray(np.take_along_axis(segments, chosen, 1)),
+            jnp.asarray(np.take_along_axis(positions, chosen, 1)),
+            jnp.asarray(chosen),
         )
-    )
     random = jax.random.split(jax.random.key(0), 3)
-    q = jax.random.normal(random[0], (2, chosen.shape[1], D)).astype(dtype)
-    kv = jax.random.normal(random[1], (2, L, 2 * D)).astype(dtype)
-    weights = jax.random.normal(random[2], q.shape) * (queries[0] > 0)[:, :, None]
+    q = jax.random.normal(random[0], (2, count, WIDTH)).astype(dtype)
+    kv = jax.random.normal(random[1], (2, LENGTH, 2 * WIDTH)).astype(dtype)
+    weights = jax.random.normal(random[2], q.shape) * (queries.segments > 0)[:, :, None]
     return q, kv, queries, keys, weights
 
 
 def value_and_gradient(
-    way: str, dtype, *, causal: bool | tuple[bool, ...], slots: int | None = None, **changes
+    implementation: str,
+    dtype,
+    *,
+    causal: bool | tuple[bool, ...],
+    slots: int | None = None,
+    **changes,
 ):
-    config = dataclasses.replace(
-        ModelConfig(width=D, heads=3, attention_dropout=0.0), attention=way, **changes
-    )
-    q, kv, queries, keys, weights = arrays(dtype, slots)
-    draws = Draws(jax.random.key(5), jnp.array([4, 9]))
+    base = ModelConfig(width=WIDTH, heads=3, attention_dropout=0.0)
+    config = dataclasses.replace(base, attention=implementation, **changes)
+    q, kv, queries, keys, weights = two_rows(dtype, slots)
+    dropout_keys = DropoutKeys(jax.random.key(5), jnp.array([4, 9]))
 
     def total(q, kv):
-        y = attend(config, causal, q, kv, queries, keys, draws)
+        y = attend(config, "cpu", causal, q, kv, (queries, keys), dropout_keys)
         return (y.astype(jnp.float32) * weights).sum(), y
 
     (_, y), gradient = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(q, kv)
-    return jnp.where(
-        (queries[0] > 0)[:, :, None], y, 0
-    ), *gradient  # what padding reads is nobody's
+    # The values that padding attends to are never used.
+    return jnp.where((queries.segments > 0)[:, :, None], y, 0), *gradient
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+def assert_close(expected, actual, dtype, label):
+    tolerance = 2e-5 if dtype == jnp.float32 else 4e-2
+    for a, b in zip(expected, actual):
+        assert b.dtype == dtype
+        a = np.asarray(a, np.float32)
+        b = np.asarray(b, np.float32)
+        np.testing.assert_allclose(b, a, atol=tolerance * np.abs(a).max(), err_msg=label)
+
+
+@pytest.mark.parametrize("implementation", OTHERS)
 @pytest.mark.parametrize("case", CASES)
-def test_kernels_equal_the_dense_path_in_value_and_gradient(kernel, case):
-    for dtype, tolerance in ((jnp.float32, 2e-5), (jnp.bfloat16, 4e-2)):
-        expected, got = (value_and_gradient(way, dtype, **CASES[case]) for way in ("dense", kernel))
-        for a, b in zip(expected, got):
-            assert b.dtype == dtype
-            a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-            np.testing.assert_allclose(
-                b, a, atol=tolerance * np.abs(a).max(), err_msg=f"{case} {dtype.__name__}"
-            )
+def test_every_implementation_equals_dense_attention_in_value_and_gradient(implementation, case):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        expected = value_and_gradient("dense", dtype, **CASES[case])
+        actual = value_and_gradient(implementation, dtype, **CASES[case])
+        assert_close(expected, actual, dtype, f"{case}, {dtype.__name__}")
 
 
-def test_rows_of_both_kinds_are_each_as_among_their_own():
+@pytest.mark.parametrize("block", [1, 16, 35, 64, 70, 100])
+@pytest.mark.parametrize("case", ["causal slots, dropout", "rows of both kinds"])
+def test_the_block_size_of_blockwise_attention_does_not_change_results(monkeypatch, case, block):
+    plain = blockwise_attention.attend
+    monkeypatch.setattr(blockwise_attention, "attend", lambda *a: plain(*a, block))
+    expected = value_and_gradient("dense", jnp.float32, **CASES[case])
+    actual = value_and_gradient("blockwise", jnp.float32, **CASES[case])
+    assert_close(expected, actual, jnp.float32, f"blocks of {block}")
+
+
+def test_the_memory_of_blockwise_attention_grows_linearly_with_the_length():
+    def temporary_bytes(implementation, length):
+        config = ModelConfig(width=16, heads=2, attention=implementation, attention_dropout=0.1)
+        columns = jnp.arange(length)[None]
+        places = Places(jnp.ones((1, length), jnp.int32), columns, columns)
+        keys = DropoutKeys(jax.random.key(0), jnp.array([0]))
+
+        def loss(q, kv):
+            return attend(config, "cpu", True, q, kv, (places, places), keys).sum()
+
+        shapes = (jnp.zeros((1, length, 16)), jnp.zeros((1, length, 32)))
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    blockwise = temporary_bytes("blockwise", 4096) / temporary_bytes("blockwise", 2048)
+    dense = temporary_bytes("dense", 4096) / temporary_bytes("dense", 2048)
+    assert blockwise < 2.2
+    assert dense > 3.5
+
+
+@pytest.mark.parametrize(
+    "requested, platform, length, expected",
+    [
+        ("auto", "cpu", 10_000, "dense"),
+        ("auto", "tpu", 200, "pallas_tpu"),
+        ("auto", "gpu", 200, "dense"),
+        ("auto", "gpu", 2048, "blockwise"),
+        ("dense", "tpu", 2048, "dense"),
+        ("blockwise", "cpu", 50, "blockwise"),
+    ],
+)
+def test_the_implementation_depends_on_platform_and_length(requested, platform, length, expected):
+    assert attention.choose_implementation(requested, platform, length) == expected
+
+
+def test_rows_of_both_kinds_equal_batches_of_one_kind():
     mixed, bidirectional, causal = (
         value_and_gradient("dense", jnp.float32, causal=causal, positions="rotary")
         for causal in ((False, True), False, True)
@@ -104,76 +157,80 @@ def test_rows_of_both_kinds_are_each_as_among_their_own():
         assert np.abs(first - second).max() > 0.1
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_other_histories_of_a_row_never_matter(kernel):
-    """Packed rows equal single rows: what is outside of a segment may be anything, in value and in gradient."""
-    config = ModelConfig(width=D, heads=3, attention=kernel)
-    q, kv, queries, keys, _ = arrays(jnp.float32, None)
-    inside = (keys[0] == 2)[:, :, None]
+@pytest.mark.parametrize("implementation", OTHERS)
+def test_other_histories_of_a_row_never_matter(implementation):
+    """Keys and values outside a segment have no influence on its values and gradients."""
+    config = ModelConfig(width=WIDTH, heads=3, attention=implementation)
+    q, kv, _, keys, _ = two_rows(jnp.float32, None)
+    inside = (keys.segments == 2)[:, :, None]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def of_segment(causal, q, kv):
-        read = lambda q, kv: jnp.where(
-            inside, attend(config, causal, q, kv, queries, keys, None), 0
-        )  # noqa: E731
-        y, back = jax.vjp(read, q, kv)
-        return y, *back(jnp.cos(y))
+    def segment_gradients(causal, q, kv):
+        def values(q, kv):
+            return jnp.where(inside, attend(config, "cpu", causal, q, kv, (keys, keys), None), 0)
 
-    changed = jax.random.normal(jax.random.key(7), kv.shape)
+        y, pull_back = jax.vjp(values, q, kv)
+        return y, *pull_back(jnp.cos(y))
+
+    noise = jax.random.normal(jax.random.key(7), kv.shape)
     for causal in (False, True):
-        first = of_segment(causal, q, kv)
-        second = of_segment(causal, q, jnp.where(inside, kv, changed))
+        first = segment_gradients(causal, q, kv)
+        second = segment_gradients(causal, q, jnp.where(inside, kv, noise))
         jax.tree.map(np.testing.assert_array_equal, first, second)
-        assert (
-            np.abs(first[2]).max() > 0.01
-            and not np.asarray(first[2])[~np.asarray(inside)[..., 0]].any()
-        )
+        kv_gradient = np.asarray(first[2])
+        assert np.abs(kv_gradient).max() > 0.01
+        assert not kv_gradient[~np.asarray(inside)[..., 0]].any()
 
 
 @pytest.mark.parametrize(
     "positions, slots, rate", [("rotary", False, 0.3), ("left", False, 0.0), ("rotary", True, 0.3)]
 )
-def test_long_rows_take_several_blocks_and_chunks(monkeypatch, positions, slots, rate):
-    """300 columns are filled up to three chunks; two groups of heads, of 128 lanes each."""
+@pytest.mark.parametrize("implementation", OTHERS)
+def test_long_rows_use_several_blocks(monkeypatch, implementation, positions, slots, rate):
+    """300 columns are filled up to three chunks of the kernel, with two groups of heads of 128 lanes each."""
     from bert4rec_jax.model.kernels import attention_tpu
 
     monkeypatch.setattr(attention_tpu, "CHUNK", 128)
     monkeypatch.setattr(attention_tpu, "SCORES_BYTES", 1)  # blocks of 128 queries
-    D, columns = 256, jnp.arange(300)[None]
-    keys = (jnp.repeat(jnp.arange(3), 100)[None], columns % 100, columns)
-    queries = tuple(x[:, ::2] for x in keys) if slots else keys
-    q, kv = (
-        jax.random.normal(jax.random.key(n), (1, 300, size)) for n, size in enumerate((D, 2 * D))
-    )
+    width = 256
+    columns = jnp.arange(300)[None]
+    keys = Places(jnp.repeat(jnp.arange(3), 100)[None], columns % 100, columns)
+    queries = Places(*[x[:, ::2] for x in keys]) if slots else keys
+    q = jax.random.normal(jax.random.key(0), (1, 300, width))
     q = q[:, ::2] if slots else q
-    draws = Draws(jax.random.key(5), jnp.array([4]))
+    kv = jax.random.normal(jax.random.key(1), (1, 300, 2 * width))
+    dropout_keys = DropoutKeys(jax.random.key(5), jnp.array([4]))
 
-    def run(way):
+    def run(name):
         config = ModelConfig(
-            width=D, heads=4, attention=way, positions=positions, attention_dropout=rate
+            width=width, heads=4, attention=name, positions=positions, attention_dropout=rate
         )
-        read = lambda q, kv: jnp.sin(attend(config, True, q, kv, queries, keys, draws)).sum()  # noqa: E731
-        return jax.jit(jax.value_and_grad(read, argnums=(0, 1)))(q, kv)
 
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-5),
-        run("pallas_tpu"),
-        run("dense"),
-    )
+        def loss(q, kv):
+            y = attend(config, "cpu", True, q, kv, (queries, keys), dropout_keys)
+            return jnp.sin(y).sum()
 
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(q, kv)
 
-def test_kernels_drop_what_the_dense_path_drops():
-    draws, shape = Draws(jax.random.key(1), jnp.array([3, 8])), (2, 3, 5, 7)
-    kept = dropout(jnp.ones(shape), 0.4, draws) > 0
-    for row, seeds in enumerate(row_seeds(draws)):
-        place = jnp.arange(3 * 5 * 7).reshape(shape[1:])
-        np.testing.assert_array_equal(kept_in_kernel(place, tuple(seeds), 0.4), kept[row])
+    for a, b in zip(jax.tree.leaves(run(implementation)), jax.tree.leaves(run("dense"))):
+        np.testing.assert_allclose(a, b, atol=3e-5, rtol=1e-5)
 
 
-def test_rotation_depends_on_distances_alone():
+def test_kernels_drop_the_same_elements_as_dropout():
+    keys = DropoutKeys(jax.random.key(1), jnp.array([3, 8]))
+    shape = (2, 3, 5, 7)
+    kept = dropout(jnp.ones(shape), 0.4, keys) > 0
+    for row, seeds in enumerate(row_seeds(keys)):
+        position = jnp.arange(3 * 5 * 7).reshape(shape[1:])
+        np.testing.assert_array_equal(is_kept(position, tuple(seeds), 0.4), kept[row])
+
+
+def test_rotated_products_depend_on_distances_only():
     q, k = jax.random.normal(jax.random.key(0), (2, 1, 1, 4, 8))
-    at = lambda shift: jnp.einsum(  # noqa: E731
-        "bhqe,bhle->bhql", *(rotate(x, jnp.arange(4)[None, None] + shift) for x in (q, k))
-    )
-    np.testing.assert_allclose(at(0), at(31), atol=1e-4)
-    assert np.abs(at(0) - jnp.einsum("bhqe,bhle->bhql", q, k)).max() > 0.1
+
+    def products(shift):
+        positions = jnp.arange(4)[None, None] + shift
+        return jnp.einsum("bhqe,bhle->bhql", rotate(q, positions), rotate(k, positions))
+
+    np.testing.assert_allclose(products(0), products(31), atol=1e-4)
+    assert np.abs(products(0) - jnp.einsum("bhqe,bhle->bhql", q, k)).max() > 0.1

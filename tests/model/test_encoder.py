@@ -10,11 +10,10 @@ from plain_numpy import naive_encoder
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import TrainingBatches, load_dataset, split_dataset
-from bert4rec_jax.devices import Axes, cpu
-from bert4rec_jax.devices.platform import compiling_for
+from bert4rec_jax.devices import Placement, cpu
 from bert4rec_jax.model import encoder as model
 from bert4rec_jax.model import lookup, mask_items
-from bert4rec_jax.training.step import batch_loss, stream_key
+from bert4rec_jax.training.step import StepSpec, batch_loss, step_keys, stream_key
 
 CHOICES = [
     {"model.norm": "post", "model.positions": "left", "model.head": "transform"},
@@ -44,6 +43,18 @@ CHOICES = [
 WITHOUT_KERNELS = {"model.attention": "dense", "loss.chunk_items": 16}
 
 
+def loss_of_batch(config, num_items, params, packed, machine):
+    """Returns the summed loss of the eight rows of a batch at step 0, and the number of targets."""
+    return batch_loss(
+        StepSpec(config, num_items, 16),
+        params,
+        packed,
+        np.arange(8),
+        step_keys(jax.random.key(0), 0),
+        Placement(machine),
+    )
+
+
 @pytest.mark.parametrize("machine", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("choice", CHOICES)
 def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, choice, machine):
@@ -60,10 +71,7 @@ def test_loss_of_packed_rows_equals_that_of_single_unpadded_histories(cache, cho
     n = dataset.num_items
     params = model.init_params(config.model, n, jax.random.key(1))
     params["items"]["bias"] = jax.random.normal(jax.random.key(2), params["items"]["bias"].shape)
-    with compiling_for(machine):
-        total, targets = batch_loss(
-            config, n, 16, params, packed, jax.random.key(0), jnp.int32(0), 0, Axes()
-        )
+    total, targets = loss_of_batch(config, n, params, packed, machine)
 
     table, bias = (np.asarray(params["items"][k], np.float64) for k in ("embedding", "bias"))
     causal = (
@@ -116,7 +124,8 @@ def test_padding_and_other_histories_never_matter(cache):
                 x,
                 model.Inputs(tokens, segments, positions, slots),
                 None,
-                causal=False,
+                False,
+                "cpu",
             )
         )
 
@@ -135,8 +144,8 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
     params = model.init_params(config.model, 60, jax.random.key(0))
     numbers, places = jnp.arange(6)[None], []
 
-    def noting(x, rate, draws):
-        places.append((rate, x.shape, jax.random.key_data(draws.key)))
+    def noting(x, rate, keys):
+        places.append((rate, x.shape, jax.random.key_data(keys.key)))
         return x
 
     monkeypatch.setattr(model, "dropout", noting)
@@ -149,8 +158,9 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
             params["encoder"],
             jnp.ones((1, 6, 16)),
             model.Inputs(numbers, numbers * 0 + 1, numbers, None),
-            model.Draws(jax.random.key(1), jnp.zeros(1, jnp.int32)),
+            model.DropoutKeys(jax.random.key(1), jnp.zeros(1, jnp.int32)),
             False,
+            "cpu",
         )
         return [key for *_, key in places]
 
@@ -172,14 +182,14 @@ def test_dropped_attention_weights_are_not_made_up_for(cache):
         "key_value": {"kernel": jnp.zeros((16, 32)), "bias": jnp.repeat(jnp.array([0.0, 1.0]), 16)},
     }
     sums = jax.jit(
-        lambda draws: model.Attention(config.model, False).apply(
+        lambda draws: model.Attention(config.model, False, "cpu").apply(
             {"params": params},
             jnp.ones((8, 16, 16)),
             model.Inputs(numbers, numbers * 0 + 1, numbers, None),
             None,
             draws,
         )
-    )(model.Draws(jax.random.key(1), jnp.arange(8)))
+    )(model.DropoutKeys(jax.random.key(1), jnp.arange(8)))
     assert abs(float(sums.mean()) - 1) < 0.1 and float(sums.std()) > 0.1
 
 
@@ -195,7 +205,7 @@ def test_weights_are_as_large_as_configured():
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_expectation(rate):
     x = jnp.ones((400, 400))
-    y = model.dropout(x, rate, model.Draws(jax.random.key(0), jnp.arange(400)))
+    y = model.dropout(x, rate, model.DropoutKeys(jax.random.key(0), jnp.arange(400)))
     assert abs(float((y == 0).mean()) - rate) < 0.005
     assert abs(float(y.mean()) - 1) < 0.01
     assert model.dropout(x, rate, None) is x
@@ -208,7 +218,7 @@ def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
             model.dropout(
                 jnp.ones((1000, 64)),
                 0.25,
-                model.Draws(jax.random.fold_in(jax.random.key(3), n), rows),
+                model.DropoutKeys(jax.random.fold_in(jax.random.key(3), n), rows),
             )
             == 0
         )
@@ -230,8 +240,8 @@ def test_dropout_is_independent_from_place_to_place_and_from_key_to_key():
 
 def test_dropout_is_a_matter_of_the_row_and_not_of_its_neighbours():
     x, key = jnp.ones((6, 5, 8)), jax.random.key(1)
-    whole = model.dropout(x, 0.5, model.Draws(key, jnp.arange(6)))
-    part = model.dropout(x[:2], 0.5, model.Draws(key, jnp.array([4, 1])))
+    whole = model.dropout(x, 0.5, model.DropoutKeys(key, jnp.arange(6)))
+    part = model.dropout(x[:2], 0.5, model.DropoutKeys(key, jnp.array([4, 1])))
     np.testing.assert_array_equal(part, whole[jnp.array([4, 1])])
     assert (whole[4] != whole[1]).any()
 
@@ -255,7 +265,10 @@ def test_lower_precision_and_recomputation_give_the_same_model(cache, choice):
 
     def gradient(**changes):
         changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **changes))
-        loss = lambda p: batch_loss(changed, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
+
+        def loss(params):
+            return loss_of_batch(changed, 60, params, packed, "cpu")[0]
+
         return jax.jit(jax.value_and_grad(loss))(params)
 
     full, remat, half = gradient(), gradient(remat=True), gradient(dtype="bfloat16")
@@ -287,9 +300,10 @@ def test_layers_in_a_loop_are_those_written_out(cache, choice, remat):
     params = model.init_params(config.model, 60, jax.random.key(0))
 
     def gradient(machine):
-        loss = lambda p: batch_loss(config, 60, 16, p, packed, jax.random.key(0), 0, 0, Axes())[0]  # noqa: E731
-        with compiling_for(machine):
-            return jax.jit(jax.value_and_grad(loss))(params)
+        def loss(params):
+            return loss_of_batch(config, 60, params, packed, machine)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     written_out, looped = gradient("gpu"), gradient("tpu")
     np.testing.assert_allclose(looped[0], written_out[0], rtol=1e-6)

@@ -12,7 +12,7 @@ from conftest import small_config
 
 import bert4rec_jax
 from bert4rec_jax.compile_for import figures
-from bert4rec_jax.devices import Axes, Layout
+from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import init_params
@@ -36,7 +36,7 @@ def test_a_model_without_features_is_what_it_was(cache):
         experiment.template, experiment.batch(0), experiment.root
     ).as_text()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step, "fold_features", lambda params, *_: params)
+        patch.setattr(step, "fold_features", lambda params, **_: params)
         patch.setattr(step.jax, "vjp", lambda f, x: (x, lambda g: (g,)))
         again = Experiment(small_config(cache))
         assert lowered == again.step.lower(again.template, again.batch(0), again.root).as_text()
@@ -64,15 +64,12 @@ def test_a_step_follows_the_gradient_through_the_features(cache, parts):
         table = params["items"]["embedding"] + shares @ params["features"]
         plain = {"items": params["items"] | {"embedding": table}, "encoder": params["encoder"]}
         total, targets = step.batch_loss(
-            c,
-            experiment.num_items,
-            experiment.num_slots,
+            step.StepSpec(c, experiment.num_items, experiment.num_slots),
             plain,
             packed,
-            experiment.root,
-            before.step,
-            0,
-            Axes(),
+            np.arange(len(packed.tokens)),
+            step.step_keys(experiment.root, before.step),
+            Placement("cpu"),
         )
         return total / targets
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from conftest import small_config
 
-from bert4rec_jax.devices import Axes
+from bert4rec_jax.devices import Placement
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model.tasks import Task
 from bert4rec_jax.training import init_state, step
@@ -29,19 +29,18 @@ def mean_gradient(cache):
     experiment = Experiment(small_config(cache, **MIXED))
     state, packed = init_state(experiment.config, experiment.num_items), experiment.batches.batch(0)
 
+    spec = step.StepSpec(experiment.config, experiment.num_items, experiment.num_slots)
+
     def total(params, rows):
         # Two halves, as two devices would hold them: what a row draws is a matter of its number in the batch.
         halves = [
             step.batch_loss(
-                experiment.config,
-                experiment.num_items,
-                experiment.num_slots,
+                spec,
                 params,
                 jax.tree.map(lambda x: x[part], rows),
-                experiment.root,
-                state.step,
-                part.start,
-                Axes(),
+                np.arange(8)[part],
+                step.step_keys(experiment.root, state.step),
+                Placement("cpu"),
             )
             for part in (slice(0, 4), slice(4, 8))
         ]
@@ -111,20 +110,17 @@ def test_every_draw_has_a_key_of_its_own(cache, monkeypatch):
         lambda _, packed, *rest: Task(packed.tokens, column, column, column),
     )
     standing_in("encode", lambda a: a[4].key, lambda *_: np.zeros((8, 1, 16), np.float32))
-    standing_in("loss_sum", lambda a: a[6], lambda *_: 0.0)
+    standing_in("loss_sum", lambda a: a[5], lambda *_: 0.0)
     for seed in (0, 1):
         state = step.init_state(dataclasses.replace(config, seed=seed), experiment.num_items)
     for number in (0, 1):
         step.batch_loss(
-            config,
-            experiment.num_items,
-            experiment.num_slots,
+            step.StepSpec(config, experiment.num_items, experiment.num_slots),
             state.params,
             experiment.batches.batch(number),
-            experiment.root,
-            number,
-            0,
-            Axes(),
+            np.arange(8),
+            step.step_keys(experiment.root, number),
+            Placement("cpu"),
         )
     assert len(set(keys)) == len(keys) == 2 + 2 * 3
 

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bert4rec_jax.model.dropout import kept_in_kernel
+from bert4rec_jax.model.dropout import is_kept
 
 MASKED = -1e9
 LANES = 128
@@ -32,64 +32,16 @@ VMEM_BYTES = 100 * 2**20
 KEPT = "attention"
 
 
-def attend(
-    q_BQD: jax.Array,
-    kv_BLD2: jax.Array,
-    queries_B2Q: jax.Array,
-    keys_B2L: jax.Array,
-    seeds_B2: jax.Array,
-    heads: int,
-    causal: bool,
-    rate: float,
-    frequencies: np.ndarray | None,
-    every_column: bool,
-    interpret: bool,
-) -> jax.Array:
-    """Returns softmax(q k^T) v inside segments, float[B, Q, D]; see `model.attention`.
-
-    Args:
-      q_BQD: scaled queries, heads side by side.
-      kv_BLD2: float[B, L, 2 D], keys and then values.
-      queries_B2Q: int32, segment of every query and the last column it may see.
-      keys_B2L: segment and column of every key; columns count from 0.
-      seeds_B2: uint32, of each row's dropout.
-      heads: H, a divisor of D.
-      causal: whether keys at columns behind the last are hidden; else they are not asked for.
-      rate: of dropout on the weights; 0 for none.
-      frequencies: [E / 2], by which keys are turned and, if `every_column`, queries. By columns: inside a segment,
-        where alone it matters, they are as far apart as positions. None for no rotary positions.
-      every_column: whether queries are those of columns 0 .. L - 1. Others are turned already.
-      interpret: run without a TPU, slowly.
-    """
-    length = kv_BLD2.shape[1]
-    how = _How(heads, causal, rate, length, every_column, interpret)
-    missing = -length % LANES
-    if missing and length > CHUNK:  # chunks are whole registers
-        kv_BLD2 = jnp.pad(kv_BLD2, ((0, 0), (0, missing), (0, 0)))
-        keys_B2L = jnp.pad(keys_B2L, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
-    turns = None
-    if frequencies is not None:
-        plan = _Plan(how, q_BQD, kv_BLD2, None)
-        rows = max(plan.L, pl.cdiv(plan.Q, plan.block) * plan.block)
-        angle = np.arange(rows)[:, None] * frequencies
-        cos, sin = (
-            jnp.cos(jnp.asarray(angle, jnp.float32)),
-            jnp.sin(jnp.asarray(angle, jnp.float32)),
-        )
-        turns = jnp.concatenate([cos, cos] * plan.heads + [-sin, sin] * plan.heads, axis=1)
-    return _attend(q_BQD, kv_BLD2, queries_B2Q, keys_B2L, seeds_B2, turns, how)
-
-
-class _How(NamedTuple):
-    """What is fixed when a kernel is compiled.
+class KernelOptions(NamedTuple):
+    """Static options of a kernel.
 
     Attributes:
-      heads: see `attend`, as are `causal`, `rate` and `interpret`.
-      causal: see there.
-      rate: see there.
-      length: of a row before it was filled up.
-      every_column: see there.
-      interpret: see there.
+      heads: H, a divisor of D.
+      causal: whether keys in columns after the last visible one are hidden; otherwise columns are not read.
+      rate: dropout rate of the weights; 0 for no dropout.
+      length: number of keys of a row without filler.
+      every_column: whether there is one query per column, in order. If so, the kernel rotates the queries.
+      interpret: whether to run without a TPU, slowly.
     """
 
     heads: int
@@ -100,13 +52,50 @@ class _How(NamedTuple):
     interpret: bool
 
 
+def attend(
+    q_BQD: jax.Array,
+    kv_BLD2: jax.Array,
+    queries_B2Q: jax.Array,
+    keys_B2L: jax.Array,
+    seeds_B2: jax.Array,
+    frequencies: np.ndarray | None,
+    options: KernelOptions,
+) -> jax.Array:
+    """Returns softmax(q k^T) v inside segments, float[B, Q, D]; see `model.attention`.
+
+    Args:
+      q_BQD: scaled queries; the heads are consecutive parts of the last dimension.
+      kv_BLD2: float[B, L, 2 D], keys followed by values.
+      queries_B2Q: int32, segment of every query and the last column that it attends to.
+      keys_B2L: int32, segment and column of every key; columns count from 0.
+      seeds_B2: uint32, dropout seeds of the rows.
+      frequencies: [E / 2], angle per column by which keys are rotated and, with `every_column`, queries. None if
+        positions are not rotary.
+      options: static options.
+    """
+    length = kv_BLD2.shape[1]
+    missing = -length % LANES
+    if missing and length > CHUNK:  # chunks are whole registers
+        kv_BLD2 = jnp.pad(kv_BLD2, ((0, 0), (0, missing), (0, 0)))
+        keys_B2L = jnp.pad(keys_B2L, ((0, 0), (0, 0), (0, missing)), constant_values=-1)
+    rotary = None
+    if frequencies is not None:
+        plan = _Plan(options, q_BQD, kv_BLD2, None)
+        rows = max(plan.L, pl.cdiv(plan.Q, plan.block) * plan.block)
+        angle = jnp.asarray(np.arange(rows)[:, None] * frequencies, jnp.float32)
+        cos = jnp.cos(angle)
+        sin = jnp.sin(angle)
+        rotary = jnp.concatenate([cos, cos] * plan.heads + [-sin, sin] * plan.heads, axis=1)
+    return _attend(q_BQD, kv_BLD2, queries_B2Q, keys_B2L, seeds_B2, rotary, options)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(q, kv, queries, keys, seeds, turns, how):
-    return _forward(q, kv, queries, keys, seeds, turns, how)[0]
+def _attend(q, kv, queries, keys, seeds, rotary, options):
+    return _forward(q, kv, queries, keys, seeds, rotary, options)[0]
 
 
-def _forward(q, kv, queries, keys, seeds, turns, how):
-    plan = _Plan(how, q, kv, turns)
+def _forward(q, kv, queries, keys, seeds, rotary, options):
+    plan = _Plan(options, q, kv, rotary)
     y, lse = pl.pallas_call(
         functools.partial(_forward_kernel, plan),
         out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), plan.lse_shape()],
@@ -116,16 +105,16 @@ def _forward(q, kv, queries, keys, seeds, turns, how):
         scratch_shapes=plan.scratch(q.dtype),
         compiler_params=plan.compiler("parallel"),
         cost_estimate=plan.cost(2, 4),
-        interpret=how.interpret,
+        interpret=options.interpret,
         name="attention",
-    )(*plan.arguments(q, kv, queries, keys, seeds, turns))
+    )(*plan.arguments(q, kv, queries, keys, seeds, rotary))
     y, lse = (checkpoint_name(x, KEPT) for x in (y, lse))
-    return y, (q, kv, queries, keys, seeds, turns, y, lse)
+    return y, (q, kv, queries, keys, seeds, rotary, y, lse)
 
 
-def _backward(how, residuals, dy):
-    q, kv, queries, keys, seeds, turns, y, lse = residuals
-    plan = _Plan(how, q, kv, turns)
+def _backward(options, residuals, dy):
+    q, kv, queries, keys, seeds, rotary, y, lse = residuals
+    plan = _Plan(options, q, kv, rotary)
     dq, dkv = pl.pallas_call(
         functools.partial(_backward_kernel, plan),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, kv)],
@@ -138,9 +127,9 @@ def _backward(how, residuals, dy):
         + plan.scratch(q.dtype),
         compiler_params=plan.compiler("arbitrary"),
         cost_estimate=plan.cost(5, 8),
-        interpret=how.interpret,
+        interpret=options.interpret,
         name="attention_gradient",
-    )(*plan.arguments(q, kv, queries, keys, seeds, turns), y, dy, lse)
+    )(*plan.arguments(q, kv, queries, keys, seeds, rotary), y, dy, lse)
     return dq, dkv, None, None, None, None
 
 
@@ -150,9 +139,9 @@ _attend.defvjp(_forward, _backward)
 class _Plan:
     """How a call is cut into blocks: rows x groups of heads x blocks of queries, the last in order."""
 
-    def __init__(self, how: _How, q, kv, turns):
-        (self.B, self.Q, self.D), self.L, self.how = q.shape, kv.shape[1], how
-        self.E, self.itemsize = self.D // how.heads, q.dtype.itemsize
+    def __init__(self, options: KernelOptions, q, kv, rotary):
+        (self.B, self.Q, self.D), self.L, self.options = q.shape, kv.shape[1], options
+        self.E, self.itemsize = self.D // options.heads, q.dtype.itemsize
         # A group is a full register of lanes where heads divide it, else all heads.
         whole = self.D % LANES == 0 and (LANES % self.E == 0 or self.E % LANES == 0)
         self.lanes = max(self.E, LANES) if whole else self.D
@@ -172,11 +161,18 @@ class _Plan:
                 pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, g)),
                 pl.BlockSpec((1, self.L, self.lanes), lambda b, g, i: (b, 0, self.groups + g)),
             ]
-        self.turns = turns
+        self.rotary = rotary
 
-    def arguments(self, q, kv, queries, keys, seeds, turns) -> list:
+    def arguments(self, q, kv, queries, keys, seeds, rotary) -> list:
         """Returns what `inputs` describes."""
-        return [seeds, queries, keys, *([] if turns is None else [turns]), q, *[kv] * len(self.kv)]
+        return [
+            seeds,
+            queries,
+            keys,
+            *([] if rotary is None else [rotary]),
+            q,
+            *[kv] * len(self.kv),
+        ]
 
     def inputs(self) -> list:
         specs = [
@@ -184,13 +180,13 @@ class _Plan:
             pl.BlockSpec((1, 2, self.block), lambda b, g, i: (b, 0, i)),
             pl.BlockSpec((1, 2, self.L), lambda b, g, i: (b, 0, 0)),
         ]
-        if self.turns is not None:
-            specs.append(pl.BlockSpec(self.turns.shape, lambda b, g, i: (0, 0)))
+        if self.rotary is not None:
+            specs.append(pl.BlockSpec(self.rotary.shape, lambda b, g, i: (0, 0)))
         return [*specs, self.query, *self.kv]
 
     def scratch(self, dtype) -> list:
         """Returns room for a block of queries, turned, and the row's keys, turned once for all of its blocks."""
-        if self.turns is None:
+        if self.rotary is None:
             return []
         return [pltpu.VMEM((rows, self.lanes), dtype) for rows in (self.block, self.L)]
 
@@ -205,7 +201,7 @@ class _Plan:
     def cost(self, products: int, arrays: int):
         moved = self.B * self.D * self.itemsize * (self.Q + self.L) * arrays // 2
         moved += 4 * self.B * self.groups * self.heads * self.Q  # log-sum-exp
-        moved += 0 if self.turns is None else 4 * self.turns.size
+        moved += 0 if self.rotary is None else 4 * self.rotary.size
         scores = self.B * self.groups * self.heads * self.Q * self.L
         return pl.CostEstimate(
             flops=2 * products * scores * self.E, transcendentals=scores, bytes_accessed=moved
@@ -226,21 +222,21 @@ class _Block:
         if plan.Q % plan.block:  # the last block reads beyond the queries
             rows = jax.lax.broadcasted_iota(jnp.int32, (plan.block, 1), 0)
             self.inside = self.number * plan.block + rows < plan.Q
-        self.turns = None if plan.turns is None else rest.pop(0)
+        self.rotary = None if plan.rotary is None else rest.pop(0)
         self.q, *self.kv = rest
-        if self.turns is not None:
-            self.turned_queries, self.turned_keys = scratch
+        if self.rotary is not None:
+            self.rotated_queries, self.rotated_keys = scratch
 
             @self.once(0)
             def _(rows):
-                self.turned_keys[rows] = _turned(
-                    plan, self.kv[0][0, rows, : plan.lanes], self.turns[rows]
+                self.rotated_keys[rows] = _apply_rotary(
+                    plan, self.kv[0][0, rows, : plan.lanes], self.rotary[rows]
                 )
 
-            if plan.how.every_column:
-                self.turned_queries[...] = _turned(plan, self.q[0], self.query_turns())
+            if plan.options.every_column:
+                self.rotated_queries[...] = _apply_rotary(plan, self.q[0], self.query_rotary())
             else:
-                self.turned_queries[...] = self.q[0]
+                self.rotated_queries[...] = self.q[0]
 
     def once(self, number):
         """Runs a function of a chunk's rows for all chunks of a row's keys, at block `number` of queries."""
@@ -252,11 +248,11 @@ class _Block:
 
         return decorated
 
-    def query_turns(self):
+    def query_rotary(self):
         size = self.plan.block
         if self.plan.grid[2] == 1:  # any size; of several blocks it is a multiple of 128
-            return self.turns[:size]
-        return self.turns[pl.ds(pl.multiple_of(self.number * size, size), size)]
+            return self.rotary[:size]
+        return self.rotary[pl.ds(pl.multiple_of(self.number * size, size), size)]
 
     def inner(self, x):
         """Returns rows of a block of queries, zero beyond the last query."""
@@ -269,13 +265,13 @@ class _Block:
         """Returns queries of a head of the group, [block, E]."""
         lanes = self.lanes(head)
         return self.inner(
-            self.q[0, :, lanes] if self.turns is None else self.turned_queries[:, lanes]
+            self.q[0, :, lanes] if self.rotary is None else self.rotated_queries[:, lanes]
         )
 
     def key(self, head: int, rows):
         """Returns keys of a head in `rows`, [C, E]."""
         lanes = self.lanes(head)
-        return self.kv[0][0, rows, lanes] if self.turns is None else self.turned_keys[rows, lanes]
+        return self.kv[0][0, rows, lanes] if self.rotary is None else self.rotated_keys[rows, lanes]
 
     def value(self, head: int, rows):
         """Returns values of a head in `rows`, [C, E]."""
@@ -300,13 +296,13 @@ class _Block:
             q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
         allowed = self.segment_Q1 == self.keys[0, 0:1, rows]
-        if self.plan.how.causal:
+        if self.plan.options.causal:
             allowed &= self.last_seen_Q1 >= self.keys[0, 1:2, rows]
         return jnp.where(allowed, scores, MASKED)
 
     def kept(self, head: int, first):
         """Returns by what dropout multiplies the weights [block, C] of keys from `first` on, or None."""
-        plan, rate, length = self.plan, self.plan.how.rate, self.plan.how.length
+        plan, rate, length = self.plan, self.plan.options.rate, self.plan.options.length
         if rate == 0:
             return None
         number = self.group * plan.heads + head
@@ -317,21 +313,21 @@ class _Block:
             + jax.lax.broadcasted_iota(jnp.int32, shape, 0) * length
             + jax.lax.broadcasted_iota(jnp.int32, shape, 1)
         )
-        return jnp.where(kept_in_kernel(place, self.seeds, rate), 1 / (1 - rate), 0.0)
+        return jnp.where(is_kept(place, self.seeds, rate), 1 / (1 - rate), 0.0)
 
 
-def _turned(plan, x, turns, back: bool = False):
+def _apply_rotary(plan, x, rotary, inverse: bool = False):
     """Returns x[n, lanes] by rotary angles, or `back`: in the precision of x, or in float32 for gradients.
 
     Pairs are (e, e + E/2) of each head. What exchanges them is a product with a matrix of zeros and ones, which is
     exact, and which the compiler does well for any number of lanes.
     """
     lanes, half = plan.lanes, plan.E // 2
-    cos, sin = turns[:, :lanes], turns[:, lanes:]
+    cos, sin = rotary[:, :lanes], rotary[:, lanes:]
     row, column = (jax.lax.broadcasted_iota(jnp.int32, (lanes, lanes), axis) for axis in (0, 1))
     exchange = jnp.where(column == jnp.where(row % plan.E < half, row + half, row - half), 1.0, 0.0)
     product = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
-    if back:
+    if inverse:
         return x * cos + product(x * sin, exchange, precision=jax.lax.Precision.HIGHEST)
     exact = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
     return (x * cos + product(x, exchange.astype(x.dtype), precision=exact) * sin).astype(x.dtype)
@@ -407,15 +403,15 @@ def _backward_kernel(plan, *refs):
 
         dq_sum[:, lanes] = block.chunks(visit, jnp.zeros((plan.block, plan.E)))
     dq = dq_sum[...]
-    if block.turns is not None and plan.how.every_column:
-        dq = _turned(plan, dq, block.query_turns(), back=True)
+    if block.rotary is not None and plan.options.every_column:
+        dq = _apply_rotary(plan, dq, block.query_rotary(), inverse=True)
     dq_ref[0] = dq.astype(dq_ref.dtype)
 
     @block.once(plan.grid[2] - 1)
     def _(rows):
         dk = dk_sum[rows]
-        if block.turns is not None:
-            dk = _turned(plan, dk, block.turns[rows], back=True)
+        if block.rotary is not None:
+            dk = _apply_rotary(plan, dk, block.rotary[rows], inverse=True)
         # All groups of a row leave together, so that keys' and values' gradients are one array again.
         for first, gradient in ((0, dk), (plan.D, dv_sum[rows])):
             lanes = slice(first, first + plan.lanes)

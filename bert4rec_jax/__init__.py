@@ -1,45 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT4Rec in JAX: sequences in, ranked catalogues out.
+"""BERT4Rec in JAX: trains on sequences of items and ranks the items that come next.
 
-  results = bert4rec_jax.train(config, "runs/mine")     # what `python -m bert4rec_jax.main` does
-  run = bert4rec_jax.load("runs/mine")                  # a `serving.Recommender`
-  run.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
+  import bert4rec_jax
 
-Array names carry their axes: B rows of a batch, L positions of a row, K target slots of a row, M all target slots of a
-batch, N histories or ids, Q queries, H heads, E width of a head, D width, C sampled candidates or one chunk of items,
-P (history, item) pairs, V rows of the item table.
+  config = bert4rec_jax.config.recommended()
+  config.data.source = "ml-1m"
+  results = bert4rec_jax.train(config, "runs/ml_1m")
+  recommender = bert4rec_jax.load("runs/ml_1m")
+  recommender.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
+
+Array names end in their axes: B rows of a batch, L positions of a row, K target slots of a row, M
+all target slots of a batch, N histories or ids, Q queries, H heads, E width of a head, D width, C
+sampled candidates or one chunk of items, P (history, item) pairs, V rows of the item table.
 """
 
-__version__ = "0.2.0"
-__all__ = ["load", "train"]
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import ml_collections
+
+from bert4rec_jax import config as config
+from bert4rec_jax.config import Config
+
+if TYPE_CHECKING:
+    from bert4rec_jax.serving import Recommender
+
+__version__ = "0.3.0"
+__all__ = ["Config", "Recommender", "config", "evaluate", "load", "train"]
+
+ConfigLike: TypeAlias = Config | ml_collections.ConfigDict | dict[str, Any]
 
 
-def load(workdir: str):
-    """Returns the `serving.Recommender` of a run: its best model with the titles that it knows.
+def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
+    """Trains a model and ranks the test users with its best checkpoint.
+
+    If `workdir` contains checkpoints of the same run, training continues from the newest one.
+
+    Args:
+      config: from `config.base()`, `config.recommended()` or `config.load(file)`, with the fields
+        that you changed. Nested dicts and a resolved `Config` also work.
+      workdir: folder of the run, created if missing. It receives checkpoints, metrics and results.
+
+    Returns:
+      The content of results.json: test and validation metrics, the protocol, and statistics of the
+      data and the run. None if a signal stopped the run; the same call continues.
 
     Raises:
-      UserError: `workdir` holds no trained model.
+      UserError: something that you can fix, such as a wrong field. The message states the remedy.
+    """
+    from bert4rec_jax.experiment import train_and_evaluate
+
+    return train_and_evaluate(_resolved(config), workdir)
+
+
+def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[str, Any] | None:
+    """Ranks the test users with the best checkpoint of a trained run.
+
+    Args:
+      config: the config of the run. With `trained_from`, the fields of `config.eval` may differ, for
+        example `eval.protocol`.
+      workdir: folder that receives the results.
+      trained_from: folder of the trained run (default: `workdir`).
+
+    Returns:
+      The content of results.json, as `train` returns it. None if a signal stopped the evaluation.
+
+    Raises:
+      UserError: there is no checkpoint, or it belongs to another configuration or other data.
+    """
+    from bert4rec_jax import experiment
+
+    return experiment.evaluate(_resolved(config), workdir, trained_from)
+
+
+def load(workdir: str) -> "Recommender":
+    """Returns a `Recommender` with the best model of a trained run and its item titles.
+
+    Args:
+      workdir: folder of the run.
+
+    Raises:
+      UserError: the folder contains no trained model.
     """
     from bert4rec_jax.serving import Recommender
 
     return Recommender(workdir)
 
 
-def train(config, workdir: str) -> dict | None:
-    """Trains in `workdir`, or goes on training there, and ranks the test users with the best checkpoint.
+def _resolved(values: ConfigLike) -> Config:
+    return values if isinstance(values, Config) else config.resolve(values)
 
-    Args:
-      config: a ConfigDict such as `bert4rec_jax.config.recommended()` with fields changed, nested dicts, or a
-        resolved `Config`.
-      workdir: directory of the run.
 
-    Returns:
-      What results.json holds; None when a signal stopped the run, which the same call continues.
+def __getattr__(name: str) -> Any:
+    """Imports `Recommender` when it is first used, because JAX takes seconds to import."""
+    if name == "Recommender":
+        from bert4rec_jax.serving import Recommender
 
-    Raises:
-      UserError: for anything the user can put right.
-    """
-    from bert4rec_jax.config import Config, resolve
-    from bert4rec_jax.experiment import train_and_evaluate
-
-    return train_and_evaluate(config if isinstance(config, Config) else resolve(config), workdir)
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,51 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running a command: flags in, one line for people when something is wrong with them."""
+"""Runs a command: parses its flags, reports user errors in one line, and prints its help."""
 
 import contextlib
 import inspect
 import logging
 import os
-import re
 import runpy
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from typing import TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
 
-import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
 from bert4rec_jax.allocator import keep_freed_memory
-from bert4rec_jax.config import load
-from bert4rec_jax.config.renamed import renamed_hint
+from bert4rec_jax.command_help import help_page
+from bert4rec_jax.config import split_arguments
 from bert4rec_jax.errors import UserError, exit_cleanly
-from bert4rec_jax.phases import wrapped
+
+_HELP_FLAGS = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 
 
-def run_command(main: Callable[[list[str]], int]) -> None:
-    """Parses the flags of the command line, calls main(remaining arguments) and exits with what it returns."""
+def run_command(
+    main: Callable[[list[str]], int],
+    sections: Mapping[str, Sequence[str]] | None = None,
+    appendix: Callable[[], str] | None = None,
+) -> None:
+    """Parses the command line, calls `main` and exits with the code that it returns.
+
+    Args:
+      main: called with the program name, the positional arguments and the flags that set config
+        fields (`--config.GROUP.FIELD=VALUE`).
+      sections: {title: names of flags} for `--help`. Flags in none of them come first.
+      appendix: returns more text for the end of `--help`.
+    """
     keep_freed_memory()
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as `main` has it while it imports
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # set by `main` during its imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    absl_logging.use_absl_handler()  # which takes the place of handlers of the stderr that it finds
+    absl_logging.use_absl_handler()  # replaces the handlers of stderr that it finds
     sys.stderr = sys.stderr and _Forgiving(sys.stderr)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    command = sys.modules["__main__"]
-    command.__doc__ = wrapped(command.__doc__ or "") + "\n"  # what --help prints
     handler = absl_logging.get_absl_handler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(_ours_or_serious)
     sys.unraisablehook = _report_unraisable
     threading.excepthook = _report_thread
-    app.run(exit_cleanly(main), flags_parser=exit_cleanly(_parse))
+
+    def parse(arguments: list[str]) -> list[str]:
+        if not _HELP_FLAGS.isdisjoint(arguments[1:]):
+            print(help_page(sections or {}))
+            if appendix is not None:
+                print("\n" + appendix())
+            sys.stdout.flush()
+            sys.exit(0)
+        return _parse(arguments)
+
+    app.run(exit_cleanly(main), flags_parser=exit_cleanly(parse))
 
 
 class _Forgiving:
-    """A stderr that ends no run when it cannot be written: a terminal that is gone, a log on a full disk."""
+    """A stderr that ignores write errors, such as a closed terminal or a full disk."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -59,27 +76,31 @@ class _Forgiving:
         with contextlib.suppress(OSError):
             self._stream.flush()
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 def train_command() -> None:
-    """Is `bert4rec-train`, the same as `python -m bert4rec_jax.main`."""
-    runpy.run_module("bert4rec_jax.main", run_name="__main__", alter_sys=True)
+    """Runs `bert4rec-train`, which is `python -m bert4rec_jax.main`."""
+    _run_as_main("bert4rec_jax.main")
 
 
 def recommend_command() -> None:
-    """Is `bert4rec-recommend`, the same as `python -m bert4rec_jax.recommend`."""
-    runpy.run_module("bert4rec_jax.recommend", run_name="__main__", alter_sys=True)
+    """Runs `bert4rec-recommend`, which is `python -m bert4rec_jax.recommend`."""
+    _run_as_main("bert4rec_jax.recommend")
 
 
 def export_command() -> None:
-    """Is `bert4rec-export`, the same as `python -m bert4rec_jax.export`."""
-    runpy.run_module("bert4rec_jax.export", run_name="__main__", alter_sys=True)
+    """Runs `bert4rec-export`, which is `python -m bert4rec_jax.export`."""
+    _run_as_main("bert4rec_jax.export")
+
+
+def _run_as_main(module: str) -> None:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def flag(command: Sequence[str], name: str) -> str:
-    """Returns the value of --name in a command, empty where it is not given."""
+    """Returns the value of --name in a command, or an empty string."""
     for word, following in zip(command, [*command[1:], ""]):
         if word == f"--{name}":
             return following
@@ -88,79 +109,43 @@ def flag(command: Sequence[str], name: str) -> str:
     return ""
 
 
-class ConfigParser(config_flags.config_flags.ConfigFileFlagParser):
-    """Reads what --config names, in all the forms that `config.load` knows."""
-
-    def parse(self, path: str) -> ml_collections.ConfigDict:
-        """Returns the values of the file."""
-        return load(path)
-
-
 def _ours_or_serious(record: logging.LogRecord) -> bool:
-    """Lets through what this program says, and errors of the libraries below it."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    # Orbax logs a traceback in each thread and task that fails, and raises the error as well: one line is enough.
+    """Keeps the messages of this package and the errors of libraries."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    # Orbax logs a traceback in each thread and task that fails, and also raises the error.
     if "orbax" in record.pathname or record.name == "asyncio":
         return False
-    return record.levelno >= logging.ERROR or record.pathname.startswith(here)
+    return record.levelno >= logging.ERROR or record.pathname.startswith(package)
 
 
-def _report_unraisable(unraisable) -> None:
-    """Reports what could not be raised, but for what is left of Orbax's event loops after a failed save or read.
+def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Reports unraisable exceptions, except those that can be handled better.
 
-    The failure itself is raised and reported. A signal that came while a callback of the garbage collector ran, which
-    may raise nothing, is sent again.
+    - Leftovers of Orbax's event loops after a failed save or read: the failure itself is raised.
+    - A signal that arrived during a callback of the garbage collector, which cannot raise: it is
+      sent again.
     """
-    if isinstance(unraisable.exc_value, KeyboardInterrupt):
-        number = getattr(unraisable.exc_value, "number", signal.SIGINT)
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = getattr(error, "number", signal.SIGINT)
         threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
         return
-    if not (
-        inspect.iscoroutine(unraisable.object)
-        or "Event loop is closed" in str(unraisable.exc_value)
-    ):
+    leftover = inspect.iscoroutine(unraisable.object) or "Event loop is closed" in str(error)
+    if not leftover:
         sys.__unraisablehook__(unraisable)
 
 
-def _report_thread(failure) -> None:
-    """Reports an exception that ended a thread, but for those of Orbax, which the main thread raises as well."""
-    frames = traceback.extract_tb(failure.exc_traceback)
-    if not any("orbax" in frame.filename or "tensorstore" in frame.filename for frame in frames):
+def _report_thread(failure: threading.ExceptHookArgs) -> None:
+    """Reports an exception that ended a thread, unless the main thread raises it too (Orbax)."""
+    files = [frame.filename for frame in traceback.extract_tb(failure.exc_traceback)]
+    if not any("orbax" in file or "tensorstore" in file for file in files):
         threading.__excepthook__(failure)
 
 
-def _renamed_flag(arguments: Sequence[str]) -> str:
-    """Returns the error message for a flag that sets a renamed config field, or ""."""
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0].removeprefix("config.")
-        if hint := renamed_hint(name):
-            return f"unknown config field config.{name}; {hint}."
-    return ""
-
-
 def _parse(arguments: list[str]) -> list[str]:
+    """Parses the command's own flags and returns everything else."""
+    config_flags, others = split_arguments(arguments)
     try:
-        return flags.FLAGS(arguments)
-    except SystemExit:  # --help has been answered, which absl ends with 1
-        sys.exit(0)
-    except (AttributeError, KeyError) as error:
-        # A sentence of ml_collections of two lines, in quotes of a KeyError where it comes from one.
-        text = (
-            re.sub(r"\\n|\n", "; ", " ".join(str(x) for x in error.args))
-            .replace("\\", "")
-            .strip("'\" ")
-        )
-        field, _, meant = text.partition("; ")
-        hint = f"; {meant[0].lower()}{meant[1:]}" if meant else ""
-        name = field.strip("'")
-        if renamed := _renamed_flag(arguments):
-            raise UserError(renamed) from None
-        raise UserError(
-            f"there is no such config field: {name!r}{hint}; --help lists all fields."
-        ) from None
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(x) for x in error.args)) from None
-    except BrokenPipeError:  # `--help | head`
-        raise
-    except (OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"the config file cannot be read: {error}.") from None
+        return flags.FLAGS(others) + config_flags
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 # What batch systems, terminals and people send to end a program.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)

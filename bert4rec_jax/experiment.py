@@ -3,7 +3,6 @@
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,8 +23,10 @@ from bert4rec_jax.data import (
 from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import fold_features, masks_per_history
-from bert4rec_jax.phases import say, waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.ranking import Cases, Ranker, baselines, from_ranks, protocol, repeated_targets
+from bert4rec_jax.run_files import RunFiles
+from bert4rec_jax.terminal import say
 from bert4rec_jax.training import (
     Checkpoints,
     Loop,
@@ -214,7 +215,9 @@ class Experiment:
         # The model's own numbers are safe before the baselines begin, which may take long and much memory.
         run.write_results(results, ranks)
         if run.writes:
-            write_test_line(run.path("metrics.jsonl"), best_step, progress.seconds, results["test"])
+            write_test_line(
+                str(run.files.metrics_path), best_step, progress.seconds, results["test"]
+            )
         with waiting("ranking by the baselines", run.writes):
             counting, left_out = baselines.rank_all(
                 self.config, self.dataset, self.split, cases["test"], self.popularity
@@ -260,7 +263,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
             return None
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (
-            Checkpoints(run.path("checkpoints")) as checkpoints,
+            Checkpoints(run.files.checkpoints_path) as checkpoints,
             explained(config, experiment.step_bytes),
         ):
             progress = experiment.train(run, checkpoints, stop)
@@ -287,8 +290,8 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
             return None
         if trained:
             RunDirectory(trained, config).check_trained(experiment.dataset, experiment.popularity)
-        run.claim(experiment.dataset, experiment.popularity, "evaluate")
-        folder = os.path.join(trained or workdir, "checkpoints")
+        run.claim(experiment.dataset, experiment.popularity, "evaluate", trained)
+        folder = RunFiles(trained or workdir).checkpoints_path
         with (
             Checkpoints(folder, read_only=bool(trained)) as checkpoints,
             explained(config, experiment.step_bytes),

@@ -30,21 +30,18 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     )  # Ctrl-C ends the imports below without their traceback
 
 from absl import flags
-from ml_collections import config_flags
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.command_line import ConfigParser, run_command
+from bert4rec_jax.command_line import run_command
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
-config_flags.DEFINE_config_file(
+flags.DEFINE_string(
     "config",
-    None,
-    "Config file: Python with get_config(), the config.json of a run, or the name of one that comes "
-    "with the program, as quickstart. A field is set with --config.GROUP.FIELD=VALUE.",
-    lock_config=True,
+    "",
+    "Config file: Python with get_config(), the config.json of a run, or the name of a config file "
+    "of this project, such as quickstart. Set a field with --config.GROUP.FIELD=VALUE.",
 )
-flags.FLAGS["config"].parser = ConfigParser("config")
 flags.DEFINE_string("workdir", None, "Directory of the run.")
 flags.DEFINE_enum(
     "mode",
@@ -74,10 +71,7 @@ FLAGS = flags.FLAGS
 
 def main(arguments: list[str]) -> int:
     """Runs the configured experiment; returns the exit code."""
-    if len(arguments) > 1:
-        raise UserError(
-            f"{arguments[1]!r} is not a flag; fields are set with --config.GROUP.FIELD=VALUE."
-        )
+    fields = config_lib.parse_flags(arguments[1:])
     if FLAGS.trained and FLAGS.mode != "evaluate":
         raise UserError(
             "--trained names the run that --mode evaluate ranks with; it has no use in training."
@@ -88,13 +82,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             "--compile_for runs nothing: leave out --workdir, --distributed and --mode."
         )
-    if FLAGS.config is None:
-        raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
-    try:
-        values = FLAGS.config.to_dict()
-    except Exception as error:  # the file is the user's code
-        raise UserError(f"--config cannot be read ({type(error).__name__}): {error}") from None
-    config = config_lib.resolve(values)
+    values = config_lib.read(FLAGS.config)
+    config = config_lib.resolve(config_lib.with_fields(values, fields))
     if FLAGS.compile_for:
         from bert4rec_jax.devices import targets
 
@@ -111,9 +100,12 @@ def main(arguments: list[str]) -> int:
     if not FLAGS.workdir:  # empty too: that of a variable that is not set
         raise UserError("--workdir is missing: name a directory for the run, such as runs/mine.")
     # Only now: a wrong flag is answered before JAX has started.
+    import jax
+
     from bert4rec_jax import experiment, recommend
     from bert4rec_jax.devices import join_cluster, leaving_together
-    from bert4rec_jax.training import RunDirectory, curves, summary
+    from bert4rec_jax.run_files import RunFiles
+    from bert4rec_jax.training import curves, summary
 
     if FLAGS.distributed:
         join_cluster()
@@ -122,12 +114,11 @@ def main(arguments: list[str]) -> int:
             results = experiment.train_and_evaluate(config, FLAGS.workdir)
         else:
             results = experiment.evaluate(config, FLAGS.workdir, FLAGS.trained)
-    directory = RunDirectory(FLAGS.workdir, config)
     if results is None:
         say("stopped by a signal; everything is saved, and the same command goes on from here.")
-    elif directory.writes:
+    elif jax.process_index() == 0:
         if not FLAGS.trained:
-            curves.draw(directory, config.eval.metric)
+            curves.draw(RunFiles(FLAGS.workdir), config.eval.metric)
         print(summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:
@@ -136,5 +127,11 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    __doc__ = f"{__doc__}\n{config_lib.help_text()}\n"
-    run_command(main)
+    run_command(
+        main,
+        sections={
+            "With --mode evaluate": ["trained"],
+            "Ahead-of-time compilation": ["compile_for", "items", "json"],
+        },
+        appendix=config_lib.fields_help,
+    )

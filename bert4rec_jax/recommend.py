@@ -21,7 +21,7 @@ from absl import flags
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import coloured, fitted
+from bert4rec_jax.terminal import coloured, fitted
 
 if TYPE_CHECKING:
     from bert4rec_jax.serving import Recommendation, Recommender

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A category of the Amazon reviews, 5-core, from the ratings file of its publisher. Not run here on such a file.
+r"""A category of the Amazon reviews, 5-core, from the publisher's ratings file.
 
-2014 (McAuley et al. 2015, He and McAuley 2016), lines `user,item,rating,time` without a header:
+The 2014 release (McAuley et al. 2015, He and McAuley 2016) has lines `user,item,rating,time`
+without a header:
 
   python -m bert4rec_jax.main --config configs/amazon.py --workdir runs/sports_2014 \
       --config.data.path=ratings_Sports_and_Outdoors.csv
 
-2023 (Hou et al. 2024), a header `user_id,parent_asin,rating,timestamp` and times in milliseconds:
+The 2023 release (Hou et al. 2024) has a header `user_id,parent_asin,rating,timestamp`, and times in
+milliseconds:
 
   python -m bert4rec_jax.main --config configs/amazon.py:2023 --workdir runs/sports_2023 \
       --config.data.path=Sports_and_Outdoors.csv
 
-All of 2023 (571 million ratings) is a folder with the ratings files of all categories, .csv or .csv.gz; a customer is
-then one user whatever was bought, and preparation takes DuckDB (docs/data.md): not run here on it.
+For the whole 2023 release (571 million ratings), set the path to a folder with the ratings files of
+all categories, .csv or .csv.gz. A customer is then one user across categories.
 
   python -m bert4rec_jax.main --config configs/amazon.py:2023 --workdir runs/amazon_2023 \
       --config.data.path=rating_only --config.data.memory=16GiB --config.loss.name=sampled_softmax
 
-The settings are those found for Beauty, see beauty.py.
+The hyperparameters are those of beauty.py.
+
+Expected result: not measured; this config was not run on these files.
 """
 
 from bert4rec_jax import config as config_lib
@@ -36,7 +40,7 @@ COLUMNS = {
 def get_config(release="2014"):
     """Returns the configuration for the files of a release."""
     config = config_lib.recommended()
-    config.data.update(source="table", **config_lib.choose(COLUMNS, release))
+    config.data.update(source="table", **config_lib.variant(COLUMNS, release))
     config.filter.update(user_core=5, item_core=5)
     config.model.update(width=128, ffn_width=512, max_length=50, dropout=0.5)
     config.train.update(steps=8000, batch_rows=32, eval_every=1000, checkpoint_every=1000)

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Amazon Beauty 2014, 5-core: 22,363 users, 12,101 items, 198,502 interactions.
+r"""BERT4Rec + next item on Amazon Beauty 2014.
 
-The data are read from a folder of yours with interactions.parquet or .csv (columns user, item, timestamp) and,
-optionally, items.parquet or .csv:
+After the filters, 5-core: 22,363 users, 12,101 items, 198,502 interactions.
 
-  python -m bert4rec_jax.main --config configs/beauty.py --config.data.path=FOLDER --workdir runs/beauty
+The data are read from a folder with interactions.parquet or .csv (columns user, item, timestamp)
+and, optionally, items.parquet or .csv:
 
-Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0601
-(standard error .0002 over three seeds), HR@10 .0990 (.0006); the records are in experiments/results/beauty.
+  python -m bert4rec_jax.main --config configs/beauty.py --config.data.path=FOLDER \
+      --workdir runs/beauty
+
+Expected result: leave-one-out, ranked against the whole catalogue without seen items, checkpoint
+chosen on validation: test NDCG@10 .0601 (standard error .0002 over three seeds), HR@10 .0990
+(.0006); records in experiments/results/beauty.
+
+Time and device: 510 s of training on one core of an AMD EPYC.
 """
 
 from bert4rec_jax import config as config_lib

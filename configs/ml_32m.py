@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MovieLens-32M, all ratings of ratings.csv: 200,948 users, 87,585 movies. Not run here; a GPU is advised.
+"""BERT4Rec + next item on MovieLens-32M, all ratings: 200,948 users, 87,585 movies.
 
   python -m bert4rec_jax.main --config configs/ml_32m.py --workdir runs/ml_32m
 
-The settings are those of ml_20m.py.
+The hyperparameters are those of ml_20m.py, with more steps.
+
+Expected result: not measured; this config was not run. Device: a GPU or TPU is recommended.
 """
 
 from bert4rec_jax import config as config_lib

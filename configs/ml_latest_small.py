@@ -1,7 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MovieLens latest-small (610 users), in the csv format of MovieLens-25M: for trying out what ml_25m.py needs.
+"""BERT4Rec + next item on MovieLens latest-small (610 users), a quick check before ml_25m.py.
 
-python -m bert4rec_jax.main --config configs/ml_latest_small.py --workdir runs/ml_latest_small
+  python -m bert4rec_jax.main --config configs/ml_latest_small.py --workdir runs/ml_latest_small
+
+The files have the csv format of MovieLens-25M.
+
+Expected result: leave-one-out, ranked against the whole catalogue without seen items, checkpoint
+chosen on validation: test NDCG@10 .0704 (standard error .0033 over three seeds); records in
+experiments/results/ml_latest_small.
+
+Time and device: 75 s of training on one core of an AMD EPYC.
 """
 
 from bert4rec_jax import config as config_lib

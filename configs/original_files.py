@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of the original BERT4Rec repository (Sun et al. 2019), lines `user item` in order of time.
+r"""BERT4Rec + next item on the files of the original repository (Sun et al. 2019).
 
-  python -m bert4rec_jax.main --config configs/original_files.py:beauty --workdir runs/beauty_original \
-      --config.data.path=beauty.txt
+  python -m bert4rec_jax.main --config configs/original_files.py:beauty \
+      --config.data.path=beauty.txt --workdir runs/beauty_original
 
-`beauty` (40,226 users, 54,542 items), `steam` (281,428 users, 13,044 items), `ml-1m` (6,040 users, 3,416 items) and
-`ml-20m`. Not run here on these files; ml_1m.py was run on the same interactions in the same order as `ml-1m`.
-In `steam` and `ml-20m` 4,096 users validate, and all others train on their second-last event as well.
+The files have lines `user item` in chronological order. Name one after the colon: `beauty` (40,226
+users, 54,542 items), `steam` (281,428 users, 13,044 items), `ml-1m` (6,040 users, 3,416 items) or
+`ml-20m`. In `steam` and `ml-20m`, 4,096 users have a validation target; the others train on that
+event.
+
+Expected result: not measured on these files. For `ml-1m`, see ml_1m.py, which has the same
+interactions in the same order. Device: a GPU or TPU is recommended for `steam` and `ml-20m`.
 """
 
 from bert4rec_jax import config as config_lib
@@ -46,5 +50,5 @@ def get_config(name="ml-1m"):
     config = config_lib.recommended()
     config.data.source = "lines"
     config.train.update(eval_every=1000, checkpoint_every=1000)
-    config.update_from_flattened_dict(config_lib.choose(SETTINGS, name))
+    config.update_from_flattened_dict(config_lib.variant(SETTINGS, name))
     return config

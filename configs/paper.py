@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT4Rec as published for MovieLens-1M (Sun et al. 2019): sections 3 and 4.2 and the authors' settings.
-
-Width 64, 2 layers, 2 heads, FFN 256, 200 positions, post-LN, GELU, transform before the tied output with bias, a
-fifth masked by [MASK] alone, at most 40 masks, one history in eleven masked at its last item only; AdamW 1e-4 with
-weight decay 0.01, clipped at 5, 100 steps of warm-up, then linear decay. The paper ranks against 100 negatives drawn
-by popularity; `--config.eval.protocol=full` ranks against the whole catalogue. Not run to the end here.
+"""BERT4Rec as published for MovieLens-1M (Sun et al. 2019).
 
   python -m bert4rec_jax.main --config configs/paper.py --workdir runs/paper
+
+The settings are those of sections 3 and 4.2 and of the authors' code. Model: width 64, 2 layers, 2
+heads, FFN 256, 200 positions, post-LN, GELU, and a transform before the tied output with bias.
+Masking: a fifth of the items, at most 40, always by [MASK]; in one of eleven histories only the
+last item. Optimizer: AdamW with learning rate 1e-4, weight decay 0.01, gradients clipped at 5, 100
+steps of linear warm-up, then linear decay. The paper ranks against 100 negatives drawn by
+popularity; `--config.eval.protocol=full` ranks against the whole catalogue.
+
+Expected result: not measured; this config was not run to the end. Device: a GPU or TPU is
+recommended.
 """
 
 from bert4rec_jax import config as config_lib

@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT4Rec on MovieLens-100K in about two minutes on two CPU cores: the first run of `make quickstart`."""
+"""BERT4Rec + next item on MovieLens-100K, the run of `make quickstart`.
+
+  python -m bert4rec_jax.main --config configs/quickstart.py --workdir runs/quickstart
+
+Expected result: leave-one-out, ranked against the whole catalogue without seen items, checkpoint
+chosen on validation: test NDCG@10 .1135 (standard error .0014 over three seeds); records in
+experiments/results/ml_100k.
+
+Time and device: 82 s of training on one core of an AMD EPYC.
+"""
 
 from bert4rec_jax import config as config_lib
 

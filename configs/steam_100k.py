@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steam reviews, 100,000 users sampled, 5-core: 10,369 users, 3,593 items, 126,824 interactions.
+r"""BERT4Rec + next item on Steam reviews of 100,000 sampled users, 5-core.
 
-The data are read from a folder of yours with interactions.parquet or .csv (columns user, item, timestamp):
+After the filters, 10,369 users, 3,593 items and 126,824 interactions remain. The data are read from
+a folder with interactions.parquet or .csv (columns user, item, timestamp):
 
-  python -m bert4rec_jax.main --config configs/steam_100k.py --config.data.path=FOLDER --workdir runs/steam_100k
+  python -m bert4rec_jax.main --config configs/steam_100k.py --config.data.path=FOLDER \
+      --workdir runs/steam_100k
 
-Leave-one-out, whole catalogue ranked, seen items removed, checkpoint chosen on validation: test NDCG@10 .0478
-(standard error .0006 over three seeds), HR@10 .0931 (.0011); records are in experiments/results/steam_100k. Some
-targets are items that their users had met before; they rank last here, and compete with
-config.eval.seen_targets = "keep".
+Some users interact with their target before. Such targets rank last, because they would never be
+recommended; `--config.eval.seen_targets=keep` ranks them among the candidates.
+
+Expected result: leave-one-out, ranked against the whole catalogue without seen items, checkpoint
+chosen on validation: test NDCG@10 .0478 (standard error .0006 over three seeds), HR@10 .0931
+(.0011); records in experiments/results/steam_100k.
+
+Time and device: 134 s of training on one core of an AMD EPYC.
 """
 
 from bert4rec_jax import config as config_lib

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives every number that README, docs and configs state from the record that it comes from.
+"""Checks every number in README, docs and configs against the record that it comes from.
 
-  python -m experiments.cite            # what differs from the records, and what no record stands behind
-  python -m experiments.cite --write    # put the records' numbers into the documents
+List the numbers that differ from the records or have no record:
 
-experiments/cited.toml names the sentences, and where their numbers come from; experiments/README.md says how to add
-one. Documents follow, such as README.md; default: all.
+  python -m experiments.cite
 
-Exit code: 0, 1 when something differs (with --write: is left), 2 wrong usage.
+Write the numbers of the records into the documents:
+
+  python -m experiments.cite --write
+
+experiments/cited.toml lists the sentences with numbers and their records; experiments/README.md
+explains how to add one. Arguments are documents, such as README.md (default: all documents).
+
+Exit code: 0; 1 if something differs (with --write: still differs); 2 for wrong usage.
 """
 
 import sys

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renames config fields in run directories and records that were written before version 0.3.0.
+"""Updates run directories and records that were written before version 0.3.0.
 
   python -m experiments.rename_fields experiments/results/ml_1m/runs/next_item_0 ...
 
-Rewrites config.json and the flags of the commands in environment.json. Directories that already
-use the new names are left as they are. Exit code: 0, 2 wrong usage.
+Renames config fields in config.json and in the commands of environment.json, and adds the field
+`trained_from`, the run that was evaluated, to environment.json if it was another run. Directories
+that are up to date are left as they are. Exit code: 0, 2 wrong usage.
 """
 
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 from bert4rec_jax.command_line import run_command
 from bert4rec_jax.config.renamed import NEW_NAMES, NEW_VALUES
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.files import read_json, replacing
+from bert4rec_jax.files import replacing
+from bert4rec_jax.run_files import RunFiles
 
 
 def renamed_config(values: dict[str, Any]) -> dict[str, Any]:
@@ -51,9 +53,30 @@ def _renamed_flag(word: str) -> str:
     return f"--config.{name}{equals}{value}"
 
 
-def _write(path: str, values: dict[str, Any]) -> None:
-    with replacing(path) as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+def evaluated_run(command: list[str]) -> str:
+    """Returns the value of --trained in a recorded command, or "" if the flag is not given."""
+    following = [*command[1:], ""]
+    for word, next_word in zip(command, following):
+        if word == "--trained":
+            return next_word
+        if word.startswith("--trained="):
+            return word.partition("=")[2]
+    return ""
+
+
+def updated_environment(environment: dict[str, Any]) -> dict[str, Any]:
+    """Returns an old environment.json with new field names in its commands and `trained_from`."""
+    updated = dict(environment)
+    starts = [
+        {**start, "command": renamed_command(start["command"])}
+        for start in environment.get("starts", [])
+    ]
+    if not starts:
+        return updated
+    updated["starts"] = starts
+    if trained_from := evaluated_run(starts[-1]["command"]):
+        updated.setdefault("trained_from", trained_from)
+    return updated
 
 
 def rename_fields(folder: str) -> bool:
@@ -65,27 +88,24 @@ def rename_fields(folder: str) -> bool:
     Raises:
       UserError: the folder has no readable config.json.
     """
-    path = os.path.join(folder, "config.json")
-    try:
-        config = read_json(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); name a run directory.") from None
-    changed = False
-    renamed = renamed_config(config)
-    if renamed != config:
-        _write(path, renamed)
-        changed = True
-    path = os.path.join(folder, "environment.json")
-    if os.path.exists(path):
-        environment = read_json(path)
-        for start in environment.get("starts", []):
-            command = renamed_command(start["command"])
-            if command != start["command"]:
-                start["command"] = command
-                changed = True
-        if changed:
-            _write(path, environment)
+    files = RunFiles(folder)
+    config = files.config()
+    if config is None:
+        raise UserError(f"{files.config_path} is missing; name a run directory.")
+    changed = _write_if_changed(files.config_path, config, renamed_config(config))
+    environment = files.environment()
+    if environment is not None:
+        updated = updated_environment(environment)
+        changed |= _write_if_changed(files.environment_path, environment, updated)
     return changed
+
+
+def _write_if_changed(path: Path, before: dict[str, Any], after: dict[str, Any]) -> bool:
+    if after == before:
+        return False
+    with replacing(path) as file:
+        file.write(json.dumps(after, indent=1) + "\n")
+    return True
 
 
 def main(argv: list[str]) -> int:

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tables and figures for a paper from run directories alone.
 
-  python -m experiments.report sweeps/example --baseline popular                     # Markdown on the screen
-  python -m experiments.report sweeps/example --baseline popular --out report        # all formats and figures
-  python -m experiments.report sweeps/example --records experiments/results/example  # records to commit
-  python -m experiments.report --check experiments/results/ml_100k/ml-100k.md           # are its numbers true?
+Print a table as Markdown, write it in all formats with figures, or write records to commit:
 
-A folder is a run directory or holds some, such as the --root of a sweep. Runs that differ in their seed alone
-become one row. --check derives the table, and the .tex and .csv beside it, and asks whether the present program takes
-each record's config.json for what it was.
+  python -m experiments.report sweeps/example --baseline popular
+  python -m experiments.report sweeps/example --baseline popular --out report
+  python -m experiments.report sweeps/example --records experiments/results/example
 
-Exit code: 0, 1 when --check finds a number that does not follow from the records, 2 wrong usage.
+Check that the numbers of a table follow from its records:
+
+  python -m experiments.report --check experiments/results/ml_100k/ml-100k.md
+
+Each argument is a run directory or a folder of run directories, such as the --root of a sweep. Runs
+that differ only in their seed become one row. --check derives the table again, together with the
+.tex and .csv next to it, and checks that this version reads each record's config.json in the same
+way as the version that wrote it.
+
+Exit code: 0; 1 if --check finds a number that does not follow from the records; 2 for wrong usage.
 """
 
 import re

@@ -31,6 +31,7 @@ def make_run(
     protocol: str = "leave one out; full catalogue",
     model: str | None = None,
     starts: tuple[dict, ...] = ({},),
+    trained_from: str = "",
     results: dict | None = None,
     arrays: dict | None = None,
     **fields,
@@ -100,7 +101,11 @@ def make_run(
         "device_count": 1,
         "host": "secret-host",
     }
-    environment = {"data_fingerprint": fingerprint, "starts": [start | change for change in starts]}
+    environment = {
+        "data_fingerprint": fingerprint,
+        "trained_from": trained_from,
+        "starts": [start | change for change in starts],
+    }
     (folder / "environment.json").write_text(json.dumps(environment))
     content = {
         "test": metrics["rank"] | {"coverage@10": 0.5},

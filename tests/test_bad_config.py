@@ -125,7 +125,7 @@ FILES = {  # what a config.json may hold, and what is said of it
     "half a name": (b'{"\\ud800": 1}', "unknown config field"),
     "half a character": (b'{"data": {"path": "\\ud83d"}}', "config.data.path"),
     "a zero byte": (b'{"data": {"path": "a\\u0000"}}', "config.data.path"),
-    "twice": (b'{"seed": 1, "seed": 2}', "'seed' stands there twice"),
+    "twice": (b'{"seed": 1, "seed": 2}', "the key 'seed' appears twice"),
     "NaN": (b'{"seed": NaN}', "config.seed"),
     "an exponent": (
         b'{"optimizer": {"learning_rate": 1e999}}',
@@ -161,14 +161,59 @@ def test_a_path_of_other_bytes_comes_back_as_it_was(tmp_path):
     assert config_lib.load(str(path)).data.path == "caf\udce9.csv"
 
 
-def test_every_field_is_described():
+def count_fields(values: object) -> int:
+    return sum(map(count_fields, values.values())) if isinstance(values, dict) else 1
+
+
+def test_every_field_is_documented():
     described = config_lib.describe()
-    flat = config_lib.base().to_dict()
+    assert len(described) == count_fields(config_lib.base().to_dict())
+    undocumented = [field.name for field in described if len(field.text.split()) < 2]
+    assert undocumented == []
+    share = next(field for field in described if field.name == "masking.next_item_share")
+    assert share.default == 0.0
+    assert "next item of every item" in share.text
+    assert share.rule.text == "between 0 and 1"
 
-    def count(tree):
-        return sum(count(x) if isinstance(x, dict) else 1 for x in tree.values())
 
-    assert len(described) == count(flat)
-    assert not [field.name for field in described if not field.text]
-    masking = next(field for field in described if field.name == "masking.next_item_share")
-    assert masking.default == 0.0 and "next item of every item" in masking.text
+def test_every_default_follows_its_own_rule():
+    wrong = [f.name for f in config_lib.describe() if f.rule and not f.rule.accepts(f.default)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "flag, field, value",
+    [
+        ("--config.model.width=128", "model.width", 128),
+        ("--config.model.dropout=1e-2", "model.dropout", 0.01),
+        ("--config.model.remat=true", "model.remat", True),
+        ("--config.eval.filter_seen=False", "eval.filter_seen", False),
+        ("--config.data.path=", "data.path", ""),
+        ("--config.data.path=a=b", "data.path", "a=b"),
+        ("--config.data.user_column=1", "data.user_column", "1"),
+    ],
+)
+def test_a_flag_gets_the_type_of_its_field(flag, field, value):
+    parsed = config_lib.parse_flags([flag])
+    assert parsed == {field: value}
+    assert type(parsed[field]) is type(value)
+    config_lib.resolve(config_lib.with_fields({}, parsed))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--config.filter.min_rating=nan", "--config.model.width=8.0", "--config.seed=" + "9" * 5000],
+)
+def test_a_flag_of_the_wrong_type_is_rejected(flag):
+    name = flag.partition("=")[0].removeprefix("--")
+    with pytest.raises(UserError, match=name):
+        config_lib.resolve(config_lib.with_fields({}, config_lib.parse_flags([flag])))
+
+
+def test_config_flags_are_separated_from_other_arguments():
+    arguments = ["main", "--config", "a", "--config.model.width", "8", "--config.model.remat"]
+    flags, others = config_lib.split_arguments([*arguments, "--mode=train", "--", "--config.x=1"])
+    assert flags == ["--config.model.width=8", "--config.model.remat=true"]
+    assert others == ["main", "--config", "a", "--mode=train", "--", "--config.x=1"]
+    with pytest.raises(UserError, match="--config.seed has no value"):
+        config_lib.split_arguments(["main", "--config.seed"])

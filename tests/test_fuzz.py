@@ -19,7 +19,7 @@ from prepared import data_and_filter
 
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.data import load_dataset, split_dataset
-from bert4rec_jax.data.sources.movielens import LAYOUTS
+from bert4rec_jax.data.sources.movielens import RELEASES
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.serving import read_histories
 from experiments.sweeping import sweep_file
@@ -79,8 +79,8 @@ def joined(separator: str, *columns: int, header: str = "") -> bytes:
 
 
 def movies(name: str) -> bytes:
-    separator = LAYOUTS[name].movies_separator
-    header = ["movieId,title,genres"] * LAYOUTS[name].header
+    separator = RELEASES[name].movies_separator
+    header = ["movieId,title,genres"] * RELEASES[name].header
     rest = (
         separator.join(["01-Jan-1995", "", "http://x", *"0100000000000000000"])
         if separator == "|"
@@ -173,7 +173,7 @@ def lines_case(mutations, source, separator):
 
 
 def movielens_case(mutations, more, name):
-    layout = LAYOUTS[name]
+    layout = RELEASES[name]
     header = "userId,movieId,rating,timestamp" if layout.header else ""
     ratings = joined(layout.separator, 0, 1, 2, 3, header=header)
     return prepare(

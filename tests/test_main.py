@@ -24,7 +24,7 @@ def main(*arguments):
         (["--config", "configs/synthetic.py", "--config.model.dropout=1.5"], "model.dropout"),
         (
             ["--config", "configs/synthetic.py", "--config.model.widht=8"],
-            'there is no such config field: \'widht\'; did you mean "width" instead of "widht"?',
+            "unknown config field config.model.widht; did you mean config.model.width?",
         ),
         (["--config", "configs/synthetic.py", "--workdir="], "--workdir is missing"),
         (
@@ -64,7 +64,10 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
 @pytest.mark.parametrize(
     "command, named",
     [
-        ("bert4rec_jax.main", "masking.next_item_share = 0.0 (float)"),
+        (
+            "bert4rec_jax.main",
+            "--config.masking.next_item_share (float, between 0 and 1; default 0.0)",
+        ),
         ("bert4rec_jax.recommend", "--history"),
         ("bert4rec_jax.export", "--format"),
         ("bert4rec_jax.portrait", "--title"),

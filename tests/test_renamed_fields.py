@@ -74,7 +74,13 @@ def test_the_script_rewrites_an_old_run_directory_once(tmp_path):
         "parallel": {"catalogue": 2},
     }
     old["data"] |= {"split": "temporal", "test_share": 0.2}
-    command = ["main.py", "--config", "ml_1m", "--config.eval.repeated_targets=last", "--workdir=w"]
+    command = [
+        "main.py",
+        "--config",
+        "ml_1m",
+        "--config.eval.repeated_targets=last",
+        "--trained=runs/other",
+    ]
     (tmp_path / "config.json").write_text(json.dumps(old))
     (tmp_path / "environment.json").write_text(json.dumps({"starts": [{"command": command}]}))
     assert rename_fields(str(tmp_path))
@@ -85,7 +91,9 @@ def test_the_script_rewrites_an_old_run_directory_once(tmp_path):
     assert (new.model.predict_from, new.model.width) == ("last_item", 32)
     assert (new.masking.next_item_share, new.parallel.item_shards) == (1.0, 2)
     assert new.eval.seen_targets == "keep"
-    (start,) = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["trained_from"] == "runs/other"
+    (start,) = environment["starts"]
     assert start["command"][3] == "--config.eval.seen_targets=rank_last"
     assert start["command"][:3] + start["command"][4:] == command[:3] + command[4:]
     assert not rename_fields(str(tmp_path))

@@ -3,14 +3,12 @@
 
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
 
-from bert4rec_jax import phases
+from bert4rec_jax import terminal
 from bert4rec_jax.training.results import summary
 
 LONG = "error: config.model.heads = 3 is out of range: it must be a divisor of config.model.width = 64, and of no other."
@@ -33,7 +31,7 @@ def eighty(monkeypatch):
 def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch):
     for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
         monkeypatch.setattr(sys, "stderr", stream)
-        phases.say(LONG)
+        terminal.say(LONG)
         shown = stream.getvalue()
         assert shown.count("\n") == lines
         assert ("\033[1;31merror:\033[0m" in shown) == stream.isatty()
@@ -44,45 +42,20 @@ def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch
 
 @pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_no_colours_where_they_are_not_wanted(eighty, monkeypatch, name, value):
-    assert phases.coloured("x", "bold", Terminal()) == "\033[1mx\033[0m"
-    assert phases.coloured("x", "bold", io.StringIO()) == "x"
+    assert terminal.coloured("x", "bold", Terminal()) == "\033[1mx\033[0m"
+    assert terminal.coloured("x", "bold", io.StringIO()) == "x"
     monkeypatch.setenv(name, value)
-    assert phases.coloured("x", "bold", Terminal()) == "x"
+    assert terminal.coloured("x", "bold", Terminal()) == "x"
 
 
 def test_lines_of_a_table_are_cut_in_a_terminal_alone(eighty, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    assert phases.fitted("x" * 90) == "x" * 79 + "…" and phases.fitted("x" * 80) == "x" * 80
+    assert terminal.fitted("x" * 90) == "x" * 79 + "…" and terminal.fitted("x" * 80) == "x" * 80
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert phases.fitted("x" * 90) == "x" * 90
+    assert terminal.fitted("x" * 90) == "x" * 90
 
 
 def test_the_closing_table_fits(eighty, undisturbed):
     results = json.loads((undisturbed / "undisturbed" / "results.json").read_text())
     lines = summary(results).splitlines()
     assert max(map(len, lines)) <= 80 and any(line.startswith("protocol: ") for line in lines)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "bert4rec_jax.main",
-        "bert4rec_jax.recommend",
-        "bert4rec_jax.export",
-        "bert4rec_jax.portrait",
-        "experiments.launch",
-        "experiments.report",
-        "experiments.cite",
-    ],
-)
-def test_help_fits_a_terminal(eighty, module):
-    shown = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"COLUMNS": "80"},
-        check=True,
-    ).stdout
-    assert "--help" in shown or "flags" in shown
-    assert [line for line in shown.splitlines() if len(line) > 80 and "python -m" not in line] == []

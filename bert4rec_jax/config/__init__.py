@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of a run: frozen dataclasses, checked once, used everywhere.
+"""The configuration of a run: frozen dataclasses, checked once and used everywhere.
 
-A config file is Python with `get_config()`; it starts from `base()` or `recommended()` and changes fields. On the
-command line `--config.model.width=128` overrides one. `resolve` turns the result into a `Config` or says which field
-is wrong.
+A config file is Python with `get_config()`. It starts from `base()` or `recommended()` and changes
+fields. `--config.model.width=128` changes a field on the command line. `resolve` checks the result
+and returns a `Config`, or raises an error that names the wrong field.
 
-`fields` has what can be set, `recipes` what config files start from, `rules` what values may be; `files` reads config
-files, `help` puts the fields into words, `renamed` has the old names of renamed
-fields.
+`option` declares a field with its documentation and accepted values, `fields` contains all of them,
+`describe` lists them, and `help` formats them for `--help`. `recipes` has the starting points of
+config files, `files` reads these files, `overrides` sets fields by name, `rules` checks values, and
+`renamed` lists the old names of fields.
 """
 
+from bert4rec_jax.config.describe import Field, describe, group_text
 from bert4rec_jax.config.fields import (
-    INCIDENTAL,
     MOVIELENS,
+    NOT_IDENTITY,
     Config,
     DataConfig,
     EvalConfig,
@@ -26,17 +28,26 @@ from bert4rec_jax.config.fields import (
     SyntheticConfig,
     TrainConfig,
 )
-from bert4rec_jax.config.files import choose, load, shipped
-from bert4rec_jax.config.help import describe, help_text
+from bert4rec_jax.config.files import load, read, shipped, variant
+from bert4rec_jax.config.help import (
+    HELP_WIDTH,
+    accepted_values,
+    fields_help,
+    option_help,
+    shown_default,
+)
+from bert4rec_jax.config.overrides import parse_flags, split_arguments, with_fields
 from bert4rec_jax.config.recipes import base, recommended
 from bert4rec_jax.config.rules import resolve
 
 __all__ = [
-    "INCIDENTAL",
+    "HELP_WIDTH",
     "MOVIELENS",
+    "NOT_IDENTITY",
     "Config",
     "DataConfig",
     "EvalConfig",
+    "Field",
     "FilterConfig",
     "LossConfig",
     "MaskingConfig",
@@ -46,12 +57,20 @@ __all__ = [
     "SplitConfig",
     "SyntheticConfig",
     "TrainConfig",
+    "accepted_values",
     "base",
-    "choose",
     "describe",
-    "help_text",
+    "fields_help",
+    "group_text",
     "load",
+    "option_help",
+    "parse_flags",
+    "read",
     "recommended",
     "resolve",
     "shipped",
+    "shown_default",
+    "split_arguments",
+    "variant",
+    "with_fields",
 ]

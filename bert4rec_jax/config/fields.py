@@ -1,18 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a configuration, their defaults and what they do: frozen dataclasses.
-
-The comment above or beside a field is what `--help` and the site print of it.
-"""
+"""The fields of a configuration: frozen dataclasses with defaults, documentation and accepted values."""
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from bert4rec_jax.config.option import (
+    BELOW_ONE,
+    INNER_SHARE,
+    INT64,
+    NONZERO_SHARE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    at_least,
+    matching,
+    one_of,
+    option,
+    some_of,
+)
+
+MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 FORMATS = ("table", "lines", "sequences", "synthetic")
 WRITERS = ("tensorboard", "wandb", "mlflow")
-# Beginnings of fields that name places, decide what is printed or how work is laid out, and do not change what is
-# computed: they may change between two starts of one run, and runs that differ only here are the same experiment.
-INCIDENTAL = (
+# Prefixes of the fields that do not change the results: paths, output, and how the work is laid
+# out. They may change between two starts of a run, and two runs that differ only in them are the
+# same experiment.
+NOT_IDENTITY = (
     "parallel.",
     "data.cache_dir",
     "data.path",
@@ -26,253 +40,441 @@ INCIDENTAL = (
     "model.remat",
     "eval.batch_rows",
 )
-MOVIELENS = ("ml-100k", "ml-1m", "ml-10m", "ml-20m", "ml-25m", "ml-32m", "ml-latest-small")
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Size of the generated log (`data.source = "synthetic"`); see `data/sources/synthetic.py` for its structure."""
+    """The generated log (`data.source=synthetic`)."""
 
-    users: int = 2000  # in the log
-    num_items: int = 500  # not `items`: ConfigDict has a method of that name
-    genres: int = 10  # that items belong to and users stay in for a while
-    mean_length: int = 40  # events a user
-    seed: int = 0  # of the log, whatever the run's seed
+    users: int = option(2000, "Number of users.", at_least(1))
+    # Not `items`: ConfigDict has a method of that name.
+    num_items: int = option(500, "Number of items.", at_least(2))
+    genres: int = option(
+        10,
+        "Number of genres. Each item belongs to one, and users stay within a genre for a while.",
+        at_least(1),
+    )
+    mean_length: int = option(40, "Mean number of events per user.", at_least(5))
+    seed: int = option(0, "Seed of the log. It does not depend on the seed of the run.", SEED)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where interactions come from."""
+    """Where the interactions come from and how they are read."""
 
-    # A MovieLens name (ml-100k, ml-1m, ml-10m, ml-20m, ml-25m, ml-32m, ml-latest-small: downloaded, or read from
-    # `path`, a folder with the original files) or a format: `table` (delimited text or Parquet at `path`, or a folder
-    # with interactions.parquet and items.parquet), `lines` (one `user item` pair a line), `sequences` (one user a
-    # line: user item item ...), `synthetic`.
-    source: str = "ml-100k"
-    path: str = ""  # file or folder with the data; MovieLens: empty downloads them
-    items_path: str = ""  # optional item table for `table`, `lines` and `sequences`
-    # Downloads and prepared arrays live here; empty: $BERT4REC_DATA, else ~/.cache/bert4rec_jax.
-    cache_dir: str = ""
-    # `memory` reads the log into memory; `duckdb` and `spark` prepare logs of any size with the same result; `auto` is
-    # `memory` where that takes less than half of the free memory, else `duckdb`.
-    engine: Literal["auto", "memory", "duckdb", "spark"] = "auto"
-    engine_master: str = "local[2]"  # of `spark`: local[4], yarn, k8s://..., spark://...
-    memory: str = ""  # of the engines, as in "8GiB"; empty: half of what is free
-    # Of the engines: what does not fit into memory, and stages that a second start goes on from; empty: beside the
-    # prepared folder.
-    spill_dir: str = ""
-    # `table` only. An empty separator is found from the extension and the header. Columns that are all numbers are
-    # positions, counted from 1, in a file without a header.
-    separator: str = ""
-    user_column: str = "user"  # of the log, by name or, without a header, by number
-    item_column: str = "item"  # of the log, as user_column
-    time_column: str = "timestamp"  # empty: keep file order
-    rating_column: str = ""  # empty: there are no ratings
-    where: str = ""  # an SQL condition on the rows of a `table`, as in "played_ratio >= 50"; needs DuckDB or Spark
-    key_column: str = ""  # of the item table: its ids; empty: as item_column
-    title_column: str = "title"  # of the item table
-    year_column: str = "year"  # of the item table
-    genres_column: str = "genres"  # of the item table; several genres are joined by |
-    # Comma-separated columns of the item table: title, year, genres, or others by their own names. Words and values
-    # that several items share are features, and the embedding of an item is its own plus the mean of those of its
-    # features.
-    features: str = ""
+    source: str = option(
+        "ml-100k",
+        "A MovieLens data set or a format. MovieLens is downloaded, or read from the original "
+        "files in `path`. table: delimited text or Parquet, or a folder with "
+        "interactions.parquet and items.parquet. lines: one `user item` pair per line. sequences: "
+        "one user per line, as in `user item item ...`. synthetic: a generated log.",
+        one_of(MOVIELENS + FORMATS),
+    )
+    path: str = option(
+        "", "File or folder with the data. If empty, a MovieLens data set is downloaded."
+    )
+    items_path: str = option("", "Optional item table for table, lines and sequences.")
+    cache_dir: str = option(
+        "",
+        "Folder for downloads and prepared data. If empty, $BERT4REC_DATA or "
+        "~/.cache/bert4rec_jax.",
+    )
+    engine: Literal["auto", "memory", "duckdb", "spark"] = option(
+        "auto",
+        "Engine that prepares the data. memory reads the whole log into memory; duckdb and spark "
+        "prepare logs of any size, with the same result. auto: memory if the log takes less than "
+        "half of the free memory, otherwise duckdb.",
+    )
+    engine_master: str = option(
+        "local[2]", "Master URL of Spark, such as local[4], yarn, k8s://... or spark://..."
+    )
+    memory: str = option(
+        "",
+        "Memory limit of the engine, as in 8GiB. If empty, half of the free memory.",
+        matching(
+            r"(\d+(\.\d+)? ?[KMGT]i?B)?", "a size such as '8GiB', or '' for half of what is free"
+        ),
+    )
+    spill_dir: str = option(
+        "",
+        "Folder for data that does not fit into memory, and for finished stages that a second "
+        "start continues from. If empty, next to the prepared data.",
+    )
+    separator: str = option(
+        "",
+        "Column separator of a text file (source=table). If empty, it is detected from the "
+        "extension and the header.",
+    )
+    user_column: str = option(
+        "user",
+        "User column of the log: a name, or its number (from 1) if the file has no header.",
+    )
+    item_column: str = option("item", "Item column of the log, as in user_column.")
+    time_column: str = option(
+        "timestamp", "Time column of the log, as in user_column. If empty, keep the file order."
+    )
+    rating_column: str = option(
+        "", "Rating column of the log, as in user_column. If empty, there are no ratings."
+    )
+    where: str = option(
+        "",
+        "SQL condition on the rows of a table, as in `played_ratio >= 50`. It requires DuckDB or "
+        "Spark.",
+    )
+    key_column: str = option(
+        "", "Column of the item table with the item ids. If empty, the name in item_column."
+    )
+    title_column: str = option("title", "Column of the item table with the titles.")
+    year_column: str = option("year", "Column of the item table with the years.")
+    genres_column: str = option(
+        "genres", "Column of the item table with the genres, separated by |."
+    )
+    features: str = option(
+        "",
+        "Comma-separated columns of the item table to use as item features: title, year, genres, "
+        "or any other column. A word or value that at least 5 items share is a feature. The "
+        "embedding of an item is its own embedding plus the mean of the embeddings of its "
+        "features.",
+    )
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
-        """The columns that `features` names."""
-        return tuple(
-            dict.fromkeys(name.strip() for name in self.features.split(",") if name.strip())
-        )
+        """The columns in `features`, without duplicates."""
+        names = [name.strip() for name in self.features.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True)
 class FilterConfig:
     """Which interactions are kept."""
 
-    min_rating: float = 0.0  # interactions rated below are dropped; 0 keeps all
-    user_core: int = (
-        0  # users with fewer interactions are dropped, repeatedly together with item_core
+    min_rating: float = option(
+        0.0, "Drop interactions with a lower rating. 0 keeps all.", at_least(0)
     )
-    item_core: int = (
-        0  # items with fewer interactions are dropped, repeatedly together with user_core
+    user_core: int = option(
+        0,
+        "Drop users with fewer interactions, repeatedly and together with item_core.",
+        at_least(0),
     )
-    duplicate_events: Literal["keep", "drop"] = (
-        "keep"  # drop: only the first time that a user met an item counts
+    item_core: int = option(
+        0,
+        "Drop items with fewer interactions, repeatedly and together with user_core.",
+        at_least(0),
     )
-    first_users: int = (
-        0  # keep the first N users (negative: the last N) after filtering; 0 keeps all
+    duplicate_events: Literal["keep", "drop"] = option(
+        "keep", "drop: keep only the first interaction of a user with an item."
+    )
+    first_users: int = option(
+        0,
+        "Keep only the first N users after filtering (negative: the last N). 0 keeps all.",
+        INT64,
     )
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Which events are trained on, and which are validation and test targets."""
+    """Which events train the model, and which are validation and test targets."""
 
-    # leave_one_out: each user's last event is the test target, the one before it the validation target (see
-    # `valid_users`). temporal: the newest periods of the whole log are.
-    kind: Literal["leave_one_out", "temporal"] = "leave_one_out"
-    test_share: float = 0.1  # `temporal`: the newest share of all interactions that tests
-    valid_share: float = 0.1  # `temporal`: the share before the test period that validates
-    # `temporal`: which event of a user in a period is its target. first: no other event of the period is known. last:
-    # the user's earlier events of the period belong to the history.
-    period_target: Literal["first", "last"] = "first"
-    # `temporal` by the clock instead, where test_seconds is not 0: the test period is that long and ends with the last
-    # event, a gap before it is neither trained on nor predicted, and the validation period lies before the gap. In
-    # units of the time column.
-    test_seconds: int = 0
-    valid_seconds: int = 0  # length of the validation period, where test_seconds is not 0
-    gap_seconds: int = 0  # between the validation and the test period, where test_seconds is not 0
-    # So many users, the first of a fixed shuffle, have a validation target; under leave-one-out all others train on
-    # theirs, as in Petrov and Macdonald (2022). 0: all users.
-    valid_users: int = 0
+    kind: Literal["leave_one_out", "temporal"] = option(
+        "leave_one_out",
+        "leave_one_out: the last event of each user is the test target and the one before it the "
+        "validation target. temporal: the newest periods of the whole log are test and "
+        "validation.",
+    )
+    test_share: float = option(
+        0.1, "temporal: share of all interactions, the newest, in the test period.", INNER_SHARE
+    )
+    valid_share: float = option(
+        0.1,
+        "temporal: share of all interactions in the validation period, before the test period.",
+        POSITIVE,
+    )
+    period_target: Literal["first", "last"] = option(
+        "first",
+        "temporal: which event of a user in a period is the target. first: the model sees no "
+        "other event of the period. last: the earlier events of the period belong to the history.",
+    )
+    test_seconds: int = option(
+        0,
+        "temporal: length of the test period, in units of the time column, instead of test_share. "
+        "The period ends with the last event of the log. 0: use the shares.",
+        at_least(0),
+    )
+    valid_seconds: int = option(
+        0, "Length of the validation period, if test_seconds is set.", at_least(0)
+    )
+    gap_seconds: int = option(
+        0,
+        "Length of the gap between the validation and the test period, if test_seconds is set. "
+        "Its events are neither trained on nor predicted.",
+        at_least(0),
+    )
+    valid_users: int = option(
+        0,
+        "Number of users with a validation target, the first of a fixed shuffle; 0: all users. "
+        "With leave_one_out, the other users train on theirs, as in Petrov and Macdonald (2022).",
+        at_least(0),
+    )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The Transformer. The defaults are Sun et al. (2019) at width 64."""
+    """The Transformer. The defaults are those of Sun et al. (2019) at width 64."""
 
-    # How a history is continued. mask: a [MASK] appended to it, under bidirectional attention (BERT4Rec). last_item:
-    # from its last item under causal attention (SASRec). both: the mean of the two hidden states. The last two take
-    # rows that learned so (`masking.next_item_share`).
-    predict_from: Literal["mask", "last_item", "both"] = "mask"
-    width: int = 64  # of embeddings and hidden states
-    layers: int = 2  # Transformer blocks
-    heads: int = 2  # of attention; they share the width
-    ffn_width: int = 256  # inside the feed-forward network of a block
-    max_length: int = 200  # positions of a history, the one to predict included
-    # Where sub-layers are normalised: post after the residual sum, as in BERT4Rec; pre before them (Xiong et al. 2020).
-    norm: Literal["post", "pre"] = "post"
-    # left, right: learned embeddings, the oldest or the newest item being position 0. rotary: distances between items,
-    # by turning queries and keys (Su et al. 2021).
-    positions: Literal["left", "right", "rotary"] = "left"
-    # Item embeddings times sqrt(width) where they enter (Vaswani et al. 2017, section 3.4), and not where they are the
-    # output layer. Not with norm = post and rotary positions, as the normalisation that comes first would undo it.
-    scale_embeddings: bool = False
-    head: Literal["transform", "tied"] = (
-        "transform"  # transform: dense + GELU + LayerNorm before the item table
+    predict_from: Literal["mask", "last_item", "both"] = option(
+        "mask",
+        "Position that predicts the next item. mask: a [MASK] appended to the history, with "
+        "bidirectional attention (BERT4Rec). last_item: the last item, with causal attention "
+        "(SASRec). both: the mean of the two hidden states. The last two require rows trained on "
+        "the next item (masking.next_item_share).",
     )
-    dropout: float = 0.1  # of embeddings and of each sub-layer's output
-    attention_dropout: float = 0.1  # of attention weights
-    # dense: written out in arrays. pallas_tpu, pallas_gpu: fused kernels, interpreted (slowly) on any other machine.
-    # auto: the kernel of the machine, dense on CPU. All give the same model.
-    attention: Literal["auto", "dense", "blockwise", "pallas_tpu"] = "auto"
-    init_scale: float = 0.02  # standard deviation of the truncated normal of every weight
-    dtype: Literal["float32", "bfloat16"] = (
-        "float32"  # of activations and products; parameters stay float32
+    width: int = option(64, "Size of the embeddings and hidden states.", at_least(1))
+    layers: int = option(2, "Number of Transformer blocks.", at_least(1))
+    heads: int = option(2, "Number of attention heads, which share the width.", at_least(1))
+    ffn_width: int = option(256, "Hidden size of the feed-forward networks.", at_least(1))
+    max_length: int = option(
+        200, "Maximum length of a history, including the position to predict.", at_least(2)
     )
-    remat: bool = False  # recompute activations in the backward pass: less memory, more time
+    norm: Literal["post", "pre"] = option(
+        "post",
+        "Where LayerNorm is applied. post: after the residual sum, as in BERT4Rec. pre: before "
+        "each sub-layer (Xiong et al. 2020).",
+    )
+    positions: Literal["left", "right", "rotary"] = option(
+        "left",
+        "left, right: learned position embeddings, where position 0 is the oldest or the newest "
+        "item. rotary: rotary position embeddings (Su et al. 2021).",
+    )
+    scale_embeddings: bool = option(
+        False,
+        "Multiply the input embeddings by sqrt(width) (Vaswani et al. 2017, section 3.4). Not "
+        "with norm=post and positions=rotary, where the first LayerNorm would undo it.",
+    )
+    head: Literal["transform", "tied"] = option(
+        "transform",
+        "Output layer. transform: dense, GELU and LayerNorm before the item table. tied: the item "
+        "table alone.",
+    )
+    dropout: float = option(
+        0.1, "Dropout rate of the embeddings and of the output of each sub-layer.", BELOW_ONE
+    )
+    attention_dropout: float = option(0.1, "Dropout rate of the attention weights.", BELOW_ONE)
+    attention: Literal["auto", "dense", "blockwise", "pallas_tpu"] = option(
+        "auto",
+        "Implementation of attention; all give the same model. dense: array operations. "
+        "pallas_tpu, pallas_gpu: fused kernels, interpreted (slowly) on other devices. auto: the "
+        "kernel of the device, dense on CPU.",
+    )
+    init_scale: float = option(
+        0.02, "Standard deviation of the truncated normal that initializes weights.", POSITIVE
+    )
+    dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "Type of activations and matrix products. Parameters are always float32."
+    )
+    remat: bool = option(
+        False, "Recompute activations in the backward pass: less memory, more time."
+    )
 
     @property
     def appends_mask(self) -> bool:
-        """Whether a history that is to be continued ends in [MASK], which takes one of its positions."""
+        """Whether ranking appends a [MASK] to a history, which takes one of its positions."""
         return self.predict_from != "last_item"
+
+    @property
+    def max_history(self) -> int:
+        """Number of items that the model reads; the newest ones if the history is longer."""
+        return self.max_length - self.appends_mask
 
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    """What rows of a batch learn: masked items (the Cloze task of BERT4Rec), or the next item (that of SASRec)."""
+    """Training tasks: masked items (the Cloze task of BERT4Rec) and the next item (SASRec)."""
 
-    probability: float = 0.2  # share of a history that is masked; at least one item is
-    max_masks: int = 0  # per history; 0: no limit
-    # Share of a batch's rows that learn, with the same weights, the next item of every item under causal attention.
-    # 0: BERT4Rec. 1, with `model.predict_from = "last_item"`: SASRec.
-    next_item_share: float = 0.0
-    last_item_only: float = (
-        0.0  # share of histories of which only the last item is masked, as at test time
+    probability: float = option(
+        0.2, "Share of a history that is masked; at least one item is.", NONZERO_SHARE
     )
-    random_token: float = (
-        0.0  # share of masked slots that show a random item instead of [MASK] (BERT: 0.1)
+    max_masks: int = option(
+        0, "Maximum number of masked items per history; 0: no limit.", at_least(0)
     )
-    keep_token: float = 0.0  # share of masked slots that show the item itself (BERT: 0.1)
+    next_item_share: float = option(
+        0.0,
+        "Share of the rows of a batch that learn the next item of every item, under causal "
+        "attention and with the same weights. 0: BERT4Rec. 1, with model.predict_from=last_item: "
+        "SASRec.",
+        SHARE,
+    )
+    last_item_only: float = option(
+        0.0, "Share of histories in which only the last item is masked, as in inference.", SHARE
+    )
+    random_token: float = option(
+        0.0, "Share of masked items replaced with a random item (BERT: 0.1).", SHARE
+    )
+    keep_token: float = option(0.0, "Share of masked items left visible (BERT: 0.1).", SHARE)
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """How a slot's target is told from the rest of the catalogue."""
+    """The training loss."""
 
-    # softmax: exact over the whole catalogue. sampled_softmax: uniform negatives with log-Q correction.
-    # gbce: Petrov and Macdonald (2023), sampled binary cross-entropy with calibration `gbce_t`.
-    name: Literal["softmax", "sampled_softmax", "gbce"] = "softmax"
-    negatives: int = 256  # of the sampled losses, shared by all slots of a batch
-    gbce_t: float = (
-        0.75  # calibration of gbce: 0 is plain binary cross-entropy, 1 undoes the sampling fully
+    name: Literal["softmax", "sampled_softmax", "gbce"] = option(
+        "softmax",
+        "softmax: exact, over all items. sampled_softmax: uniform negatives with log-Q "
+        "correction. gbce: sampled binary cross-entropy with calibration (Petrov and Macdonald "
+        "2023).",
     )
-    # Items per chunk of logits; 0: as many as fit 64 MiB, but never more than 32 chunks.
-    chunk_items: int = 0
+    negatives: int = option(
+        256, "Number of negatives of the sampled losses, shared by a batch.", at_least(1)
+    )
+    gbce_t: float = option(
+        0.75,
+        "Calibration of gbce. 0: plain binary cross-entropy. 1: corrects fully for the sampling.",
+        SHARE,
+    )
+    chunk_items: int = option(
+        0,
+        "Number of items per chunk of logits. 0: as many as fit into 64 MiB, in at most 32 chunks.",
+        at_least(0),
+    )
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam or AdamW with a warmed-up schedule over `train.steps`."""
+    """Adam or AdamW, with a learning rate schedule over `train.steps`."""
 
-    name: Literal["adam", "adamw"] = "adam"  # AdamW decays weights
-    learning_rate: float = 1e-3  # at the end of the warm-up
-    warmup_steps: int = 0  # the learning rate grows from 0 in so many steps
-    schedule: Literal["constant", "linear", "cosine"] = (
-        "constant"  # of the learning rate from there to the last step
+    name: Literal["adam", "adamw"] = option("adam", "adamw: Adam with weight decay.")
+    learning_rate: float = option(1e-3, "Peak learning rate, after the warm-up.", POSITIVE)
+    warmup_steps: int = option(
+        0, "Number of steps in which the learning rate grows from 0 to its peak.", at_least(0)
     )
-    final_fraction: float = 0.0  # of the learning rate, where linear and cosine end
-    beta1: float = 0.9  # of Adam: memory of the gradient
-    beta2: float = 0.999  # of Adam: memory of its square
-    weight_decay: float = 0.0  # adamw only; matrices alone are decayed
-    clip_norm: float = 0.0  # of the global gradient; 0: off
+    schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "Learning rate schedule from the end of the warm-up to the last step."
+    )
+    final_fraction: float = option(
+        0.0, "Final learning rate of linear and cosine, as a fraction of the peak.", SHARE
+    )
+    beta1: float = option(0.9, "Decay rate of Adam's mean of the gradient.", BELOW_ONE)
+    beta2: float = option(0.999, "Decay rate of Adam's mean of the squared gradient.", BELOW_ONE)
+    weight_decay: float = option(
+        0.0, "Weight decay of adamw. Biases and LayerNorm are not decayed.", at_least(0)
+    )
+    clip_norm: float = option(
+        0.0, "Maximum global norm of the gradient; 0: no clipping.", at_least(0)
+    )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length of the run, batches and cadence."""
+    """Length of the run, batch size, validation and checkpoints."""
 
-    steps: int = 1000  # updates in the whole run
-    # A row is `model.max_length` positions and holds as many histories as fit.
-    batch_rows: int = 32
-    windows: Literal["newest", "random"] = "newest"  # which part of a longer history an epoch sees
-    accumulate: int = (
-        1  # split a batch into this many parts and add up their gradients before the update
+    steps: int = option(1000, "Number of updates in the whole run.", at_least(1))
+    batch_rows: int = option(
+        32,
+        "Batch size, in rows. A row has model.max_length positions and holds as many histories as "
+        "fit.",
+        at_least(1),
     )
-    eval_every: int = 250  # steps between validations; the best checkpoint is chosen there
-    patience: int = 0  # stop after this many validations without a better one; 0: never
-    checkpoint_every: int = 250  # steps between saves
-    log_every: int = 50  # steps between lines of metrics.jsonl
-    on_nan: Literal["stop", "skip"] = (
-        "stop"  # skip: leave out updates that are not finite and count them
+    windows: Literal["newest", "random"] = option(
+        "newest", "Part of a history longer than model.max_length that an epoch uses."
     )
-    writers: str = ""  # comma-separated, beside metrics.jsonl: tensorboard, wandb, mlflow
+    accumulate: int = option(
+        1,
+        "Number of parts that a batch is split into. Their gradients are summed before the update.",
+        at_least(1),
+    )
+    eval_every: int = option(
+        250,
+        "Steps between validations. The best checkpoint is one of these steps.",
+        at_least(1),
+    )
+    patience: int = option(
+        0,
+        "Early stopping: stop after this many validations without an improvement; 0: never.",
+        at_least(0),
+    )
+    checkpoint_every: int = option(250, "Steps between checkpoints.", at_least(1))
+    log_every: int = option(50, "Steps between lines of metrics.jsonl.", at_least(1))
+    on_nan: Literal["stop", "skip"] = option(
+        "stop",
+        "If an update is not finite. stop: end the run with an error. skip: leave the update out "
+        "and count it.",
+    )
+    writers: str = option(
+        "",
+        "Where to write metrics in addition to metrics.jsonl: tensorboard, wandb, mlflow, "
+        "separated by commas.",
+        some_of(WRITERS),
+    )
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How validation and test rank."""
+    """How validation and test rank the items."""
 
-    # full: the whole catalogue. pop100, uni100: 100 negatives by popularity or uniform, never interacted with.
-    protocol: Literal["full", "pop100", "uni100"] = "full"
-    metric: str = "ndcg@10"  # of validation; chooses the best checkpoint
-    # Where the target stands among candidates of its score. pessimistic: behind them. expected: in the middle.
-    ties: Literal["pessimistic", "expected"] = "pessimistic"
-    filter_seen: bool = True  # remove the items of a user's own history from the candidates; `recommend` does the same
-    # A target that the user has met before, where seen items are removed. rank_last: it is removed too and ranks behind all
-    # candidates, as it would never be recommended. keep: it alone of the seen items stays, as in most papers' code.
-    seen_targets: Literal["rank_last", "keep"] = "rank_last"
-    negatives_seed: int = 0  # of pop100 and uni100: the same negatives whatever the run's seed
-    batch_rows: int = 64  # rows of `model.max_length` positions that are ranked at once
+    protocol: Literal["full", "pop100", "uni100"] = option(
+        "full",
+        "Candidates. full: all items. pop100, uni100: the target and 100 items that the user "
+        "never interacted with, drawn by popularity or uniformly.",
+    )
+    metric: str = option(
+        "ndcg@10",
+        "Validation metric that chooses the best checkpoint.",
+        matching(
+            r"(ndcg|hr|recall|mrr|map)@(1|5|10|20|50|100)|mrr",
+            "mrr, or ndcg, hr, recall, mrr or map at 1, 5, 10, 20, 50 or 100, as in ndcg@10",
+        ),
+    )
+    ties: Literal["pessimistic", "expected"] = option(
+        "pessimistic",
+        "Rank of a target among candidates with the same score. pessimistic: the last. expected: "
+        "the middle.",
+    )
+    filter_seen: bool = option(
+        True,
+        "Remove the items of a user's history from the candidates, as `recommend` does.",
+    )
+    seen_targets: Literal["rank_last", "keep"] = option(
+        "rank_last",
+        "If filter_seen is set and the history contains the target. rank_last: rank it behind all "
+        "candidates, because it would never be recommended. keep: keep it as a candidate, as most "
+        "papers' code does.",
+    )
+    negatives_seed: int = option(
+        0,
+        "Seed of the negatives of pop100 and uni100. It does not depend on the seed of the run.",
+        SEED,
+    )
+    batch_rows: int = option(
+        64, "Rows of model.max_length positions that are ranked at once.", at_least(1)
+    )
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the step is laid over devices."""
+    """How work is divided among devices."""
 
-    # jit: one program over a mesh of devices. pmap: a program for each, data-parallel only. Both take the same steps.
-    mode: Literal["jit", "pmap"] = "jit"
-    data: int = 0  # devices that share the rows of a batch; 0: all that are left
-    item_shards: int = 1  # devices that share the item table and its logits
+    mode: Literal["jit", "pmap"] = option(
+        "jit",
+        "jit: one program for a mesh of devices. pmap: one program per device, data-parallel "
+        "only. Both take the same steps.",
+    )
+    data: int = option(
+        0, "Number of devices that share the rows of a batch; 0: all that remain.", at_least(0)
+    )
+    item_shards: int = option(
+        1, "Number of devices that share the item table and its logits.", at_least(1)
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that defines a run."""
 
-    seed: int = 0  # of parameters, batches, masks, dropout and sampled negatives of the loss
+    seed: int = option(
+        0,
+        "Seed of the parameters, batches, masks, dropout and sampled negatives of the loss.",
+        SEED,
+    )
     data: DataConfig = field(default_factory=DataConfig)
     filter: FilterConfig = field(default_factory=FilterConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -286,22 +488,19 @@ class Config:
 
     @property
     def model_name(self) -> str:
-        """What tables call this model, by what it learns."""
+        """Name of the model in tables, by the tasks that it is trained on."""
         features = ", item features" if self.data.feature_columns else ""
         if self.masking.next_item_share == 1:
             return "SASRec" + features
         if self.masking.next_item_share == 0:
             return "BERT4Rec (Cloze)" + features
-        return (
-            "BERT4Rec + next item"
-            + {
-                "both": "",
-                "mask": ", ranks from [MASK]",
-                "last_item": ", ranks from the last item",
-            }[self.model.predict_from]
-            + features
-        )
+        ranking = {
+            "both": "",
+            "mask": ", ranks from [MASK]",
+            "last_item": ", ranks from the last item",
+        }[self.model.predict_from]
+        return "BERT4Rec + next item" + ranking + features
 
-    def to_dict(self) -> dict:
-        """Returns the config as nested plain dicts, as written to config.json."""
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as nested dicts, as written to config.json."""
         return dataclasses.asdict(self)

@@ -1,100 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config files: Python with `get_config()`, or the config.json of a run."""
+"""Reads config files: Python with `get_config()`, or the config.json of a run."""
 
 import importlib.util
 import inspect
 import os
 import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, TypeVar
 
 import ml_collections
 
-from bert4rec_jax.config.fields import Config
 from bert4rec_jax.config.renamed import renamed_hint_in
 from bert4rec_jax.config.rules import build
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import read_json
 
+T = TypeVar("T")
+
 
 def shipped() -> dict[str, str]:
-    """Returns {name: path} of the config files that come with the program: beside the package, or inside a wheel's."""
+    """Returns {name: path} of the config files that are part of this project."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    folders = (os.path.join(package, "configs"), os.path.join(os.path.dirname(package), "configs"))
-    folder = next((folder for folder in folders if os.path.isdir(folder)), None)
-    files = sorted(os.listdir(folder)) if folder else []
-    return {
-        name.removesuffix(".py"): os.path.join(folder, name)
-        for name in files
-        if name.endswith(".py")
-    }
+    # Inside the package in a wheel, next to it in a checkout.
+    for parent in (package, os.path.dirname(package)):
+        folder = os.path.join(parent, "configs")
+        if os.path.isdir(folder):
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
+            return {name.removesuffix(".py"): os.path.join(folder, name) for name in names}
+    return {}
 
 
 def load(path: str) -> ml_collections.ConfigDict:
-    """Returns the values of a config file: Python with `get_config()`, or the config.json of a run or a record.
+    """Returns a config file as a locked ConfigDict whose fields can be changed.
 
     Args:
-      path: of the file, or the bare name of one of `shipped()`, as in `quickstart`; a name after a colon is given to
+      path: see `read`.
+
+    Raises:
+      UserError: the file cannot be read, or contains an unknown field or a value of the wrong type.
+    """
+    return ml_collections.ConfigDict(build(read(path)).to_dict()).lock()
+
+
+def read(path: str) -> dict[str, Any]:
+    """Returns the nested values of a config file; pass them to `resolve`.
+
+    Args:
+      path: a Python file with `get_config()`, the config.json of a run or a record, or the name of
+        one of the `shipped()` files, as in `quickstart`. A name after a colon is passed to
         `get_config`, as in `configs/amazon.py:2023` or `amazon:2023`.
 
     Raises:
-      UserError: the file cannot be read or is not one; names what is wrong.
+      UserError: the file cannot be read or is not a config file.
     """
     if not path:
         raise UserError("--config is missing: name a config file, such as configs/quickstart.py.")
     if path.endswith(".json"):
-        return _from_json(path)
-    file, _, name = path.partition(":")
+        return _read_json(path)
+    file, _, variant_name = path.partition(":")
     if re.fullmatch(r"\w+", file):
         file = shipped().get(file, file + ".py")
-    if os.path.isfile(file) and not file.endswith(".py"):
+    if not os.path.isfile(file):
+        raise UserError(
+            f"there is no config file {path}; the files of this project can be given by name: "
+            f"{', '.join(shipped())}."
+        )
+    if not file.endswith(".py"):
         raise UserError(f"the config file {path} is neither Python (.py) nor a config.json.")
     try:
-        if not os.path.isfile(file):
-            raise FileNotFoundError
-        spec = importlib.util.spec_from_file_location(
-            "_" + os.path.basename(file).removesuffix(".py"), file
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if name and not inspect.signature(module.get_config).parameters:
-            raise UserError(
-                f"the config file {file} takes no name after a colon, such as {name!r}."
-            )
-        values = module.get_config(*[name] if name else [])
-        return ml_collections.ConfigDict(values).lock()
+        module = _imported(file)
+        if not variant_name:
+            return _plain(module.get_config())
+        if inspect.signature(module.get_config).parameters:
+            return _plain(module.get_config(variant_name))
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(
-            f"there is no config file {path}; those that come with the program go by their names: "
-            f"{', '.join(shipped())}."
-        ) from None
     except Exception as error:  # the file is the user's code
-        if renamed := renamed_hint_in(str(error)):
-            raise UserError(f"the config file {path} cannot be read: {renamed}.") from None
+        reason = renamed_hint_in(str(error))
+        if reason:
+            raise UserError(f"the config file {path} cannot be read: {reason}.") from None
         raise UserError(
             f"the config file {path} cannot be read ({type(error).__name__}): {error}."
         ) from None
+    raise UserError(
+        f"the config file {file} takes no name after a colon, such as {variant_name!r}."
+    )
 
 
-def _from_json(path: str) -> ml_collections.ConfigDict:
+def variant(variants: Mapping[str, T], name: str) -> T:
+    """Returns variants[name], for a config file that takes a name after a colon (`amazon:2023`).
+
+    Raises:
+      UserError: there is no such variant; lists all variants.
+    """
+    if name not in variants:
+        raise UserError(
+            f"the config file has no {name!r}; add one of {', '.join(variants)} after the colon."
+        )
+    return variants[name]
+
+
+def _imported(file: str) -> ModuleType:
+    name = "_" + os.path.basename(file).removesuffix(".py")
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError("it cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    """Returns what `get_config()` returned, which may be a ConfigDict or a dict, as nested dicts."""
+    if not isinstance(values, dict | ml_collections.ConfigDict):
+        raise TypeError("get_config() must return a ConfigDict")
+    return ml_collections.ConfigDict(values).to_dict()
+
+
+def _read_json(path: str) -> dict[str, Any]:
     try:
         values = read_json(path)
     except OSError as error:
         raise UserError(f"the config file {path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"the config file {path} is not valid JSON: {error}.") from None
-    # Through `Config`, so that whole numbers become floats where floats belong, and unknown fields are named.
-    return ml_collections.ConfigDict(build(Config, values).to_dict()).lock()
-
-
-def choose(choices: dict, name: str):
-    """Returns choices[name], for a config file that takes a name after a colon, as in `amazon.py:2023`.
-
-    Raises:
-      UserError: there is no such name; lists those that there are.
-    """
-    if name not in choices:
-        raise UserError(
-            f"the config file has no {name!r}; name one of {', '.join(choices)} after the colon."
-        )
-    return choices[name]
+    if not isinstance(values, dict):
+        raise UserError(f"the config file {path} must be a group of fields, in braces.")
+    return values

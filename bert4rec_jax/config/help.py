@@ -1,59 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All fields in words, for --help and the site: read from the comments beside them."""
+"""The part of `--help` that lists the config fields."""
 
-import dataclasses
-import inspect
-import re
+import itertools
+import operator
 import textwrap
-import typing
-from typing import Literal
 
-from bert4rec_jax.config.fields import Config
-from bert4rec_jax.phases import columns
+from bert4rec_jax.config.describe import Field, describe, group_text
 
-
-class Field(typing.NamedTuple):
-    """One field of the configuration, for people: `group.name`, its type or choices, its default, what it does."""
-
-    name: str
-    kind: str
-    default: object
-    text: str
+HELP_WIDTH = 80  # columns
 
 
-def describe() -> list[Field]:
-    """Returns all fields in the order of `fields.py`; what they do is read from the comments beside them."""
-    fields = []
-
-    def walk(cls, prefix: str) -> None:
-        lines = inspect.getsource(cls).splitlines()
-        for f in dataclasses.fields(cls):
-            if dataclasses.is_dataclass(f.type):
-                walk(f.type, f"{prefix}{f.name}.")
-                continue
-            place = next(n for n, line in enumerate(lines) if re.match(rf"    {f.name}: ", line))
-            above = place
-            while lines[above - 1].strip().startswith("#"):
-                above -= 1
-            text = [line.strip().lstrip("# ") for line in lines[above:place]]
-            text += lines[place].split("  # ")[1:]
-            kinds = (
-                typing.get_args(f.type)
-                if typing.get_origin(f.type) is Literal
-                else (f.type.__name__,)
-            )
-            fields.append(Field(prefix + f.name, "|".join(kinds), f.default, " ".join(text)))
-
-    walk(Config, "")
-    return fields
+def fields_help() -> str:
+    """Returns the help text of all config fields, grouped."""
+    sections = ["Config fields, set with --config.GROUP.FIELD=VALUE:"]
+    for group, fields in itertools.groupby(describe(), operator.attrgetter("group")):
+        title = f"config.{group}" if group else "config"
+        heading = textwrap.fill(f"{title}: {group_text(group)}", HELP_WIDTH, subsequent_indent="  ")
+        blocks = [
+            option_help(f"--config.{field.name}", _details(field), field.text) for field in fields
+        ]
+        sections.append("\n".join([heading, *blocks]))
+    return "\n\n".join(sections)
 
 
-def help_text() -> str:
-    """Returns all fields with their defaults, as text for a terminal."""
-    lines = ["Fields of the configuration, with their defaults (--config.GROUP.FIELD=VALUE):"]
-    for name, kind, default, text in describe():
-        lines.append(f"  {name} = {default!r} ({kind})")
-        lines += textwrap.wrap(
-            text, min(columns(), 100), initial_indent="      ", subsequent_indent="      "
-        )
-    return "\n".join(lines)
+def option_help(flag: str, details: str, text: str) -> str:
+    """Returns the help of one option: a line with its type and default, and indented text."""
+    head = textwrap.fill(
+        f"{flag} ({details})",
+        HELP_WIDTH,
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    body = textwrap.fill(
+        text,
+        HELP_WIDTH,
+        initial_indent="      ",
+        subsequent_indent="      ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return f"{head}\n{body}"
+
+
+def shown_default(default: object) -> str:
+    """Returns a default as it would be typed."""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "empty" if default == "" else str(default)
+
+
+def accepted_values(field: Field) -> str:
+    """Returns the choices of a field, or its type and rule."""
+    if field.choices:
+        return "|".join(field.choices)
+    if field.type is bool:
+        return "true|false"
+    if field.type is str:
+        return field.rule.text if field.rule else "text"
+    return field.type.__name__ + (f", {field.rule.text}" if field.rule else "")
+
+
+def _details(field: Field) -> str:
+    return f"{accepted_values(field)}; default {shown_default(field.default)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the prepared folders of the cache, and removes those whose source files have changed or gone since.
+"""Lists the prepared folders of the cache, and removes those whose source files have changed.
 
 python -m bert4rec_jax.data.clean
 python -m bert4rec_jax.data.clean --remove
@@ -16,53 +16,61 @@ from bert4rec_jax.data.sources.find import cache_folder
 
 
 def reason_to_remove(folder: str) -> str:
-    """Returns why a prepared folder will not be opened again, "" if it may be."""
+    """Returns the reason why a prepared folder is obsolete, or "" if it is not."""
     try:
         with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
             manifest = json.load(file)
         if manifest["format"] != FORMAT:
             return "written by another version"
-        files = manifest["identity"].get("files", []) + manifest["identity"].get("items", [])
-        for path, *facts in files:
-            if facts and not os.path.exists(path):
-                return f"{path} is gone"
-            if facts and [os.stat(path).st_size, os.stat(path).st_mtime_ns] != facts:
+        identity = manifest["identity"]
+        for path, *facts in identity.get("files", []) + identity.get("items", []):
+            if not facts:  # a URL
+                continue
+            if not os.path.exists(path):
+                return f"{path} does not exist any more"
+            status = os.stat(path)
+            if [status.st_size, status.st_mtime_ns] != facts:
                 return f"{path} has changed"
     except (OSError, ValueError, KeyError, TypeError):
-        return "damaged, or no prepared folder"
+        return "damaged, or not a prepared folder"
     return ""
 
 
 def size_of(folder: str) -> int:
-    """Returns the bytes of all files in a folder."""
-    return sum(
-        os.path.getsize(os.path.join(path, name))
-        for path, _, names in os.walk(folder)
-        for name in names
-    )
+    """Returns the total size of all files in a folder, in bytes."""
+    size = 0
+    for path, _, names in os.walk(folder):
+        size += sum(os.path.getsize(os.path.join(path, name)) for name in names)
+    return size
 
 
 def main() -> None:
-    """Lists, and removes where --remove says so."""
+    """Lists the prepared folders and, with --remove, removes the obsolete ones."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cache_dir", default="", help="as config.data.cache_dir")
-    parser.add_argument("--remove", action="store_true", help="remove what is marked")
+    parser.add_argument("--cache_dir", default="", help="see config.data.cache_dir")
+    parser.add_argument("--remove", action="store_true", help="remove the marked folders")
     arguments = parser.parse_args()
     parent = os.path.join(cache_folder(DataConfig(cache_dir=arguments.cache_dir)), "prepared")
-    entries = (
-        sorted(os.scandir(parent), key=lambda entry: entry.name) if os.path.isdir(parent) else []
-    )
+    names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
     freed = 0
-    for entry in entries:
-        if not entry.is_dir() or entry.name.startswith("."):
+    for name in names:
+        folder = os.path.join(parent, name)
+        if name.startswith(".") or not os.path.isdir(folder):
             continue
-        size, reason = size_of(entry.path), reason_to_remove(entry.path)
-        freed += size if reason else 0
-        print(f"{size / 2**20:10,.1f} MiB  {entry.name}" + (f"  ({reason})" if reason else ""))
-        if reason and arguments.remove:
-            shutil.rmtree(entry.path)
-    done = "removed" if arguments.remove else "would be freed by --remove"
-    print(f"{freed / 2**20:10,.1f} MiB  {done}, in {parent}")
+        size = size_of(folder)
+        reason = reason_to_remove(folder)
+        note = f"  ({reason})" if reason else ""
+        print(f"{_mebibytes(size)}  {name}{note}")
+        if reason:
+            freed += size
+            if arguments.remove:
+                shutil.rmtree(folder)
+    outcome = "removed" if arguments.remove else "would be freed by --remove"
+    print(f"{_mebibytes(freed)}  {outcome}, in {parent}")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:10,.1f} MiB"
 
 
 if __name__ == "__main__":

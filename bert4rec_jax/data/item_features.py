@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of items: the words and values that stand in columns of their table, each as a number."""
+"""Features of items: words and values in columns of the item table, each with a number."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-MIN_ITEMS = 5  # that share a feature; with fewer, it says little that their own embeddings do not
-_NO_WORD = r"[^\p{L}\p{M}\p{N}]+"  # no letters, accents of their own, or digits
+# Rarer features are dropped: they add little to the embeddings of their items.
+MIN_ITEMS = 5
+_BETWEEN_WORDS = r"[^\p{L}\p{M}\p{N}]+"  # anything but letters, combining accents and digits
 
 
 @dataclass(frozen=True)
 class ItemFeatures:
-    """Which features items have: P pairs of an item and a feature, each once.
+    """The features of all items, as P distinct pairs of an item and a feature.
 
     Attributes:
-      items: int32[P], item ids, rising.
-      features: int32[P], numbers of features; those of one item rise.
-      names: of the features, as `genres: Comedy`, in the order of their numbers.
+      items: int32[P], item ids, ascending.
+      features: int32[P], feature numbers; ascending within an item.
+      names: name of each feature, such as `genres: Comedy`, in the order of the numbers.
     """
 
     items: np.ndarray = field(repr=False)
@@ -37,74 +38,82 @@ class ItemFeatures:
     def fingerprint(self) -> str:
         """16 hex digits of the names and pairs."""
         digest = hashlib.sha256("\n".join(self.names).encode())
-        for array in (self.items, self.features):
-            digest.update(array.tobytes())
+        digest.update(self.items.tobytes())
+        digest.update(self.features.tobytes())
         return digest.hexdigest()[:16]
 
     def lists(self, num_items: int) -> list[np.ndarray]:
-        """Returns the names of the features of items 1..num_items."""
+        """Returns the feature names of each of the items 1..num_items."""
         starts = np.searchsorted(self.items, np.arange(2, num_items + 1))
-        return np.split(np.array(self.names, object)[self.features], starts)
+        names = np.array(self.names, object)
+        return np.split(names[self.features], starts)
 
     @staticmethod
     def from_lists(lists: pd.Series) -> ItemFeatures:
-        """Returns the bags of what `lists` returned, as a column whose index holds item ids."""
+        """Restores the features from a column of `lists`, indexed by item id."""
         import pyarrow as pa
 
         pairs = lists.explode().dropna()
         return _numbered(pairs.index.to_numpy(np.int64), pa.array(pairs, pa.string()))
 
 
-def feature_count(bags: ItemFeatures | None) -> int:
-    """Returns how many features there are; 0 where none were asked for."""
-    return 0 if bags is None else len(bags.names)
+def feature_count(features: ItemFeatures | None) -> int:
+    """Returns the number of features; 0 if the run has none."""
+    return 0 if features is None else len(features.names)
 
 
 def from_columns(table: pd.DataFrame, columns: tuple[str, ...]) -> ItemFeatures:
-    """Returns the features of items that stand in columns of their table, as far as `MIN_ITEMS` items share them.
+    """Returns the features in columns of the item table that at least `MIN_ITEMS` items share.
 
-    Text with `|` anywhere in its column is split there, and its parts are features. Other text, and every title, gives
-    its words in small letters. A number is a feature, and so is each element of a list.
+    Text is split at `|` if any text in its column contains one; the parts are features. Otherwise,
+    and in titles, the words in lower case are features. Numbers are features, and so are the
+    elements of lists.
 
     Args:
-      table: as `Dataset.item_table` returns it.
-      columns: some of its names.
+      table: the item table, see `Dataset.item_table`.
+      columns: names of its columns.
 
     Raises:
-      UserError: there is no such column, it holds something else, or its items share nothing.
+      UserError: a column is missing, has another type, or contains no shared feature.
     """
     import pyarrow as pa
+
+    pairs = [_pairs(table, column) for column in columns]
+    items = np.concatenate([ids for ids, _ in pairs])
+    found = _numbered(items, pa.concat_arrays([names for _, names in pairs]))
+    shared = np.bincount(found.features, minlength=len(found.names)) >= MIN_ITEMS
+    names = tuple(name for name, is_shared in zip(found.names, shared) if is_shared)
+    for column in columns:
+        if not any(name.startswith(f"{column}: ") for name in names):
+            raise UserError(
+                f"config.data.features contains the column {column!r} of the item table, but none "
+                f"of its values is shared by {MIN_ITEMS} items; remove it."
+            )
+    kept = shared[found.features]
+    new_numbers = np.cumsum(shared, dtype=np.int32) - 1
+    return ItemFeatures(found.items[kept], new_numbers[found.features[kept]], names)
+
+
+def _pairs(table: pd.DataFrame, column: str) -> tuple[np.ndarray, pa.Array]:
+    """Returns pairs of an item id, int64, and the name of a feature from one column."""
     import pyarrow.compute as pc
 
-    items, names = [], []
-    for column in columns:
-        if column not in table.columns or column == "item":
-            others = ", ".join(name for name in table.columns if name != "item")
-            raise UserError(
-                f"config.data.features names the column {column!r}, which the item table has not; its "
-                f"columns are: {others}."
-            )
-        lists = _split(table[column], column)
-        parts = pc.utf8_trim_whitespace(_texts(lists.flatten(), column))
-        some = pc.fill_null(pc.not_equal(parts, ""), False)
-        items.append(table.index.to_numpy(np.int64)[pc.list_parent_indices(lists).filter(some)])
-        names.append(pc.binary_join_element_wise(column, parts.filter(some), ": "))
-    bags = _numbered(np.concatenate(items), pa.concat_arrays(names))
-    shared = np.bincount(bags.features, minlength=len(bags.names)) >= MIN_ITEMS
-    kept = shared[bags.features]
-    left = tuple(name for name, is_shared in zip(bags.names, shared) if is_shared)
-    for column in columns:
-        if not any(name.startswith(f"{column}: ") for name in left):
-            raise UserError(
-                f"config.data.features names the column {column!r} of the item table, and no word or value "
-                f"in it belongs to {MIN_ITEMS} items; leave it out."
-            )
-    numbers = np.cumsum(shared, dtype=np.int32) - 1
-    return ItemFeatures(bags.items[kept], numbers[bags.features[kept]], left)
+    if column not in table.columns or column == "item":
+        others = ", ".join(name for name in table.columns if name != "item")
+        raise UserError(
+            f"config.data.features contains the column {column!r}, which is not in the item table; "
+            f"its columns are: {others}."
+        )
+    lists = _feature_lists(table[column], column)
+    values = pc.utf8_trim_whitespace(_as_text(lists.flatten(), column))
+    present = pc.fill_null(pc.not_equal(values, ""), False)
+    rows = pc.list_parent_indices(lists).filter(present)
+    names = pc.binary_join_element_wise(column, values.filter(present), ": ")
+    return table.index.to_numpy(np.int64)[rows], names
 
 
-def _split(values: pd.Series, column: str) -> pa.Array:
-    """Returns the features of each item in one column, as lists."""
+def _feature_lists(values: pd.Series, column: str) -> pa.Array:
+    """Returns the values of each item in one column, as lists."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -115,43 +124,43 @@ def _split(values: pd.Series, column: str) -> pa.Array:
         array = array.dictionary_decode()
     if pa.types.is_list(array.type):
         return array
+    texts = _as_text(array, column)
     is_text = pa.types.is_string(array.type) or pa.types.is_large_string(array.type)
-    texts = _texts(array, column)
-    joined = column != "title" and pc.any(pc.match_substring(texts, "|")).as_py()
-    if is_text and not joined:
-        return pc.split_pattern_regex(pc.utf8_lower(texts), _NO_WORD)
+    has_bars = column != "title" and pc.any(pc.match_substring(texts, "|")).as_py()
+    if is_text and not has_bars:
+        return pc.split_pattern_regex(pc.utf8_lower(texts), _BETWEEN_WORDS)
     return pc.split_pattern(texts, "|")
 
 
-def _texts(array: pa.Array, column: str) -> pa.Array:
-    """Returns text as it is, and whole numbers, dates and truth values as text."""
+def _as_text(array: pa.Array, column: str) -> pa.Array:
+    """Converts whole numbers, dates and booleans to text."""
     import pyarrow as pa
 
     try:
-        # Whole numbers become floats where some are missing.
-        whole = array.cast(pa.int64()) if pa.types.is_floating(array.type) else array
-        if pa.types.is_decimal(whole.type):
-            whole = whole.cast(pa.int64())
-        return whole.cast(pa.string())
+        # pandas turns a column of whole numbers into floats if some are missing.
+        if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+            array = array.cast(pa.int64())
+        return array.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UserError(
-            f"config.data.features names the column {column!r} of the item table, which is of type "
-            f"{array.type} and holds neither text nor whole numbers; leave it out."
+            f"config.data.features contains the column {column!r} of the item table, which is of "
+            f"type {array.type} and holds neither text nor whole numbers; remove it."
         ) from None
 
 
 def _numbered(items: np.ndarray, names: pa.Array) -> ItemFeatures:
-    """Returns the bags of pairs that may come twice; features are numbered in the order of their names."""
+    """Returns the features of pairs that may repeat, numbered in the order of their names."""
     import pyarrow.compute as pc
 
     encoded = names.dictionary_encode()
     order = pc.sort_indices(encoded.dictionary).to_numpy()
-    numbers = np.empty(len(order), np.int64)
-    numbers[order] = np.arange(len(order))
-    pairs = np.unique(items * len(order) + numbers[encoded.indices.to_numpy()])
-    items, features = np.divmod(pairs, max(len(order), 1))
+    count = len(order)
+    number_of_code = np.empty(count, np.int64)
+    number_of_code[order] = np.arange(count)
+    pairs = np.unique(items * count + number_of_code[encoded.indices.to_numpy()])
+    unique_items, features = np.divmod(pairs, max(count, 1))
     return ItemFeatures(
-        items.astype(np.int32),
+        unique_items.astype(np.int32),
         features.astype(np.int32),
         tuple(encoded.dictionary.take(order).to_pylist()),
     )

@@ -27,7 +27,7 @@ from bert4rec_jax.data.sources.delimited import short
 from bert4rec_jax.data.sources.find import cache_folder, find_source
 from bert4rec_jax.data.sources.log import Log, read_log
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 _STALE_SECONDS = 86400
 _WORK_STALE_SECONDS = 14 * 86400
@@ -219,8 +219,11 @@ def account(dataset: Dataset) -> str:
     sizes = [f"{manifest[name]:,}" for name in ("interactions", "users", "items")]
     parts = ["{} interactions of {} users with {} items".format(*sizes)]
     for before, after in itertools.pairwise(steps):
-        dropped = before["interactions"] - after["interactions"]
-        parts.append(f"{after['after']} dropped {dropped:,}")
+        interactions, users, items = (
+            f"{before[name] - after[name]:,} of {before[name]:,} {name}"
+            for name in ("interactions", "users", "items")
+        )
+        parts.append(f"{after['after']} dropped {interactions}, {users} and {items}")
     if missing := counts.get("times_missing"):
         parts.append(f"{missing:,} had no time and took that of the row before")
     if copies := counts.get("exact_duplicates"):

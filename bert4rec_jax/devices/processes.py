@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import say
+from bert4rec_jax.terminal import say
 
 
 def join_cluster() -> None:

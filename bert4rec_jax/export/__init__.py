@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run outside this package: `python -m bert4rec_jax.export`.
+"""Using a trained run without this package: `python -m bert4rec_jax.export`.
 
-`__main__` is the command. `onnx_model` writes the model as an ONNX file (`jaxpr_to_onnx` translates, `check` compares
-with the model itself), `stablehlo` as a serialized JAX function, `beside` the catalogue and a README next to them;
-`page` builds a folder of static files in which a browser runs the model (`browser_runtime` fetches the runtime,
-`static/` is the page).
+`onnx_model` writes an ONNX file (`jaxpr_to_onnx` translates, `check` compares with the model),
+`stablehlo` a serialized JAX function, and `readme` the catalogue and instructions. `page` builds a
+web page that runs the model in the browser (`browser_runtime` fetches the runtime, `static/`
+contains the page).
 """

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exported ONNX file beside the model that it was made from."""
+"""Comparison of an exported ONNX file with the model that it was made from."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from bert4rec_jax.export.stablehlo import room_of
 from bert4rec_jax.serving.recommender import Recommender
 
 TOP = 10
+_BATCH = 32
 
 
 class Comparison(NamedTuple):
-    """How an exported file differs from its model.
+    """Differences between an exported file and its model.
 
     Attributes:
-      histories: how many were compared.
-      same_top: share of them with the same best `TOP` items in the same order.
-      same_items: share of the best `TOP` items that are the same, whatever their order.
-      largest: difference between two scores of a best item, at most.
+      histories: number of histories compared.
+      same_top: share of histories with the same `TOP` items in the same order.
+      same_items: share of the best `TOP` items that both lists contain, in any order.
+      largest: largest difference between two scores at the same place of a list.
     """
 
     histories: int
@@ -28,22 +28,30 @@ class Comparison(NamedTuple):
 
 
 def random_histories(recommender: Recommender, count: int) -> list[list[int]]:
-    """Returns histories of item numbers, from a single item to more than the model reads; the same at every call."""
+    """Returns reproducible histories, from one item to more than the model reads."""
     generator = np.random.Generator(np.random.Philox(key=[0, 0]))
-    longest = min(room_of(recommender.config.model) + 5, recommender.num_items - 1)
+    longest = min(recommender.config.model.max_history + 5, recommender.num_items - 1)
     lengths = generator.integers(1, longest + 1, count)
-    return [
-        (generator.permutation(recommender.num_items)[:length] + 1).tolist() for length in lengths
-    ]
+    shuffled = (generator.permutation(recommender.num_items) + 1 for _ in lengths)
+    return [items[:length].tolist() for items, length in zip(shuffled, lengths)]
+
+
+def pad_left(histories: list[list[int]]) -> np.ndarray:
+    """Returns int32[histories, longest], with zeros before shorter histories."""
+    longest = max(len(history) for history in histories)
+    padded = np.zeros((len(histories), longest), np.int32)
+    for row, history in zip(padded, histories):
+        row[longest - len(history) :] = history
+    return padded
 
 
 def compare(path: str, recommender: Recommender, count: int) -> Comparison:
-    """Runs an exported file with onnxruntime and the model itself on random histories.
+    """Runs an exported file with onnxruntime, and the model itself, on random histories.
 
     Args:
-      path: of the file.
-      recommender: the run that it was made from.
-      count: how many histories.
+      path: the ONNX file.
+      recommender: the run that was exported.
+      count: number of histories.
     """
     import onnxruntime
 
@@ -52,19 +60,20 @@ def compare(path: str, recommender: Recommender, count: int) -> Comparison:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     histories = random_histories(recommender, count)
     k = min(TOP, recommender.num_items)
-    expected = recommender.recommend(histories, k)
-    same_top, same_items, places, largest = 0, 0, 0, 0.0
-    for first in range(0, count, 32):
-        part = histories[first : first + 32]
-        padded = np.zeros((len(part), max(map(len, part))), np.int32)
-        for row, history in zip(padded, part):
-            row[len(row) - len(history) :] = history
-        items, scores = session.run(["items", "scores"], {"history": padded, "k": np.array([k])})
-        for wanted, got, its in zip(expected[first:], items, scores):
-            got, its = got[: len(wanted)].tolist(), its[: len(wanted)]
-            numbers = [r.number for r in wanted]
-            same_top += numbers == got
-            same_items += len(set(numbers) & set(got))
-            places += len(wanted)
-            largest = max(largest, float(np.abs(its - [r.score for r in wanted]).max()))
+    same_top = 0
+    same_items = 0
+    places = 0
+    largest = 0.0
+    for first in range(0, count, _BATCH):
+        batch = histories[first : first + _BATCH]
+        feed = {"history": pad_left(batch), "k": np.array([k])}
+        items, scores = session.run(["items", "scores"], feed)
+        for row, expected in enumerate(recommender.recommend(batch, k)):
+            numbers = [entry.number for entry in expected]
+            found = items[row, : len(numbers)].tolist()
+            differences = scores[row, : len(numbers)] - [entry.score for entry in expected]
+            same_top += numbers == found
+            same_items += len(set(numbers) & set(found))
+            places += len(numbers)
+            largest = max(largest, float(np.abs(differences).max()))
     return Comparison(count, same_top / count, same_items / places, largest)

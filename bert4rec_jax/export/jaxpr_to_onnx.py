@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Translates a JAX computation into nodes of an ONNX graph; sizes may be symbols such as `b`.
 
-It knows the operations that this project's models are made of, and refuses the rest by name. A change of the encoder
-is exported without a change here as long as it keeps to them; nothing but the package `onnx` is needed.
+It covers the operations of this project's models and rejects all others by name. The encoder can
+therefore change without a change here if it keeps to these operations. The only package needed is
+`onnx`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from bert4rec_jax.errors import UserError
 
 OPSET = 20
 
+# Operations with the same meaning in JAX and in ONNX.
 _SAME = {
     "add": "Add",
     "sub": "Sub",
@@ -44,7 +46,9 @@ _SAME = {
     "or": "Or",
     "not": "Not",
 }
+# Operations without effect in inference.
 _IDENTITY = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
+# Operations that call another computation.
 _INLINED = (
     "jit",
     "pjit",
@@ -59,92 +63,109 @@ _INLINED = (
 
 
 class Graph:
-    """An ONNX graph in the making: values are names of tensors.
+    """An ONNX graph under construction; values are names of tensors.
 
     Attributes:
       nodes: in order of execution.
-      constants: small tensors by name; the model's weights are inputs of the translation and not among them.
+      constants: small tensors by name. The model's weights are inputs of the translation instead.
+      sizes: for each symbolic size the name of an int64[1] tensor with its value.
     """
 
-    def __init__(self, sizes: dict[str, str] | None = None):
-        """Begins a graph.
-
-        Args:
-          sizes: for each symbolic size the name of an int64[1] tensor that holds it.
-        """
+    def __init__(self, sizes: dict[str, str] | None = None) -> None:
+        """Creates an empty graph with these symbolic sizes."""
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
-        self._sizes = sizes or {}
-        self._known: dict[Any, str] = {}
+        self.sizes = sizes or {}
+        self._cache: dict[Any, str] = {}
         self._count = 0
 
-    def name(self, hint: str) -> str:
-        """Returns a name that no other tensor has."""
+    def new_name(self, hint: str) -> str:
+        """Returns an unused tensor name."""
         self._count += 1
         return f"{hint}_{self._count}"
 
-    def add(self, operation: str, *inputs: str, outputs: int = 1, **attributes) -> Any:
-        """Appends a node; returns the name of its output, or a list of names where there are several."""
-        names = [self.name(operation.lower()) for _ in range(outputs)]
-        self.nodes.append(helper.make_node(operation, list(inputs), names, **attributes))
-        return names[0] if outputs == 1 else names
+    def add(self, operation: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Appends a node with one output and returns the output's name: `output`, or a new name."""
+        name = output or self.new_name(operation.lower())
+        self.nodes.append(helper.make_node(operation, list(inputs), [name], **attributes))
+        return name
 
     def constant(self, value: Any, dtype: Any = None) -> str:
         """Returns the name of a constant; equal constants are stored once."""
         array = np.asarray(value, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._known:
-            name = self._known[key] = self.name("constant")
+        if key not in self._cache:
+            name = self.new_name("constant")
             self.constants[name] = numpy_helper.from_array(array, name)
-        return self._known[key]
+            self._cache[key] = name
+        return self._cache[key]
+
+    def integers(self, *values: int) -> str:
+        """Returns the name of an int64 vector, the form in which ONNX takes axes and sizes."""
+        return self.constant(values, np.int64)
 
     def shape(self, sizes: Sequence[Any]) -> str:
         """Returns the name of an int64[rank] tensor with the sizes, symbols included.
 
-        One size that is an expression of symbols may be left to be inferred by a Reshape.
+        At most one size may be an expression of symbols; a Reshape infers it.
         """
+        if all(isinstance(size, int) for size in sizes):
+            return self.integers(*sizes)
         key = ("shape", *map(str, sizes))
-        if key not in self._known:
-            if all(isinstance(size, int) for size in sizes):
-                return self.constant(list(sizes), np.int64)
-            parts = [
-                self.constant([size], np.int64)
-                if isinstance(size, int)
-                else self._sizes.get(str(size)) or self.constant([-1], np.int64)
-                for size in sizes
-            ]
-            self._known[key] = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
-        return self._known[key]
+        if key not in self._cache:
+            parts = [self._size_or_inferred(size) for size in sizes]
+            joined = parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=0)
+            self._cache[key] = joined
+        return self._cache[key]
+
+    def size(self, size: Any) -> str:
+        """Returns the name of an int64[1] tensor with the size; raises UserError if unknown."""
+        if isinstance(size, int):
+            return self.integers(size)
+        if str(size) not in self.sizes:
+            raise _unsupported(f"the size {size}")
+        return self.sizes[str(size)]
+
+    def _size_or_inferred(self, size: Any) -> str:
+        known = isinstance(size, int) or str(size) in self.sizes
+        return self.size(size) if known else self.integers(-1)
 
 
 class _Value:
-    """A tensor of the graph, its shape in JAX, and whether axes of it are still 1 that JAX has spread (`thin`)."""
+    """A tensor of the graph with its shape in JAX.
 
-    def __init__(self, name: str, shape: tuple, thin: bool = False):
-        self.name, self.shape, self.thin = name, shape, thin
+    JAX broadcasts explicitly and ONNX implicitly, so `compact` tensors still have size 1 on axes
+    that JAX expanded.
+    """
+
+    def __init__(self, name: str, shape: tuple, compact: bool = False) -> None:
+        self.name = name
+        self.shape = shape
+        self.compact = compact
 
 
 def translate(graph: Graph, function: Callable, arguments: Any, names: Sequence[str]) -> list[str]:
     """Adds the nodes of `function(*arguments)` to a graph.
 
     Args:
-      graph: where they go.
-      function: what to translate.
+      graph: the graph to extend.
+      function: the JAX function to translate.
       arguments: a tuple of pytrees of `jax.ShapeDtypeStruct`; sizes may be symbols.
-      names: the tensors that hold the leaves of `arguments`, in the order of `jax.tree.leaves`.
+      names: the tensors with the leaves of `arguments`, in the order of `jax.tree.leaves`.
 
     Returns:
-      The names of the tensors that hold the leaves of the result.
+      The names of the tensors with the leaves of the result.
 
     Raises:
-      UserError: the computation has an operation that is not known here; says which.
+      UserError: the computation contains an unsupported operation; the message names it.
     """
     closed = jax.make_jaxpr(function)(*arguments)
     inputs = [
         _Value(name, leaf.shape)
         for name, leaf in zip(names, jax.tree.leaves(arguments), strict=True)
     ]
-    return [_full(graph, value) for value in _run(graph, closed.jaxpr, closed.consts, inputs)]
+    outputs = _run(graph, closed.jaxpr, closed.consts, inputs)
+    return [_expanded(graph, value) for value in outputs]
 
 
 def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[_Value]) -> list[_Value]:
@@ -158,293 +179,300 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[_Value]) 
         return values[atom]
 
     for equation in jaxpr.eqns:
-        results = _equation(graph, equation, [read(atom) for atom in equation.invars])
+        arguments = [read(atom) for atom in equation.invars]
+        results = _translate_equation(graph, equation, arguments)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _equation(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
-    operation, parameters = equation.primitive.name, equation.params
-    if operation in _INLINED:
-        inner = next(
-            parameters[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in parameters
-        )
+def _translate_equation(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
+    name = equation.primitive.name
+    if name in _INLINED:
+        keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+        inner = next(equation.params[key] for key in keys if key in equation.params)
         return _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
-    if operation in _IDENTITY:
+    if name in _IDENTITY:
         return inputs
-    shape = equation.outvars[0].aval.shape
-    if operation in _SAME and not (
-        operation in ("max", "min") and equation.outvars[0].aval.dtype == bool
-    ):
-        return [_elementwise(graph, _SAME[operation], inputs, shape)]
-    if operation == "unstack":
-        return _unstack(graph, equation, inputs)
-    rule = _RULES.get(operation)
-    if rule is None:
-        raise UserError(
-            f"this model uses the operation {operation!r}, which cannot be exported to ONNX yet; use "
-            "--format stablehlo."
-        )
-    return [rule(graph, equation, inputs, shape)]
+    operation = _Operation(graph, equation, inputs)
+    if name == "unstack":
+        return _unstack(operation)
+    on_booleans = name in ("max", "min") and operation.dtype == bool
+    if name in _SAME and not on_booleans:
+        return [operation.elementwise(_SAME[name], *inputs)]
+    if name in _RULES:
+        return [_RULES[name](operation)]
+    raise _unsupported(f"this model uses the operation {name!r}, which")
 
 
-def _elementwise(
-    graph: Graph, operation: str, inputs: list[_Value], shape: tuple, **attributes
-) -> _Value:
-    # ONNX spreads axes of size 1 by itself, so what JAX has spread may stay thin as long as all operands are.
-    thin = all(value.thin or not value.shape for value in inputs) and len(shape) > 0
-    return _Value(
-        graph.add(operation, *(value.name for value in inputs), **attributes), shape, thin
-    )
+def _unsupported(subject: str) -> UserError:
+    return UserError(f"{subject} cannot be exported to ONNX yet; use --format stablehlo.")
 
 
-def _full(graph: Graph, value: _Value) -> str:
-    """Returns the tensor of a value with all its axes spread."""
-    return graph.add("Expand", value.name, graph.shape(value.shape)) if value.thin else value.name
+def _onnx_dtype(dtype: Any) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
-def _broadcast(graph, equation, inputs, shape):
-    (value, axes) = inputs[0], equation.params["broadcast_dimensions"]
-    sizes = [1] * len(shape)
+def _expanded(graph: Graph, value: _Value) -> str:
+    """Returns the tensor of a value with every axis at its size in JAX."""
+    if not value.compact:
+        return value.name
+    return graph.add("Expand", value.name, graph.shape(value.shape))
+
+
+class _Operation:
+    """One equation of a JAX computation.
+
+    Attributes:
+      graph: the graph to extend.
+      parameters: of the equation.
+      inputs: the operands.
+      shape: of the first output.
+      dtype: of the first output.
+      output_shapes: of all outputs.
+    """
+
+    def __init__(self, graph: Graph, equation: Any, inputs: list[_Value]) -> None:
+        self.graph = graph
+        self.parameters = equation.params
+        self.inputs = inputs
+        self.output_shapes = [output.aval.shape for output in equation.outvars]
+        self.shape = self.output_shapes[0]
+        self.dtype = equation.outvars[0].aval.dtype
+
+    def elementwise(self, name: str, *inputs: _Value, **attributes: Any) -> _Value:
+        """Adds an elementwise node; its result is compact if all operands are."""
+        compact = all(value.compact or not value.shape for value in inputs)
+        names = [value.name for value in inputs]
+        result = self.graph.add(name, *names, **attributes)
+        return _Value(result, self.shape, compact and len(self.shape) > 0)
+
+    def scalar(self, value: float) -> _Value:
+        """Returns a constant with the dtype of the output."""
+        return _Value(self.graph.constant(value, self.dtype), ())
+
+    def expanded(self, index: int = 0) -> str:
+        """Returns the tensor of an operand with every axis at its size in JAX."""
+        return _expanded(self.graph, self.inputs[index])
+
+    def result(self, name: str) -> _Value:
+        """Returns a tensor as the operation's value."""
+        return _Value(name, self.shape)
+
+
+def _broadcast(op: _Operation) -> _Value:
+    value = op.inputs[0]
+    axes = op.parameters["broadcast_dimensions"]
+    if list(value.shape) == list(op.shape):
+        return value
+    sizes = [1] * len(op.shape)
     for axis, size in zip(axes, value.shape):
         sizes[axis] = size
-    if list(value.shape) == list(shape):
-        return value
     name = value.name
-    if len(axes) < len(shape):
-        missing = [axis for axis in range(len(shape)) if axis not in axes]
-        name = graph.add("Unsqueeze", name, graph.constant(missing, np.int64))
-    return _Value(name, shape, thin=value.thin or sizes != list(shape))
+    missing = [axis for axis in range(len(op.shape)) if axis not in axes]
+    if missing:
+        name = op.graph.add("Unsqueeze", name, op.graph.integers(*missing))
+    return _Value(name, op.shape, compact=value.compact or sizes != list(op.shape))
 
 
-def _reshape(graph, equation, inputs, shape):
-    value = inputs[0]
-    ones = [size for size in value.shape if size != 1] == [size for size in shape if size != 1]
-    if value.thin and not ones:
-        value = _Value(_full(graph, value), value.shape)
-    if ones:  # only axes of size 1 come and go
-        name = (
-            graph.add("Squeeze", value.name, graph.constant(_ones(value.shape), np.int64))
-            if _ones(value.shape)
-            else value.name
-        )
-        name = (
-            graph.add("Unsqueeze", name, graph.constant(_ones(shape), np.int64))
-            if _ones(shape)
-            else name
-        )
-        return _Value(name, shape, value.thin)
-    return _Value(graph.add("Reshape", value.name, graph.shape(shape)), shape)
+def _reshape(op: _Operation) -> _Value:
+    value = op.inputs[0]
+    before = [size for size in value.shape if size != 1]
+    after = [size for size in op.shape if size != 1]
+    if before != after:
+        return op.result(op.graph.add("Reshape", op.expanded(), op.graph.shape(op.shape)))
+    # Only axes of size 1 are removed or added.
+    name = value.name
+    if removed := _axes_of_size_one(value.shape):
+        name = op.graph.add("Squeeze", name, op.graph.integers(*removed))
+    if added := _axes_of_size_one(op.shape):
+        name = op.graph.add("Unsqueeze", name, op.graph.integers(*added))
+    return _Value(name, op.shape, value.compact)
 
 
-def _ones(shape: Sequence[Any]) -> list[int]:
+def _axes_of_size_one(shape: Sequence[Any]) -> list[int]:
     return [axis for axis, size in enumerate(shape) if isinstance(size, int) and size == 1]
 
 
-def _squeeze(graph, equation, inputs, shape):
-    axes = graph.constant(list(equation.params["dimensions"]), np.int64)
-    return _Value(graph.add("Squeeze", inputs[0].name, axes), shape, inputs[0].thin)
+def _squeeze(op: _Operation) -> _Value:
+    axes = op.graph.integers(*op.parameters["dimensions"])
+    value = op.inputs[0]
+    return _Value(op.graph.add("Squeeze", value.name, axes), op.shape, value.compact)
 
 
-def _expand_dims(graph, equation, inputs, shape):
-    axes = graph.constant(list(equation.params["dimensions"]), np.int64)
-    return _Value(graph.add("Unsqueeze", inputs[0].name, axes), shape, inputs[0].thin)
+def _expand_dims(op: _Operation) -> _Value:
+    axes = op.graph.integers(*op.parameters["dimensions"])
+    value = op.inputs[0]
+    return _Value(op.graph.add("Unsqueeze", value.name, axes), op.shape, value.compact)
 
 
-def _transpose(graph, equation, inputs, shape):
-    permutation = list(equation.params["permutation"])
-    return _Value(graph.add("Transpose", inputs[0].name, perm=permutation), shape, inputs[0].thin)
+def _transpose(op: _Operation) -> _Value:
+    order = list(op.parameters["permutation"])
+    value = op.inputs[0]
+    return _Value(op.graph.add("Transpose", value.name, perm=order), op.shape, value.compact)
 
 
-def _convert(graph, equation, inputs, shape):
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
-    return _elementwise(graph, "Cast", inputs, shape, to=kind)
+def _convert(op: _Operation) -> _Value:
+    return op.elementwise("Cast", op.inputs[0], to=_onnx_dtype(op.dtype))
 
 
-def _select(graph, equation, inputs, shape):
-    condition, when_false, when_true = inputs
-    return _elementwise(graph, "Where", [condition, when_true, when_false], shape)
+def _select(op: _Operation) -> _Value:
+    condition, when_false, when_true = op.inputs
+    return op.elementwise("Where", condition, when_true, when_false)
 
 
-def _square(graph, equation, inputs, shape):
-    return _elementwise(graph, "Mul", [inputs[0], inputs[0]], shape)
+def _square(op: _Operation) -> _Value:
+    return op.elementwise("Mul", op.inputs[0], op.inputs[0])
 
 
-def _power(graph, equation, inputs, shape):
-    if equation.params["y"] == 2:
-        return _square(graph, equation, inputs, shape)
-    exponent = _Value(graph.constant(equation.params["y"], equation.invars[0].aval.dtype), ())
-    return _elementwise(graph, "Pow", [inputs[0], exponent], shape)
+def _power(op: _Operation) -> _Value:
+    if op.parameters["y"] == 2:
+        return _square(op)
+    return op.elementwise("Pow", op.inputs[0], op.scalar(op.parameters["y"]))
 
 
-def _rsqrt(graph, equation, inputs, shape):
-    root = _elementwise(graph, "Sqrt", inputs, shape)
-    return _elementwise(graph, "Reciprocal", [root], shape)
+def _rsqrt(op: _Operation) -> _Value:
+    return op.elementwise("Reciprocal", op.elementwise("Sqrt", op.inputs[0]))
 
 
-def _erfc(graph, equation, inputs, shape):
-    one = _Value(graph.constant(1, equation.invars[0].aval.dtype), ())
-    return _elementwise(graph, "Sub", [one, _elementwise(graph, "Erf", inputs, shape)], shape)
+def _erfc(op: _Operation) -> _Value:
+    return op.elementwise("Sub", op.scalar(1), op.elementwise("Erf", op.inputs[0]))
 
 
-def _clamp(graph, equation, inputs, shape):
-    lowest, value, highest = inputs
-    raised = _elementwise(graph, "Max", [value, lowest], shape)
-    return _elementwise(graph, "Min", [raised, highest], shape)
+def _clamp(op: _Operation) -> _Value:
+    lowest, value, highest = op.inputs
+    return op.elementwise("Min", op.elementwise("Max", value, lowest), highest)
 
 
-def _reduce(operation):
-    def rule(graph, equation, inputs, shape):
-        axes = graph.constant(list(equation.params["axes"]), np.int64)
-        return _Value(graph.add(operation, _full(graph, inputs[0]), axes, keepdims=0), shape)
+def _reduce(name: str) -> "_Rule":
+    def rule(op: _Operation) -> _Value:
+        axes = op.graph.integers(*op.parameters["axes"])
+        return op.result(op.graph.add(name, op.expanded(), axes, keepdims=0))
 
     return rule
 
 
-def _cumsum(graph, equation, inputs, shape):
-    axis = graph.constant(equation.params["axis"], np.int64)
-    return _Value(
-        graph.add("CumSum", _full(graph, inputs[0]), axis, reverse=int(equation.params["reverse"])),
-        shape,
-    )
+def _cumsum(op: _Operation) -> _Value:
+    axis = op.graph.constant(op.parameters["axis"], np.int64)
+    backwards = int(op.parameters["reverse"])
+    return op.result(op.graph.add("CumSum", op.expanded(), axis, reverse=backwards))
 
 
-def _iota(graph, equation, inputs, shape):
-    axis, aval = equation.params["dimension"], equation.outvars[0].aval
-    stop = graph.add("Squeeze", graph.shape((shape[axis],)))
-    name = graph.add("Range", graph.constant(0, np.int64), stop, graph.constant(1, np.int64))
-    name = graph.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype)))
-    if len(shape) == 1:
-        return _Value(name, shape)
-    others = [a for a in range(len(shape)) if a != axis]
-    return _Value(graph.add("Unsqueeze", name, graph.constant(others, np.int64)), shape, thin=True)
+def _iota(op: _Operation) -> _Value:
+    axis = op.parameters["dimension"]
+    zero = op.graph.constant(0, np.int64)
+    one = op.graph.constant(1, np.int64)
+    stop = op.graph.add("Squeeze", op.graph.size(op.shape[axis]))
+    name = op.graph.add("Range", zero, stop, one)
+    name = op.graph.add("Cast", name, to=_onnx_dtype(op.dtype))
+    others = [other for other in range(len(op.shape)) if other != axis]
+    if not others:
+        return op.result(name)
+    name = op.graph.add("Unsqueeze", name, op.graph.integers(*others))
+    return _Value(name, op.shape, compact=True)
 
 
-def _dimension(graph, equation, inputs, shape):
-    """The value of `l` or `l - 1`; of expressions, sums of a symbol and a number are known."""
-    size = equation.params["dim"]
+def _dimension(op: _Operation) -> _Value:
+    """The value of a symbolic size, or of a symbolic size plus or minus a small number."""
+    size = op.parameters["dim"]
     for shift in range(-4, 5):
-        name = graph._sizes.get(str(size - shift))
+        name = op.graph.sizes.get(str(size - shift))
         if name:
-            total = graph.add("Add", graph.add("Squeeze", name), graph.constant(shift, np.int64))
-            kind = helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))
-            return _Value(graph.add("Cast", total, to=kind), ())
-    raise UserError(f"the size {size} cannot be exported to ONNX yet; use --format stablehlo.")
+            number = op.graph.add("Squeeze", name)
+            total = op.graph.add("Add", number, op.graph.constant(shift, np.int64))
+            return op.result(op.graph.add("Cast", total, to=_onnx_dtype(op.dtype)))
+    raise _unsupported(f"the size {size}")
 
 
-def _slice(graph, equation, inputs, shape):
-    p, value = equation.params, inputs[0]
-    name = _full(graph, value)
-    for axis, (start, limit, size) in enumerate(
-        zip(p["start_indices"], p["limit_indices"], value.shape)
-    ):
-        step = p["strides"][axis] if p["strides"] else 1
-        if (start, step) != (0, 1) or str(limit) != str(size):
-            stop = (
-                graph.shape((limit,))
-                if isinstance(limit, int) or str(limit) != str(size)
-                else graph.constant([np.iinfo(np.int64).max])
-            )
-            name = graph.add(
-                "Slice",
-                name,
-                graph.constant([start], np.int64),
-                stop,
-                graph.constant([axis], np.int64),
-                graph.constant([step], np.int64),
-            )
-    return _Value(name, shape)
+def _slice(op: _Operation) -> _Value:
+    graph = op.graph
+    starts = op.parameters["start_indices"]
+    limits = op.parameters["limit_indices"]
+    strides = op.parameters["strides"] or (1,) * len(starts)
+    name = op.expanded()
+    for axis, size in enumerate(op.inputs[0].shape):
+        to_the_end = str(limits[axis]) == str(size)
+        if to_the_end and (starts[axis], strides[axis]) == (0, 1):
+            continue
+        start = graph.integers(starts[axis])
+        stop = graph.integers(np.iinfo(np.int64).max) if to_the_end else graph.size(limits[axis])
+        stride = graph.integers(strides[axis])
+        name = graph.add("Slice", name, start, stop, graph.integers(axis), stride)
+    return op.result(name)
 
 
-def _unstack(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
-    array = _full(graph, inputs[0])
-    axis = equation.params["axis"]
-    return [
-        _Value(
-            graph.add("Gather", array, graph.constant(index, np.int64), axis=axis),
-            output.aval.shape,
-        )
-        for index, output in enumerate(equation.outvars)
-    ]
+def _unstack(op: _Operation) -> list[_Value]:
+    array = op.expanded()
+    axis = op.parameters["axis"]
+    results = []
+    for position, shape in enumerate(op.output_shapes):
+        index = op.graph.constant(position, np.int64)
+        results.append(_Value(op.graph.add("Gather", array, index, axis=axis), shape))
+    return results
 
 
-def _concatenate(graph, equation, inputs, shape):
-    return _Value(
-        graph.add("Concat", *(_full(graph, v) for v in inputs), axis=equation.params["dimension"]),
-        shape,
-    )
+def _concatenate(op: _Operation) -> _Value:
+    names = [op.expanded(index) for index in range(len(op.inputs))]
+    return op.result(op.graph.add("Concat", *names, axis=op.parameters["dimension"]))
 
 
-def _gather(graph, equation, inputs, shape):
-    """Rows of a table, one element of each row of a batch, or a run of one axis; ids are taken to be in range."""
-    d, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    operand, indices = _full(graph, inputs[0]), inputs[1]
-    if len(d.start_index_map) == 1:
-        axis = d.start_index_map[0]
-        last = graph.constant([-1], np.int64)
-        if d.collapsed_slice_dims == (axis,) and not d.operand_batching_dims and axis == 0:
-            rows = graph.add("Squeeze", _full(graph, indices), last)
-            return _Value(graph.add("Gather", operand, rows, axis=0), shape)
-        if (
-            d.collapsed_slice_dims == (axis,)
-            and d.operand_batching_dims == (0,)
-            and axis == 1
-            and len(sizes) == 2
-        ):
-            columns = graph.add("Squeeze", _full(graph, indices), last)
-            return _Value(graph.add("GatherElements", operand, columns, axis=1), shape)
-        if not d.collapsed_slice_dims and indices.shape == (1,):
-            start = graph.add("Cast", _full(graph, indices), to=TensorProto.INT64)
-            stop = graph.add("Add", start, graph.shape((sizes[axis],)))
-            return _Value(
-                graph.add("Slice", operand, start, stop, graph.constant([axis], np.int64)), shape
-            )
-    raise UserError(
-        f"this model looks up an array in a way ({d}) that cannot be exported to ONNX yet; use --format "
-        "stablehlo."
-    )
+def _gather(op: _Operation) -> _Value:
+    """Rows of a table, one element of each row of a batch, or a range of one axis.
+
+    Indices are assumed to be in range.
+    """
+    graph = op.graph
+    numbers = op.parameters["dimension_numbers"]
+    sizes = op.parameters["slice_sizes"]
+    operand = op.expanded(0)
+    indices = op.expanded(1)
+    axes = tuple(numbers.start_index_map)
+    collapsed = tuple(numbers.collapsed_slice_dims)
+    batch = tuple(numbers.operand_batching_dims)
+    if axes == collapsed == (0,) and not batch:
+        rows = graph.add("Squeeze", indices, graph.integers(-1))
+        return op.result(graph.add("Gather", operand, rows, axis=0))
+    if axes == collapsed == (1,) and batch == (0,) and len(sizes) == 2:
+        columns = graph.add("Squeeze", indices, graph.integers(-1))
+        return op.result(graph.add("GatherElements", operand, columns, axis=1))
+    if len(axes) == 1 and not collapsed and op.inputs[1].shape == (1,):
+        start = graph.add("Cast", indices, to=TensorProto.INT64)
+        stop = graph.add("Add", start, graph.size(sizes[axes[0]]))
+        return op.result(graph.add("Slice", operand, start, stop, graph.integers(*axes)))
+    raise _unsupported(f"this model indexes an array in a way ({numbers}) that")
 
 
-def _dot_general(graph, equation, inputs, shape):
-    """A product with one contracted axis: Gemm of two matrices, else MatMul."""
-    (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
-    product = None
-    if len(contract_a) == 1:
-        if len(inputs[0].shape) == len(inputs[1].shape) == 2 and not batch_a:
-            # Gemm reads the item table as it lies; a transposition would hold it twice.
-            a, b = (_full(graph, value) for value in inputs)
-            turned = {"transA": int(contract_a[0] == 0), "transB": int(contract_b[0] == 1)}
-            return _Value(graph.add("Gemm", a, b, **turned), shape)
-        product = _matmul(graph, inputs, shape, contract_a[0], contract_b[0], batch_a, batch_b)
-    if product is None:
-        raise UserError(
-            "this model multiplies arrays in a way that cannot be exported to ONNX yet; use --format "
-            "stablehlo."
-        )
-    return product
+def _dot_general(op: _Operation) -> _Value:
+    """A product over one contracted axis: Gemm for two matrices, MatMul otherwise."""
+    graph = op.graph
+    contracted, (batch_a, batch_b) = op.parameters["dimension_numbers"]
+    contract_a, contract_b = map(list, contracted)
+    ranks = [len(value.shape) for value in op.inputs]
+    a = op.expanded(0)
+    b = op.expanded(1)
+    if ranks == [2, 2] and len(contract_a) == 1 and not batch_a:
+        # Gemm reads the item table in its stored order; a Transpose would keep a second copy.
+        transposed = {"transA": int(contract_a == [0]), "transB": int(contract_b == [1])}
+        return op.result(graph.add("Gemm", a, b, **transposed))
+    free_a = [axis for axis in range(ranks[0]) if axis not in (*contract_a, *batch_a)]
+    free_b = [axis for axis in range(ranks[1]) if axis not in (*contract_b, *batch_b)]
+    if len(contract_a) != 1 or len(free_b) > 1 or (batch_a and len(free_a) != 1):
+        raise _unsupported("this model multiplies arrays in a way that")
+    a = _in_order(graph, a, [*batch_a, *free_a, *contract_a])
+    b = _in_order(graph, b, [*batch_b, *contract_b, *free_b])
+    if free_b:
+        return op.result(graph.add("MatMul", a, b))
+    column = graph.add("Unsqueeze", b, graph.integers(-1))  # the right operand is a vector
+    product = graph.add("MatMul", a, column)
+    return op.result(graph.add("Squeeze", product, graph.integers(-1)))
 
 
-def _matmul(graph, inputs, shape, contract_a, contract_b, batch_a, batch_b):
-    """What MatMul does with at most a transposition of each operand: leading batch axes, one contracted axis."""
-    a, b = (_full(graph, value) for value in inputs)
-    rank_a, rank_b = len(inputs[0].shape), len(inputs[1].shape)
-    free_b = [axis for axis in range(rank_b) if axis != contract_b and axis not in batch_b]
-    free_a = [axis for axis in range(rank_a) if axis != contract_a and axis not in batch_a]
-    if len(free_b) > 1 or (batch_a and len(free_a) != 1):
-        return None
-    order_a, order_b = [*batch_a, *free_a, contract_a], [*batch_b, contract_b, *free_b]
-    if order_a != list(range(rank_a)):
-        a = graph.add("Transpose", a, perm=order_a)
-    if order_b != list(range(rank_b)):
-        b = graph.add("Transpose", b, perm=order_b)
-    if not free_b:  # a vector on the right
-        b = graph.add("Unsqueeze", b, graph.constant([-1], np.int64))
-        product = graph.add("MatMul", a, b)
-        return _Value(graph.add("Squeeze", product, graph.constant([-1], np.int64)), shape)
-    return _Value(graph.add("MatMul", a, b), shape)
+def _in_order(graph: Graph, name: str, order: list[int]) -> str:
+    """Returns a tensor with its axes in this order."""
+    return name if order == sorted(order) else graph.add("Transpose", name, perm=order)
 
 
-_RULES = {
+_Rule = Callable[[_Operation], _Value]
+_RULES: dict[str, _Rule] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _squeeze,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained model as one ONNX file: a history in, the best items or all scores out.
+"""A trained model as one ONNX file that maps a history to the best items and to all scores.
 
-The graph is `ranking.item_scores` itself, translated, with a few nodes before it (the newest part of the history and
-its [MASK]) and after it (what was seen is removed, the best are picked). Weights are stored by name; above 1.5 GB,
-what protobuf can hold being 2, they are written to a file beside it.
+The graph is `ranking.item_scores` in translation. Nodes before it take the newest part of the
+history and append [MASK]; nodes after it remove seen items and select the best. Weights above 1.5
+GB go to a second file, because protobuf ends at 2 GB.
 """
 
 import dataclasses
@@ -15,17 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 from jax import export
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
-from bert4rec_jax.export.stablehlo import room_of, scores_of, weight_names
+from bert4rec_jax.export.model_function import score_histories, weight_names
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import mask_token
 
-TABLES = ("float32", "float16", "int8")
 _REMOVED = np.float32(-2e9)
+_LARGEST_REMOVED = np.float32(-1e8)
 _INLINE_BYTES = 1_500_000_000
+_TO_THE_END = np.iinfo(np.int64).max
+# The oldest version of the format with these operations: runtimes reject files newer than
+# themselves.
+_IR_VERSION = 9
 
 
 def write(
@@ -33,170 +37,166 @@ def write(
     config: ModelConfig,
     num_items: int,
     params: Any,
-    table: str = "float32",
+    table_dtype: str = "float32",
     inline_bytes: int = _INLINE_BYTES,
 ) -> list[str]:
-    """Writes the model; see the README that `beside` writes for its inputs and outputs.
+    """Writes the model; the README that `readme` writes describes its inputs and outputs.
 
     Args:
       path: the file, `model.onnx`.
-      config: the model's configuration; computed in float32 whatever its dtype.
+      config: the model's configuration; the exported model always computes in float32.
       num_items: size of the catalogue.
       params: as in a checkpoint.
-      table: how the item table is stored: `float32`, `float16`, or `int8` with one scale a row.
-      inline_bytes: weights beyond this size are written to `path` + `.data`.
+      table_dtype: storage of the item table: `float32`, `float16`, or `int8` with one scale per
+        row.
+      inline_bytes: weights larger than this in total are written to `path` + `.data`.
 
     Returns:
       The files written.
     """
     config = dataclasses.replace(config, dtype="float32")
-    batch, length = export.symbolic_shape("b, l")
     graph = Graph({"b": "batch_size", "l": "length"})
-    leaves, names = jax.tree.leaves(params), weight_names(params)
-    weights = {name: np.asarray(leaf, np.float32) for name, leaf in zip(names, leaves, strict=True)}
-    embedding = next(name for name, leaf in weights.items() if name.endswith("items.embedding"))
-    tensors, stored = _stored(graph, embedding, weights[embedding], table)
-    weights = {name: leaf for name, leaf in weights.items() if name != embedding} | tensors
-    _before(graph, config, num_items)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), params)
+    names = weight_names(params)
+    leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(params)]
+    weights = dict(zip(names, leaves, strict=True))
+    table_name = next(name for name in names if name.endswith("items.embedding"))
+    stored_table, table = _store_table(graph, table_name, weights.pop(table_name), table_dtype)
+
+    history = _checked_history(graph, num_items)
+    _add_tokens(graph, history, config, num_items)
+    batch, length = export.symbolic_shape("b, l")
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), params)
     (scores,) = translate(
         graph,
-        lambda p, tokens: scores_of(config, num_items, p, tokens),
-        (abstract, jax.ShapeDtypeStruct((batch, length), jnp.int32)),
-        [*(stored if name == embedding else name for name in names), "tokens"],
+        lambda params, tokens: score_histories(config, num_items, params, tokens),
+        (shapes, jax.ShapeDtypeStruct((batch, length), jnp.int32)),
+        [*(table if name == table_name else name for name in names), "tokens"],
     )
-    _after(graph, scores, num_items)
-    return _save(path, graph, weights, inline_bytes)
+    _add_outputs(graph, history, scores, num_items)
+    return _save(path, graph, weights | stored_table, inline_bytes)
 
 
-def _stored(
-    graph: Graph, name: str, table_VD: np.ndarray, kind: str
+def _store_table(
+    graph: Graph, name: str, table_VD: np.ndarray, dtype: str
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Returns the tensors that hold the table, and the name of the float32 tensor that is made of them."""
-    if kind == "float32":
+    """Returns the tensors to store, and the name of the float32 table computed from them."""
+    if dtype == "float32":
         return {name: table_VD}, name
-    if kind == "float16":
+    if dtype == "float16":
         return {name: table_VD.astype(np.float16)}, graph.add("Cast", name, to=TensorProto.FLOAT)
-    scale_V = np.maximum(np.abs(table_VD).max(axis=1) / 127, np.finfo(np.float32).tiny).astype(
-        np.float32
-    )
-    rounded = np.clip(np.rint(table_VD / scale_V[:, None]), -127, 127).astype(np.int8)
-    whole = graph.add("DequantizeLinear", name, f"{name}.scale", axis=0)
-    return {name: rounded, f"{name}.scale": scale_V}, whole
+    largest_V = np.abs(table_VD).max(axis=1)
+    scale_V = np.maximum(largest_V / 127, np.finfo(np.float32).tiny).astype(np.float32)
+    rounded_VD = np.clip(np.rint(table_VD / scale_V[:, None]), -127, 127).astype(np.int8)
+    scale = f"{name}.scale"
+    table = graph.add("DequantizeLinear", name, scale, axis=0)
+    return {name: rounded_VD, scale: scale_V}, table
 
 
-def _before(graph: Graph, config: ModelConfig, num_items: int) -> None:
-    """From `history` int32[B, N] to `tokens` int32[B, L] and the sizes B and L."""
-    room = room_of(config)
-    everything = graph.constant([np.iinfo(np.int64).max])
-    recent = graph.add(
-        "Slice",
-        "history",
-        graph.constant([-room], np.int64),
-        everything,
-        graph.constant([1], np.int64),
-    )
-    both = graph.add("Shape", "history")
-    graph.nodes.append(
-        helper.make_node(
-            "Slice",
-            [both, graph.constant([0], np.int64), graph.constant([1], np.int64)],
-            ["batch_size"],
-        )
-    )
+def _checked_history(graph: Graph, num_items: int) -> str:
+    """Returns `history` int32[B, N] with an invalid index for ids outside the catalogue.
+
+    ONNX cannot raise errors, but the table lookup then fails instead of reading another row.
+    """
+    below = graph.add("Less", "history", graph.constant(0, np.int32))
+    above = graph.add("Greater", "history", graph.constant(num_items, np.int32))
+    outside = graph.add("Or", below, above)
+    invalid = graph.constant(np.iinfo(np.int32).max, np.int32)
+    return graph.add("Where", outside, invalid, "history")
+
+
+def _add_tokens(graph: Graph, history: str, config: ModelConfig, num_items: int) -> None:
+    """Computes `tokens` int32[B, L], `batch_size` and `length` from the history."""
+    zero = graph.integers(0)
+    one = graph.integers(1)
+    start = graph.integers(-config.max_history)
+    recent = graph.add("Slice", history, start, graph.integers(_TO_THE_END), one)
+    graph.add("Slice", graph.add("Shape", history), zero, one, output="batch_size")
     if config.appends_mask:
-        column = graph.add("Concat", "batch_size", graph.constant([1], np.int64), axis=0)
-        mask = graph.add("Expand", graph.constant([[mask_token(num_items)]], np.int32), column)
-        graph.nodes.append(helper.make_node("Concat", [recent, mask], ["tokens"], axis=1))
+        column_shape = graph.add("Concat", "batch_size", one, axis=0)
+        token = graph.constant([[mask_token(num_items)]], np.int32)
+        mask_column = graph.add("Expand", token, column_shape)
+        graph.add("Concat", recent, mask_column, axis=1, output="tokens")
     else:
-        graph.nodes.append(helper.make_node("Identity", [recent], ["tokens"]))
-    shape = graph.add("Shape", "tokens")
-    graph.nodes.append(
-        helper.make_node(
-            "Slice",
-            [shape, graph.constant([1], np.int64), graph.constant([2], np.int64)],
-            ["length"],
-        )
-    )
+        graph.add("Identity", recent, output="tokens")
+    graph.add("Slice", graph.add("Shape", "tokens"), one, graph.integers(2), output="length")
 
 
-def _after(graph: Graph, scores: str, num_items: int) -> None:
-    """From scores float32[B, V] to the outputs."""
-    total = graph.add("ReduceLogSumExp", scores, graph.constant([1], np.int64), keepdims=1)
-    # Of padding, row 0 is removed, which is no item.
-    seen = graph.add("Cast", "history", to=TensorProto.INT64)
-    low = graph.add("Expand", graph.constant(_REMOVED), graph.add("Shape", "history"))
-    left = graph.add("ScatterElements", scores, seen, low, axis=1)
-    graph.nodes += [
-        helper.make_node(
-            "Slice",
-            [
-                left,
-                graph.constant([0], np.int64),
-                graph.constant([num_items + 1], np.int64),
-                graph.constant([1], np.int64),
-            ],
-            ["all_scores"],
-        ),
-        helper.make_node(
-            "TopK", ["all_scores", "k"], ["scores", "best"], axis=1, largest=1, sorted=1
-        ),
-    ]
-    there = graph.add("Greater", "scores", graph.constant(-1e8, np.float32))
-    graph.nodes.append(
-        helper.make_node("Where", [there, "best", graph.constant(0, np.int64)], ["items"])
+def _add_outputs(graph: Graph, history: str, scores: str, num_items: int) -> None:
+    """Computes the outputs from the history and the scores float32[B, V]."""
+    zero = graph.constant(0, np.int64)
+    one = graph.integers(1)
+    log_total = graph.add("ReduceLogSumExp", scores, one, keepdims=1)
+    # Zeros in front of a history remove row 0, which is padding.
+    seen = graph.add("Cast", history, to=TensorProto.INT64)
+    removed = graph.constant(_REMOVED)
+    updates = graph.add("Expand", removed, graph.add("Shape", history))
+    left = graph.add("ScatterElements", scores, seen, updates, axis=1)
+    graph.add(
+        "Slice", left, graph.integers(0), graph.integers(num_items + 1), one, output="all_scores"
     )
-    graph.nodes.append(
-        helper.make_node("Exp", [graph.add("Sub", "scores", total)], ["probabilities"])
-    )
+    # TopK fails if k exceeds the number of columns.
+    lacking = graph.add("Sub", "k", graph.integers(num_items + 1))
+    padding = graph.add("Max", lacking, graph.integers(0))
+    pads = graph.add("Concat", graph.integers(0, 0, 0), padding, axis=0)
+    padded = graph.add("Pad", "all_scores", pads, removed)
+    graph.nodes.append(helper.make_node("TopK", [padded, "k"], ["scores", "best"], axis=1))
+    exists = graph.add("Greater", "scores", graph.constant(_LARGEST_REMOVED))
+    graph.add("Where", exists, "best", zero, output="items")
+    graph.add("Exp", graph.add("Sub", "scores", log_total), output="probabilities")
 
 
 def _save(path: str, graph: Graph, weights: dict[str, np.ndarray], inline_bytes: int) -> list[str]:
-    beside = sum(array.nbytes for array in weights.values()) > inline_bytes
-    files, offset, tensors = [path], 0, []
-    for name, array in weights.items():
-        tensor = TensorProto(
-            name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
-        )
-        if beside:
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (
-                ("location", os.path.basename(path) + ".data"),
-                ("offset", offset),
-                ("length", array.nbytes),
-            ):
-                tensor.external_data.add(key=key, value=str(value))
-            offset += array.nbytes
-        else:
+    """Writes the graph and its weights; returns the files."""
+    total_bytes = sum(array.nbytes for array in weights.values())
+    if total_bytes <= inline_bytes:
+        tensors = [_tensor(name, array) for name, array in weights.items()]
+        for tensor, array in zip(tensors, weights.values()):
             tensor.raw_data = np.ascontiguousarray(array).tobytes()
-        tensors.append(tensor)
-    made = helper.make_graph(
+        model = _model(graph, tensors)
+        onnx.checker.check_model(model)
+        with replacing(path, "wb") as file:
+            file.write(model.SerializeToString())
+        return [path]
+
+    data_path = path + ".data"
+    tensors = []
+    with replacing(data_path, "wb") as file:
+        for name, array in weights.items():
+            tensor = _tensor(name, array)
+            tensor.data_location = TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value=os.path.basename(data_path))
+            tensor.external_data.add(key="offset", value=str(file.tell()))
+            tensor.external_data.add(key="length", value=str(array.nbytes))
+            tensors.append(tensor)
+            file.write(np.ascontiguousarray(array).data)
+    with replacing(path, "wb") as file:
+        file.write(_model(graph, tensors).SerializeToString())
+    return [path, data_path]
+
+
+def _tensor(name: str, array: np.ndarray) -> TensorProto:
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return TensorProto(name=name, dims=array.shape, data_type=dtype)
+
+
+def _model(graph: Graph, weights: list[TensorProto]) -> ModelProto:
+    describe = helper.make_tensor_value_info
+    body = helper.make_graph(
         graph.nodes,
         "bert4rec",
         [
-            helper.make_tensor_value_info("history", TensorProto.INT32, ["batch", "length"]),
-            helper.make_tensor_value_info("k", TensorProto.INT64, [1]),
+            describe("history", TensorProto.INT32, ["batch", "length"]),
+            describe("k", TensorProto.INT64, [1]),
         ],
         [
-            helper.make_tensor_value_info("items", TensorProto.INT64, ["batch", "k"]),
-            helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "k"]),
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", "k"]),
-            helper.make_tensor_value_info("all_scores", TensorProto.FLOAT, ["batch", "items"]),
+            describe("items", TensorProto.INT64, ["batch", "k"]),
+            describe("scores", TensorProto.FLOAT, ["batch", "k"]),
+            describe("probabilities", TensorProto.FLOAT, ["batch", "k"]),
+            describe("all_scores", TensorProto.FLOAT, ["batch", "items"]),
         ],
-        [*graph.constants.values(), *tensors],
+        [*graph.constants.values(), *weights],
     )
-    model = helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="bert4rec_jax"
-    )
-    # The oldest version of the format that has these operations: runtimes refuse files newer than themselves.
-    model.ir_version = 9
-    if beside:
-        with replacing(path + ".data", "wb") as file:
-            for array in weights.values():
-                file.write(np.ascontiguousarray(array).data)
-        files.append(path + ".data")
-    else:
-        onnx.checker.check_model(model)
-    with replacing(path, "wb") as file:
-        file.write(model.SerializeToString())
-    return files
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(body, opset_imports=opsets, producer_name="bert4rec_jax")
+    model.ir_version = _IR_VERSION
+    return model

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of static files in which a visitor's browser runs the model."""
+"""A web page, as a folder of static files, that runs the model in the visitor's browser."""
 
 import json
 import os
 import shutil
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.export import browser_runtime, onnx_model
-from bert4rec_jax.export.stablehlo import room_of
 from bert4rec_jax.files import replacing
 from bert4rec_jax.serving.recommender import Recommender
 
@@ -23,7 +23,9 @@ _METRICS = {
     "hr@100": "HR@100",
     "coverage@10": "Coverage@10",
 }
-_LISTED = 50  # items of a list; page.js asks for as many
+_LIST_LENGTH = 50  # page.js requests as many
+_STARTING_POINTS = 3
+_OWN_POINT_ITEMS = 4
 
 
 def write(
@@ -32,203 +34,196 @@ def write(
     histories: dict[str, list[str]],
     cache: str,
     package: str = "",
-    table: str = "float32",
+    table_dtype: str = "float32",
 ) -> None:
     """Builds the page.
 
     Args:
-      folder: made if missing.
+      folder: created if missing.
       recommender: the run.
-      histories: named lists of titles, offered as starting points where the catalogue has two of them at least.
-      cache: where onnxruntime-web is kept once fetched.
-      package: an onnxruntime-web package that is already here; empty: fetch it.
-      table: how the item table is stored, see `onnx_model.write`.
+      histories: named lists of titles, offered as starting points if the catalogue has at least two
+        of them.
+      cache: folder that keeps the fetched onnxruntime-web.
+      package: path of an onnxruntime-web package; empty: fetch it.
+      table_dtype: storage of the item table, as for `onnx_model.write`.
 
     Raises:
-      UserError: the browser's runtime cannot be had.
+      UserError: the browser's runtime cannot be fetched.
     """
     os.makedirs(folder, exist_ok=True)
     browser_runtime.install(os.path.join(folder, "ort"), cache, package)
     for name in sorted(os.listdir(_STATIC)):
         shutil.copyfile(os.path.join(_STATIC, name), os.path.join(folder, name))
-    model = os.path.join(folder, "model.onnx")
-    # A browser loads one file; what does not fit into one does not fit into a page either.
+    model_path = os.path.join(folder, "model.onnx")
     onnx_model.write(
-        model,
+        model_path,
         recommender.config.model,
         recommender.num_items,
         recommender.params,
-        table,
-        inline_bytes=2**31,
+        table_dtype,
+        inline_bytes=2**31,  # a page loads one file
     )
-    _simplify(model)
-    points = with_lists(
-        model, starting_points(recommender, histories), min(_LISTED, recommender.num_items)
-    )
-    values = {
-        "catalogue.json": catalogue_columns(recommender),
-        "run.json": run_facts(recommender)
-        | {"starting_points": points, "model_bytes": os.path.getsize(model)},
-    }
-    for name, value in values.items():
-        with replacing(os.path.join(folder, name)) as file:
-            json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    _simplify(model_path)
+    points = with_recommendations(model_path, starting_points(recommender, histories))
+    run = run_description(recommender)
+    run["starting_points"] = points
+    run["model_bytes"] = os.path.getsize(model_path)
+    _write_json(os.path.join(folder, "catalogue.json"), catalogue_columns(recommender))
+    _write_json(os.path.join(folder, "run.json"), run)
+
+
+def _write_json(path: str, value: dict) -> None:
+    with replacing(path) as file:
+        json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _simplify(path: str) -> None:
-    """Lets onnxruntime simplify the graph once here, so that no visitor's browser has to."""
-    import onnxruntime
-
-    options = _quiet()
+    """Simplifies the graph once, so that browsers do not have to."""
+    options = _quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = path + ".simplified"
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     os.replace(path + ".simplified", path)
 
 
-def _quiet():
-    import onnxruntime
-
+def _quiet_options() -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return options
 
 
-def catalogue_columns(recommender: Recommender) -> dict:
-    """Returns the catalogue as lists by item number - 1: title, year (0: unknown), genres (numbers), weight."""
+def catalogue_columns(recommender: Recommender) -> dict[str, list]:
+    """Returns the catalogue as one list per column; entry i belongs to item number i + 1.
+
+    The columns are title, year (0: unknown), genres (indices of `genre_names`) and weight
+    (popularity, for sorting).
+    """
     catalogue = recommender.catalogue
     titles = catalogue["item"].astype(str)
     if "title" in catalogue:
-        titles = catalogue["title"].where(catalogue["title"].notna(), titles).astype(str)
-    years = (
-        catalogue["year"].fillna(0).astype(int)
-        if "year" in catalogue
-        else pd.Series(0, catalogue.index)
-    )
-    genres = (
-        catalogue["genres"].fillna("").astype(str).str.split("|")
-        if "genres" in catalogue
-        else pd.Series([[]] * len(catalogue), catalogue.index)
-    )
-    genres = genres.map(
-        lambda names: [name for name in names if name and name != "(no genres listed)"]
-    )
-    names = sorted({name for some in genres for name in some})
-    number = {name: n for n, name in enumerate(names)}
+        titles = catalogue["title"].fillna(titles).astype(str)
+    years = pd.Series(0, catalogue.index)
+    if "year" in catalogue:
+        years = catalogue["year"].fillna(0).astype(int)
+    item_genres = _genres(catalogue)
+    names = sorted({name for genres in item_genres for name in genres})
+    index = {name: position for position, name in enumerate(names)}
     return {
         "title": titles.tolist(),
         "year": years.tolist(),
         "genre_names": names,
-        "genres": [[number[name] for name in some] for some in genres],
-        "weight": [round(float(x), 2) for x in _popularity(recommender)],
+        "genres": [[index[name] for name in genres] for genres in item_genres],
+        "weight": [round(float(weight), 2) for weight in _popularity(recommender)],
     }
 
 
+def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
+    if "genres" not in catalogue:
+        return [[] for _ in range(len(catalogue))]
+    ignored = ("", "(no genres listed)")
+    texts = catalogue["genres"].fillna("").astype(str)
+    return [[name for name in text.split("|") if name not in ignored] for text in texts]
+
+
 def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns what orders equally good finds, float[num_items]: training events, else the bias that grows with them."""
+    """Returns float[num_items]: training events, or the output bias, which grows with them."""
     if "training_interactions" in recommender.catalogue:
         return recommender.catalogue["training_interactions"].to_numpy()
-    return np.asarray(recommender.params["items"]["bias"], np.float32)[
-        1 : recommender.num_items + 1
-    ]
+    bias_V = np.asarray(recommender.params["items"]["bias"], np.float32)
+    return bias_V[1 : recommender.num_items + 1]
 
 
-def run_facts(recommender: Recommender) -> dict:
-    """Returns what the page says of the run."""
+def run_description(recommender: Recommender) -> dict:
+    """Returns the texts about the run that the page shows."""
+    model = recommender.config.model_name
+    max_history = recommender.config.model.max_history
     results = recommender.results
-    if results is None:
-        metrics, facts, protocol, data = (
-            [],
-            [],
-            "This run is not finished; it has not been measured.",
-            "",
-        )
-    else:
-        d, test = results["dataset"], results["test"]
-        data = d["name"]
-        metrics = [(label, f"{test[name]:.4f}") for name, label in _METRICS.items() if name in test]
-        protocol = "Test users: " + results["protocol"] + "."
-        facts = [
-            (
-                "Data",
-                f"{d['users']:,} users, {d['items']:,} items, {d['interactions']:,} interactions",
-            ),
+    description = {
+        "model": model,
+        "data": "",
+        "metrics": [],
+        "facts": [("Model", model)],
+        "protocol": "This run is not finished, so it has no test results.",
+        "max_history": max_history,
+    }
+    if results is not None:
+        test = results["test"]
+        data = results["dataset"]
+        description["data"] = data["name"]
+        description["protocol"] = f"Test users: {results['protocol']}."
+        description["metrics"] = [
+            (label, f"{test[name]:.4f}") for name, label in _METRICS.items() if name in test
+        ]
+        counts = [f"{data[name]:,} {name}" for name in ("users", "items", "interactions")]
+        description["facts"] += [
+            ("Data", ", ".join(counts)),
             ("Parameters", f"{results['parameters']:,}"),
             ("Best step", f"{results['best_step']:,}"),
             ("Training", f"{results['train_seconds']:,.0f} s"),
             ("Seed", str(results["seed"])),
         ]
-    room = room_of(recommender.config.model)
-    facts.insert(0, ("Model", recommender.config.model_name))
-    facts.append(("History", f"the newest {room:,} items are read"))
-    return {
-        "model": recommender.config.model_name,
-        "data": data,
-        "metrics": metrics,
-        "facts": facts,
-        "protocol": protocol,
-        "max_history": room,
-    }
+    description["facts"].append(("History", f"the model reads the newest {max_history:,} items"))
+    return description
 
 
 def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -> list[dict]:
-    """Returns named histories: those given, as far as the catalogue has them, filled up to three with its own."""
+    """Returns at least three named histories: the given ones, then some of popular items.
+
+    Titles that the catalogue does not contain are counted as `missing`.
+    """
     points = []
     for name, titles in histories.items():
-        items = []
-        for title in titles:
-            try:
-                items.append(recommender.titles.find(title))
-            except UserError:
-                continue
-        items = list(dict.fromkeys(items))
+        found = [_find(recommender, title) for title in titles]
+        items = [item for item in dict.fromkeys(found) if item is not None]
         if len(items) >= 2:
-            points.append({"name": name, "items": items, "lacking": len(titles) - len(items)})
-    return points + _own_points(recommender, max(0, 3 - len(points)))
+            points.append({"name": name, "items": items, "missing": len(titles) - len(items)})
+    return points + _own_points(recommender, max(0, _STARTING_POINTS - len(points)))
 
 
-def with_lists(model: str, points: list[dict], k: int) -> list[dict]:
-    """Returns the points with `best`, their k pairs (item, probability), shown while a browser loads the `model`."""
-    import onnxruntime
+def _find(recommender: Recommender, title: str) -> int | None:
+    try:
+        return recommender.titles.find(title)
+    except UserError:
+        return None
 
-    session = onnxruntime.InferenceSession(model, _quiet(), providers=["CPUExecutionProvider"])
-    whole = []
+
+def with_recommendations(model_path: str, points: list[dict]) -> list[dict]:
+    """Adds `best`, pairs (item, probability), to each point.
+
+    The page shows them while it loads the model.
+    """
+    session = onnxruntime.InferenceSession(
+        model_path, _quiet_options(), providers=["CPUExecutionProvider"]
+    )
+    complete = []
     for point in points:
-        items, probabilities = session.run(
-            ["items", "probabilities"],
-            {"history": np.array([point["items"]], np.int32), "k": np.array([k])},
-        )
-        best = [(item, float(p)) for item, p in zip(items[0].tolist(), probabilities[0]) if item]
-        whole.append(point | {"best": best})
-    return whole
+        feed = {"history": np.array([point["items"]], np.int32), "k": np.array([_LIST_LENGTH])}
+        items, probabilities = session.run(["items", "probabilities"], feed)
+        pairs = zip(items[0].tolist(), probabilities[0].tolist())
+        complete.append(point | {"best": [pair for pair in pairs if pair[0]]})
+    return complete
 
 
 def _own_points(recommender: Recommender, count: int) -> list[dict]:
-    """Returns histories made of a popular item and its three nearest neighbours that share a genre with it.
+    """Returns histories of a popular item and its three nearest neighbours with a common genre.
 
-    No history of a user is taken: a page is for everybody.
+    They are not histories of users, because a page may be public.
     """
-    table_VD = recommender.embeddings / np.maximum(
-        np.linalg.norm(recommender.embeddings, axis=1, keepdims=True), 1e-9
-    )
-    points, used = [], set()
-    genres = catalogue_columns(recommender)["genres"]
+    lengths_V1 = np.linalg.norm(recommender.embeddings, axis=1, keepdims=True)
+    unit_VD = recommender.embeddings / np.maximum(lengths_V1, 1e-9)
+    genres = [set(names) for names in _genres(recommender.catalogue)]
+    points: list[dict] = []
+    used: set[int] = set()
     for seed in np.argsort(-_popularity(recommender), kind="stable").tolist():
         if len(points) == count:
             break
-        alike = np.array(
-            [not genres[seed] or bool(set(genres[seed]) & set(some)) for some in genres]
-        )
-        nearness = np.where(alike, table_VD @ table_VD[seed], -2)
-        near = [int(i) for i in np.argsort(-nearness, kind="stable")[:4]]
+        related_V = np.array([not genres[seed] or bool(genres[seed] & other) for other in genres])
+        similarity_V = np.where(related_V, unit_VD @ unit_VD[seed], -2)
+        near = np.argsort(-similarity_V, kind="stable")[:_OWN_POINT_ITEMS].tolist()
         if used & set(near) or len(near) < 2:
             continue
         used |= set(near)
-        points.append(
-            {
-                "name": f"Like {recommender.titles.label(seed + 1)}",
-                "items": [i + 1 for i in near[::-1]],
-                "lacking": 0,
-            }
-        )
+        name = f"Like {recommender.titles.label(seed + 1)}"
+        items = [index + 1 for index in reversed(near)]
+        points.append({"name": name, "items": items, "missing": 0})
     return points

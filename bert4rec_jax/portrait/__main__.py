@@ -44,8 +44,7 @@ def main(arguments: list[str]) -> int:
         f"Test NDCG@10 {results['test']['ndcg@10']:.4f}, HR@10 {results['test']['hr@10']:.4f}. "
         f"{results['protocol']}. Seed {results['seed']}, {results['parameters']:,} parameters.",
     )
-    with np.load(os.path.join(f.workdir, "ranks_test.npz")) as file:
-        ranks = {name: file[name] for name in file.files}
+    ranks = recommender.files.ranks()
     _items(sheet, folder, recommender, titles)
     _groups(sheet, folder, results, ranks)
     _people(sheet, folder, recommender, ranks)

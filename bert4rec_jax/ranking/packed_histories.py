@@ -11,7 +11,7 @@ from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import RankingBatches
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.model import encoder_inputs, mask_token
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.ranking.history_spans import HistorySpans
 from bert4rec_jax.ranking.scores import Histories
 

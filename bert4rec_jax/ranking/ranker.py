@@ -13,7 +13,7 @@ from bert4rec_jax.data import Dataset
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import ItemTable, Params, all_gather_rows, shard_offset
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.large import is_large, rank_in_chunks
 from bert4rec_jax.ranking.negatives import NEGATIVES, protocol_negatives
@@ -175,11 +175,11 @@ class Ranker:
             self._compiled[with_top] = self._layout.compile_per_row(step, params)
         count = len(self._targets)
         result: dict[str, np.ndarray] = {}
-        with Phase(title, count, "users", self._layout.process == 0) as phase:
+        with ProgressBar(title, count, "users", self._layout.process == 0) as progress:
             batches = self.histories.run(self._compiled[with_top], params, self._batch_targets)
             for cases, output in batches:
                 store_rows(result, count, cases, output)
-                phase.advance(len(cases))
+                progress.advance(len(cases))
                 if should_stop():
                     return None
         broken = int(count - result.pop("finite").sum())

@@ -3,24 +3,21 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import ItemFeatures, feature_count
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.files import read_json
 from bert4rec_jax.model import fold_features
 from bert4rec_jax.ranking import HistorySpans
+from bert4rec_jax.run_files import RunFiles
 from bert4rec_jax.serving.list_scorer import ListScorer, seen_or_excluded
 from bert4rec_jax.serving.titles import TitleIndex
 from bert4rec_jax.training import Checkpoints, state_template
@@ -58,6 +55,7 @@ class Recommender:
     JAX does not survive a fork: load the run in the process that uses it.
 
     Attributes:
+      files: the run directory.
       config: the run's configuration, for one device.
       items_table: one row per item, with the item number as index and the columns item (original id), title, year,
         genres and training_interactions; and features, a list of names, if the run has any. The model has learned
@@ -74,16 +72,15 @@ class Recommender:
         Raises:
           UserError: `workdir` contains no trained model.
         """
-        try:
-            with open(os.path.join(workdir, "config.json"), encoding="utf-8") as file:
-                config = config_lib.resolve(json.load(file))
-            self.items_table = pd.read_parquet(os.path.join(workdir, "catalogue.parquet"))
-        except (OSError, ValueError):
+        self.files = RunFiles(workdir)
+        values = self.files.config()
+        if values is None:
             raise UserError(
                 f"{workdir} is not a run directory; train a run with python -m bert4rec_jax.main "
                 f"--config FILE --workdir {workdir}."
-            ) from None
-        self._workdir = workdir
+            )
+        config = config_lib.resolve(values)
+        self.items_table = self.files.items()
         self._process = os.getpid()
         self.config: Config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
         self.titles = TitleIndex(self.items_table)
@@ -93,10 +90,10 @@ class Recommender:
         if "features" in self.items_table.columns:
             features = ItemFeatures.from_lists(self.items_table["features"])
         template = state_template(self.config, self.num_items, layout, feature_count(features))
-        with Checkpoints(os.path.join(workdir, "checkpoints"), read_only=True) as checkpoints:
+        with Checkpoints(self.files.checkpoints_path, read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
-                raise _no_model(workdir)
+                raise _no_model(self.files)
             best = progress["best_step"]
             if best is None:
                 best = max(checkpoints.steps())
@@ -109,10 +106,7 @@ class Recommender:
     @property
     def results(self) -> dict | None:
         """The contents of results.json, or None if the run is not finished."""
-        try:
-            return read_json(os.path.join(self._workdir, "results.json"))
-        except FileNotFoundError:
-            return None
+        return self.files.results()
 
     @property
     def embeddings(self) -> np.ndarray:
@@ -250,18 +244,9 @@ def _spans(histories: Sequence[Sequence[int]]) -> HistorySpans:
     return HistorySpans(items, stops - lengths, stops)
 
 
-def _no_model(workdir: str) -> UserError:
-    if trained := _trained_run(workdir):
+def _no_model(files: RunFiles) -> UserError:
+    if trained := files.trained_from():
         return UserError(
-            f"{workdir} contains no model; it evaluated the model of {trained}. Use that run."
+            f"{files.folder} contains no model; it evaluated the model of {trained}. Use that run."
         )
-    return UserError(f"{workdir} contains no checkpoint yet; train first.")
-
-
-def _trained_run(workdir: str) -> str:
-    """Returns the run that the newest start in `workdir` evaluated (--trained), or an empty string."""
-    try:
-        starts = read_json(os.path.join(workdir, "environment.json"))["starts"]
-        return flag(starts[-1]["command"], "trained")
-    except (OSError, ValueError, KeyError, IndexError):
-        return ""
+    return UserError(f"{files.folder} contains no checkpoint yet; train first.")

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From batches to a trained model on disk.
 
-`step` is one pure update and `optimizer` its rule; `loop` goes round and keeps its `progress`; `checkpoint` is
-all of Orbax; `run_directory` is where everything lies, with `metric_writers`, `results` and `curves`.
+`step` is one pure update and `optimizer` its rule. `loop` repeats the step and keeps its `progress`.
+`checkpoint` contains everything about Orbax. `run_directory` writes the files of a run, together with
+`environment`, `metric_writers`, `results` and `curves`.
 """
 
-from bert4rec_jax.training import curves, run_directory
+from bert4rec_jax.training import curves
 from bert4rec_jax.training.checkpoint import Checkpoints
 from bert4rec_jax.training.loop import Loop
 from bert4rec_jax.training.metric_writers import MetricWriter, write_test_line
@@ -26,7 +27,6 @@ __all__ = [
     "collect",
     "curves",
     "init_state",
-    "run_directory",
     "state_template",
     "summary",
     "train_step",

@@ -18,7 +18,7 @@ from absl import logging
 
 from bert4rec_jax.devices import agreed, lost_process
 from bert4rec_jax.errors import SaveError, UserError
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.training.step import TrainState
 
 _LATEST = 2  # a damaged newest one leaves another to fall back to
@@ -54,7 +54,7 @@ class _KeepLatestAndBest:
 class Checkpoints:
     """The checkpoints of one run directory; use as a context manager, so that saves are finished on leaving."""
 
-    def __init__(self, folder: str, read_only: bool = False):
+    def __init__(self, folder: str | os.PathLike, read_only: bool = False):
         """Opens (or makes) `folder`."""
         self._folder = os.path.abspath(folder)
         self._read_only = read_only

@@ -15,7 +15,7 @@ from bert4rec_jax.config import TrainConfig
 from bert4rec_jax.data import prefetch
 from bert4rec_jax.devices import StopSignal
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import waiting
+from bert4rec_jax.progress import waiting
 from bert4rec_jax.training.checkpoint import Checkpoints
 from bert4rec_jax.training.metric_writers import MetricWriter
 from bert4rec_jax.training.progress import Progress

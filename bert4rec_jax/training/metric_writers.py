@@ -14,7 +14,7 @@ from tqdm import tqdm
 from bert4rec_jax.config import TrainConfig
 from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.files import replacing
-from bert4rec_jax.phases import LINE_SECONDS
+from bert4rec_jax.progress import LINE_SECONDS
 from bert4rec_jax.training.run_directory import RunDirectory
 
 _SHOWN = ("loss", "ndcg@10", "hr@10")
@@ -57,7 +57,8 @@ class MetricWriter:
         self._file, self._trackers, self._bar = None, [], None
         if not self.speaks:
             return
-        self._folder, path = run.path(""), run.path("metrics.jsonl")
+        self._folder = str(run.files.folder)
+        path = str(run.files.metrics_path)
         _cut(path, step, validation_due)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._trackers = [
@@ -192,7 +193,7 @@ class _TensorBoard:
     def __init__(self, run: RunDirectory):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(run.path("tensorboard"))
+        self._writer = SummaryWriter(str(run.files.folder / "tensorboard"))
 
     def log(self, step: int, values: dict) -> None:
         for name, value in values.items():
@@ -206,11 +207,11 @@ class _WandB:
     def __init__(self, run: RunDirectory):
         import wandb
 
-        name = os.path.basename(run.path("").rstrip("/"))
+        folder = run.files.folder
         # Trials of all sweeps are called 000, 001, ...: their paths tell them apart.
-        identity = hashlib.sha256(run.path("").encode()).hexdigest()[:16]
+        identity = hashlib.sha256(f"{folder}/".encode()).hexdigest()[:16]
         self._run = wandb.init(
-            project="bert4rec_jax", name=name, id=identity, resume="allow", dir=run.path("")
+            project="bert4rec_jax", name=folder.name, id=identity, resume="allow", dir=str(folder)
         )
 
     def log(self, step: int, values: dict) -> None:
@@ -226,7 +227,7 @@ class _MLflow:
 
         self._mlflow = mlflow
         mlflow.set_experiment("bert4rec_jax")
-        mlflow.start_run(run_name=os.path.basename(run.path("").rstrip("/")))
+        mlflow.start_run(run_name=run.files.folder.name)
 
     def log(self, step: int, values: dict) -> None:
         self._mlflow.log_metrics(

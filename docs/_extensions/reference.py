@@ -50,29 +50,19 @@ class ConfigFields(_Markdown):
     def text(self) -> str:
         """Returns Markdown."""
         lines = []
-        for group, fields in groupby(
-            config_lib.describe(), lambda field: field.name.rpartition(".")[0]
-        ):
-            cls = config_lib.Config
-            for part in filter(None, group.split(".")):
-                cls = {f.name: f.type for f in cls.__dataclass_fields__.values()}[part]
+        for group, fields in groupby(config_lib.describe(), lambda field: field.group):
             lines += [
                 f"## {group or 'config'}",
                 "",
-                _sentence(cls.__doc__),
+                _sentence(config_lib.group_text(group)),
                 "",
                 "| field | default | effect |",
                 "|---|---|---|",
             ]
             for field in fields:
-                kinds = field.kind.split("|")
-                kind = (
-                    "one of " + ", ".join(f"`{k}`" for k in kinds) if len(kinds) > 1 else field.kind
-                )
+                kind = _cell(config_lib.accepted_values(field))
                 text = _cell(_capital(field.text).rstrip("."))
-                lines.append(
-                    f"| `{field.name}` | `{field.default!r}` | {text}{'; ' if text else ''}*{kind}* |"
-                )
+                lines.append(f"| `{field.name}` | `{field.default!r}` | {text}; *{kind}* |")
             lines.append("")
         return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 
 from bert4rec_jax.command_line import flag
-from bert4rec_jax.config import INCIDENTAL, ModelConfig, load, resolve, shipped
+from bert4rec_jax.config import NOT_IDENTITY, ModelConfig, load, resolve, shipped
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
@@ -85,7 +85,7 @@ def _problems(run: Run) -> Iterator[str]:
     else:
         now, then = flatten(config.to_dict()), flatten(run.config)
         for name in now:
-            if name not in then and not name.startswith(INCIDENTAL):
+            if name not in then and not name.startswith(NOT_IDENTITY):
                 yield f"its config.json says nothing of config.{name}, which is {now[name]!r} in the present program"
         if run.results["seed"] != config.seed:
             yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
@@ -135,7 +135,7 @@ def _command(run: Run) -> Iterator[str]:
     }
     now, then = flatten(apply(base, overrides).to_dict()), flatten(run.config)
     for field in now.keys() & then.keys():
-        if now[field] != then[field] and not field.startswith(INCIDENTAL):
+        if now[field] != then[field] and not field.startswith(NOT_IDENTITY):
             yield (
                 f"its command with the present configs/{name} gives config.{field} = {now[field]!r}, "
                 f"its config.json has {then[field]!r}"

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finished runs on disk: reading them, the command that makes one again, and copies to commit."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,11 +9,11 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import write_json
+from bert4rec_jax.run_files import RunFiles, find_runs
 
-FILES = ("config.json", "environment.json", "metrics.jsonl", "results.json", "ranks_test.npz")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -28,9 +27,10 @@ class Run:
           UserError: a file is missing or damaged.
         """
         self.path = path
-        self.config, self.environment, self.results = (
-            self._json(name) for name in FILES if name.endswith(".json")
-        )
+        self.files = RunFiles(path)
+        self.config = self._required(self.files.config(), self.files.config_path)
+        self.environment = self._required(self.files.environment(), self.files.environment_path)
+        self.results = self._required(self.files.results(), self.files.results_path)
 
     @property
     def seed(self) -> int:
@@ -52,8 +52,8 @@ class Run:
         starts = self.environment.get("starts")
         if not starts:
             raise UserError(
-                f"{self.path}/environment.json keeps no history of starts, so the run was made by an older program; "
-                "make it again."
+                f"{self.files.environment_path} contains no history of starts, because an older "
+                "version made the run; make it again."
             )
         return starts
 
@@ -81,13 +81,8 @@ class Run:
     @cached_property
     def curve(self) -> list[dict]:
         """The lines of metrics.jsonl; of steps that a resumed run repeated, the last."""
-        try:
-            lines = [
-                json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()
-            ]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}/metrics.jsonl cannot be read: {error}") from None
-        return list({(line["split"], line["step"]): line for line in lines}.values())
+        lines = {(line["split"], line["step"]): line for line in self.files.metrics()}
+        return list(lines.values())
 
     @property
     def validations(self) -> list[int]:
@@ -108,11 +103,7 @@ class Run:
     @cached_property
     def ranks(self) -> dict[str, np.ndarray]:
         """The arrays of ranks_test.npz."""
-        try:
-            with np.load(self.path / "ranks_test.npz") as arrays:
-                return dict(arrays)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path}/ranks_test.npz cannot be read: {error}") from None
+        return self.files.ranks()
 
     @property
     def cases_digest(self) -> str:
@@ -123,28 +114,26 @@ class Run:
         """
         if "cases_digest" not in self.results:
             raise UserError(
-                f"{self.path}/results.json has no cases_digest, so nobody can tell whether two runs ranked the same; "
-                "it was made by an older program: make the run again."
+                f"{self.files.results_path} has no cases_digest, so its test cases cannot be "
+                "compared with those of another run. An older version made it: make the run again."
             )
         return self.results["cases_digest"]
 
     def command(self) -> str:
         """Returns the command that makes the run again: its own config.json is the config."""
-        words = ["python", "-m", "bert4rec_jax.main", "--config", f"{shown(self.path)}/config.json"]
+        config_file = shown(self.files.config_path)
+        words = ["python", "-m", "bert4rec_jax.main", "--config", config_file]
         for field in ("data.path", "data.items_path"):
             if path := self.fields[field]:
                 words.append(f"--config.{field}={PurePath(path).name}")
-        if trained := flag(self.starts[-1]["command"], "trained"):
+        if trained := self.environment.get("trained_from"):
             words += ["--mode", "evaluate", "--trained", f"runs/{PurePath(trained).name}"]
         return shlex.join([*words, "--workdir", f"runs/{self.path.name}"])
 
-    def _json(self, name: str) -> dict:
-        try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path}/{name} cannot be read: {error}; is it a run directory?"
-            ) from None
+    def _required(self, content: dict | None, path: Path) -> dict:
+        if content is None:
+            raise UserError(f"{path} is missing; is {self.path} a run directory?")
+        return content
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
@@ -156,16 +145,16 @@ def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
     Raises:
       UserError: a folder does not exist, or there is no finished run.
     """
-    folders: list[Path] = []
+    found: dict[Path, RunFiles] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"there is no folder {path}.")
-        folders += sorted(config.parent for config in path.rglob("config.json"))
-    folders = list(dict.fromkeys(folders))
-    runs = [Run(folder) for folder in folders if (folder / "results.json").exists()]
+        found |= {files.folder: files for files in find_runs(path)}
+    runs = [Run(folder) for folder, files in found.items() if files.results_path.exists()]
+    unfinished = [folder for folder, files in found.items() if not files.results_path.exists()]
     if not runs:
         raise UserError(f"no finished run (a folder with results.json) in {', '.join(paths)}.")
-    return runs, [folder for folder in folders if not (folder / "results.json").exists()]
+    return runs, unfinished
 
 
 def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -202,19 +191,15 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
                 f"the record of {run.path} would overwrite another in {folder}; give another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            if name.endswith(".json"):
-                values = portable(run._json(name))
-                if (
-                    name == "config.json"
-                ):  # a place on the machine it ran on; half of it would be a place on others
-                    values["data"] |= {"cache_dir": ""}
-                (folder / name).write_text(json.dumps(values, indent=1) + "\n")
-            elif name.endswith(".npz"):
-                kept = {k: v for k, v in run.ranks.items() if k != "item"}
-                np.savez_compressed(folder / name, **kept)
-            else:
-                shutil.copyfile(run.path / name, folder / name)
+        copy = RunFiles(folder)
+        config = portable(run.config)
+        config["data"]["cache_dir"] = ""  # a path of the machine on which the run was made
+        write_json(copy.config_path, config)
+        write_json(copy.environment_path, portable(run.environment))
+        write_json(copy.results_path, portable(run.results))
+        shutil.copyfile(run.files.metrics_path, copy.metrics_path)
+        ranks = {name: array for name, array in run.ranks.items() if name != "item"}
+        np.savez_compressed(copy.ranks_path, **ranks)
         made.append(folder)
     return made
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bert4rec_jax.config import INCIDENTAL
+from bert4rec_jax.config import NOT_IDENTITY
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking.metrics import per_user
 from experiments.reporting import statistics
 from experiments.reporting.records import Run
 
-_NOT_A_SETTING = ("seed", *INCIDENTAL)
+_NOT_A_SETTING = ("seed", *NOT_IDENTITY)
 
 
 @dataclass(frozen=True)

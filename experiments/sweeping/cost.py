@@ -7,7 +7,7 @@ from pathlib import Path
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config
 from bert4rec_jax.data.suggest import multiply_adds
-from bert4rec_jax.phases import wrapped
+from bert4rec_jax.terminal import wrapped
 from experiments.sweeping import trials
 from experiments.sweeping.board import common_overrides, describe, duration
 from experiments.sweeping.sweep_file import Sweep, apply

@@ -246,7 +246,7 @@ class Runner:
         if state == trials.FINISHED:
             overrides = trials.read_json(folder / "trial.json")["overrides"]
             metric = sweep_file.apply(self._values, overrides).eval.metric
-            value = trials.read_json(folder / "results.json")["valid"][metric]
+            value = trials.finished(folder)["valid"][metric]
         self._study.conclude(index, state, value)
 
 

@@ -15,11 +15,15 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from bert4rec_jax import files
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.files import write_json
+from bert4rec_jax.run_files import RunFiles
 from experiments.sweep import Overrides
 from experiments.sweeping.sweep_file import Sweep
 
 HEARTBEAT_SECONDS = 10
+_TAIL_BYTES = 65536  # of metrics.jsonl; enough for the newest validation
 STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died
 
 WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
@@ -64,18 +68,11 @@ def directory(root: Path, index: int) -> Path:
 
 
 def read_json(path: Path) -> dict:
-    """Returns a JSON file's object, or {} where it is absent or half written."""
+    """Returns the object in a JSON file, or {} if the file is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        return files.read_json(path)
     except (OSError, ValueError):
         return {}
-
-
-def write_json(path: Path, values: dict) -> None:
-    """Writes a JSON file so that no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def open_root(root: Path, sweep: Sweep) -> dict:
@@ -126,9 +123,11 @@ def read_root(root: Path) -> dict:
 
 
 def finished(folder: Path) -> dict:
-    """Returns results.json of a finished trial; of another, nothing: one may end before its baselines are ranked."""
-    results = read_json(folder / "results.json")
-    return {} if "all" in results.get("baselines_left_out", ()) else results
+    """Returns results.json of a finished trial, or {} if its baselines are not ranked yet."""
+    try:
+        return RunFiles(folder).complete_results() or {}
+    except UserError:  # a damaged file: the trial has to run again
+        return {}
 
 
 def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
@@ -145,7 +144,7 @@ def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
         state = RUNNING
     else:
         state = status.get("state", INTERRUPTED if trial else WAITING)
-    step, valid, seconds = _last_metrics(folder / "metrics.jsonl")
+    step, valid, seconds = _last_metrics(RunFiles(folder))
     return Progress(
         index,
         state,
@@ -252,23 +251,20 @@ def _remove_stale(path: Path) -> None:
     aside.unlink()
 
 
-def _last_metrics(path: Path, tail: int = 65536) -> tuple[int, dict, float]:
-    step, valid, seconds = 0, {}, 0.0
+def _last_metrics(run: RunFiles) -> tuple[int, dict, float]:
+    """Returns the last step, the last validation and the seconds of training in metrics.jsonl."""
     try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - tail))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return step, valid, seconds
+        lines = run.metrics(_TAIL_BYTES)
+    except UserError:  # a damaged file: the run itself reports it
+        lines = []
+    step = 0
+    valid: dict = {}
+    seconds = 0.0
     for line in lines:
-        try:
-            values = json.loads(line)
-        except ValueError:  # cut by the tail, or still being written
+        if line["split"] == "test":
             continue
-        if values.get("split") == "test":
-            continue
-        step, seconds = values.get("step", step), values.get("seconds", seconds)
-        if values.get("split") == "valid":
-            valid = values
+        step = line["step"]
+        seconds = line.get("seconds", seconds)
+        if line["split"] == "valid":
+            valid = line
     return step, valid, seconds

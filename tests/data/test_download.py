@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloads from a server on this machine: whole, broken off, changed, damaged, out of reach."""
+"""Downloads from a local server: complete, interrupted, changed, damaged, unreachable."""
 
 import hashlib
 import http.server
@@ -11,9 +11,10 @@ import zipfile
 
 import pytest
 
-from bert4rec_jax.config import DataConfig
+from bert4rec_jax.config import MOVIELENS, DataConfig
 from bert4rec_jax.data import load_dataset
-from bert4rec_jax.data.sources import download
+from bert4rec_jax.data.sources import download, recbole
+from bert4rec_jax.data.sources.movielens import RELEASES
 from bert4rec_jax.errors import UserError
 
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,5\n1,20,3.5,6\n"
@@ -30,7 +31,7 @@ def zipped(files):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A dict {path: (bytes, announced length)} that is served in GroupLens's place."""
+    """Serves a dict {path: (bytes, announced length)} instead of GroupLens."""
     files = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -80,55 +81,56 @@ GOOD = zipped(
 )
 
 
-def test_downloaded_once_checked_and_told(tmp_path, server, capsys):
+def test_every_movielens_source_has_a_release():
+    assert tuple(RELEASES) == MOVIELENS
+
+
+def test_a_download_is_reported_checked_and_kept(tmp_path, server, capsys):
     serve(server, "ml-latest-small", GOOD)
     assert latest(tmp_path).item_table()["title"].tolist() == ["Ten", "Twenty"]
-    said = capsys.readouterr().err
-    assert (
-        said.count("\n") == 2
-        and "ml-latest-small from http://127.0.0.1" in said
-        and "Prepared ml-latest" in said
-    )
+    obtained, prepared = capsys.readouterr().err.splitlines()
+    assert "ml-latest-small from http://127.0.0.1" in obtained
+    assert "Prepared ml-latest" in prepared
     server.clear()
     dataset = latest(tmp_path)
-    assert "md5" in dataset.manifest["source"] and capsys.readouterr().err == ""
-    assert sorted(os.listdir(tmp_path / "raw/ml-latest-small")) == [
-        "movies.csv",
-        "ratings.csv",
-        "source.txt",
-    ]
+    assert "md5" in dataset.manifest["source"]
+    assert capsys.readouterr().err == ""
+    files = sorted(os.listdir(tmp_path / "raw/ml-latest-small"))
+    assert files == ["movies.csv", "ratings.csv", "source.txt"]
 
 
 @pytest.mark.parametrize(
     ("data", "facts", "message"),
     [
-        (GOOD, {"md5": "0" * 32}, "checksum .* where 0{32} is expected"),
+        (GOOD, {"md5": "0" * 32}, "checksum .* but 0{32} is expected"),
         (GOOD[:200], {"length": len(GOOD)}, f"broke off after 200 of {len(GOOD)} bytes"),
         (GOOD[:-60], {}, "damaged zip"),
         (GOOD[:60] + b"\0" * 60 + GOOD[120:], {}, "damaged zip"),
-        (zipped({"ml-latest-small/ratings.csv": RATINGS}), {}, "holds no movies.csv"),
+        (zipped({"ml-latest-small/ratings.csv": RATINGS}), {}, "does not contain movies.csv"),
     ],
 )
-def test_a_bad_download_leaves_nothing(tmp_path, server, data, facts, message):
+def test_a_bad_download_leaves_no_files(tmp_path, server, data, facts, message):
     serve(server, "ml-latest-small", data, **facts)
     with pytest.raises(UserError, match=message):
         latest(tmp_path)
-    assert os.listdir(tmp_path / "raw") == [] and not (tmp_path / "prepared").exists()
+    assert os.listdir(tmp_path / "raw") == []
+    assert not (tmp_path / "prepared").exists()
 
 
-def test_pinned_checksums_are_not_taken_from_the_server(tmp_path, server):
+def test_the_server_cannot_change_pinned_checksums(tmp_path, server):
     serve(server, "ml-25m", GOOD)
-    with pytest.raises(UserError, match=download.MD5["ml-25m"]):
+    with pytest.raises(UserError, match=RELEASES["ml-25m"].md5):
         load_dataset(DataConfig(source="ml-25m", cache_dir=str(tmp_path)))
 
 
-def test_out_of_reach_says_how_to_go_on(tmp_path, monkeypatch):
+def test_an_unreachable_server_is_reported_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(download, "GROUPLENS", "http://127.0.0.1:1/")
     with pytest.raises(UserError, match=r"cannot be reached \(.*refused.*config.data.path"):
         load_dataset(DataConfig(source="ml-20m", cache_dir=str(tmp_path)))
 
 
-INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n196\t1\t3\t881250949\n196\t2\t4\t881250950\n"
+INTER_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+EVENTS = "196\t1\t3\t881250949\n196\t2\t4\t881250950\n"
 ITEM = (
     "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
     "1\tUne vérité, La\t1995\tFilm-Noir Sci-Fi\n2\tunkonwn\tunkonwn\tunknown\n"
@@ -137,30 +139,23 @@ ITEM = (
 
 @pytest.fixture
 def wheel(monkeypatch):
-    """Out of reach of GroupLens, pip puts this made-up wheel into its destination; change it as {name: text}."""
-    files = {"ml-100k.inter": INTER, "ml-100k.item": ITEM}
+    """Makes GroupLens unreachable, and pip download a wheel with these files, {name: text}."""
+    files = {"ml-100k.inter": INTER_HEADER + EVENTS, "ml-100k.item": ITEM}
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()}
 
     def pip(command, **_):
-        if files:
-            data = zipped(
-                {f"recbole/dataset_example/ml-100k/{name}": text for name, text in files.items()}
-            )
-            with open(
-                os.path.join(
-                    command[command.index("--dest") + 1], "recbole-1.2.1-py3-none-any.whl"
-                ),
-                "wb",
-            ) as f:
-                f.write(data)
-            return subprocess.CompletedProcess(command, 0, "", "")
-        return subprocess.CompletedProcess(
-            command, 1, "", "WARNING: x\nERROR: No matching distribution found\n"
-        )
+        if not files:
+            errors = "WARNING: x\nERROR: No matching distribution found\n"
+            return subprocess.CompletedProcess(command, 1, "", errors)
+        folder = command[command.index("--dest") + 1]
+        members = {f"recbole/dataset_example/ml-100k/{name}": files[name] for name in files}
+        with open(os.path.join(folder, "recbole-1.2.1-py3-none-any.whl"), "wb") as file:
+            file.write(zipped(members))
+        return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(download, "GROUPLENS", "http://127.0.0.1:1/")
-    monkeypatch.setattr(download, "_RECBOLE_SHA256", digests)
-    monkeypatch.setattr(download.subprocess, "run", pip)
+    monkeypatch.setattr(recbole, "_SHA256", digests)
+    monkeypatch.setattr(recbole.subprocess, "run", pip)
     return files
 
 
@@ -171,25 +166,30 @@ def ml_100k(tmp_path):
 def test_ml_100k_from_the_recbole_wheel(tmp_path, wheel, capsys):
     table = ml_100k(tmp_path).item_table()
     assert table["title"].tolist() == ["Une vérité, La", "unknown"]
-    assert table["genres"].dropna().tolist() == ["Film-Noir|Sci-Fi"] and table[
-        "year"
-    ].dropna().tolist() == [1995]
-    assert (tmp_path / "raw/ml-100k/u.data").read_text() == INTER.split("\n", 1)[1]
+    assert table["genres"].dropna().tolist() == ["Film-Noir|Sci-Fi"]
+    assert table["year"].dropna().tolist() == [1995]
+    assert (tmp_path / "raw/ml-100k/u.data").read_text() == EVENTS
     assert "from the recbole==1.2.1 wheel" in capsys.readouterr().err
 
 
-def test_a_changed_or_missing_wheel_is_refused(tmp_path, wheel, monkeypatch):
+def test_a_changed_wheel_is_rejected(tmp_path, wheel):
     wheel["ml-100k.inter"] += "1\t1\t1\t1\n"
-    with pytest.raises(
-        UserError, match=r"ml-100k.inter of the recbole==1.2.1 wheel has the sha256"
-    ):
+    message = r"ml-100k.inter of the recbole==1.2.1 wheel has the sha256"
+    with pytest.raises(UserError, match=message):
         ml_100k(tmp_path)
+    assert os.listdir(tmp_path / "raw") == []
+
+
+def test_a_failed_pip_download_is_reported(tmp_path, wheel):
     wheel.clear()
-    with pytest.raises(
-        UserError, match=r"pip could not download .*ERROR: No matching distribution"
-    ):
+    message = r"pip could not download .*ERROR: No matching distribution"
+    with pytest.raises(UserError, match=message):
         ml_100k(tmp_path)
-    monkeypatch.setattr(download.importlib.util, "find_spec", lambda _: None)
+    assert os.listdir(tmp_path / "raw") == []
+
+
+def test_a_missing_pip_is_reported(tmp_path, wheel, monkeypatch):
+    monkeypatch.setattr(recbole.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"no pip .*ensurepip"):
         ml_100k(tmp_path)
     assert os.listdir(tmp_path / "raw") == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of items: what of a column becomes one, how they are numbered, and what is refused."""
+"""Item features: which values become features, their numbers, and rejected columns."""
 
 import pandas as pd
 import pytest
@@ -37,79 +37,67 @@ LISTS = {
 
 
 @pytest.fixture(autouse=True)
-def two_items_share(monkeypatch):
+def features_of_two_items(monkeypatch):
     monkeypatch.setattr(item_features, "MIN_ITEMS", 2)
 
 
 @pytest.mark.parametrize("column", LISTS)
-def test_words_values_and_elements_that_items_share_are_features(column):
-    bags = item_features.from_columns(TABLE, (column,))
-    assert [list(x) for x in bags.lists(5)] == [
-        [f"{column}: {value}" for value in values] for values in LISTS[column]
-    ]
-    assert list(bags.names) == sorted(bags.names)
+def test_shared_words_values_and_elements_are_features(column):
+    features = item_features.from_columns(TABLE, (column,))
+    expected = [[f"{column}: {value}" for value in values] for values in LISTS[column]]
+    assert [list(names) for names in features.lists(5)] == expected
+    assert list(features.names) == sorted(features.names)
 
 
-def test_columns_come_together_and_lists_give_the_bags_again(tmp_path):
-    bags = item_features.from_columns(TABLE, ("tags", "title"))
-    assert bags.lists(5)[0].tolist() == [
-        "tags: a b",
-        "tags: c",
-        "title: nail",
-        "title: oil",
-        "title: élan",
-    ]
-    assert bags.items.tolist() == [1] * 5 + [2] + [4] * 3 + [5] * 2
-    pd.DataFrame({"features": bags.lists(5)}, index=range(1, 6)).to_parquet(
-        tmp_path / "catalogue.parquet"
-    )
-    again = ItemFeatures.from_lists(pd.read_parquet(tmp_path / "catalogue.parquet")["features"])
-    assert again.names == bags.names and again.fingerprint == bags.fingerprint
+def test_several_columns_and_restoring_from_lists(tmp_path):
+    features = item_features.from_columns(TABLE, ("tags", "title"))
+    lists = features.lists(5)
+    assert lists[0].tolist() == ["tags: a b", "tags: c", "title: nail", "title: oil", "title: élan"]
+    assert features.items.tolist() == [1] * 5 + [2] + [4] * 3 + [5] * 2
+    path = tmp_path / "catalogue.parquet"
+    pd.DataFrame({"features": lists}, index=range(1, 6)).to_parquet(path)
+    restored = ItemFeatures.from_lists(pd.read_parquet(path)["features"])
+    assert restored.names == features.names
+    assert restored.fingerprint == features.fingerprint
     other = item_features.from_columns(TABLE, ("title",))
-    assert other.fingerprint != bags.fingerprint
+    assert other.fingerprint != features.fingerprint
 
 
 @pytest.mark.parametrize(
-    "column, named",
+    "column, message",
     [
-        ("colour", "'colour', which the item table has not; its columns are: title, genres"),
+        ("colour", "'colour', which is not in the item table; its columns are: title, genres"),
         ("item", "its columns are"),
-        ("alone", "no word or value in it belongs to 2 items"),
+        ("alone", "none of its values is shared by 2 items"),
         ("maker", "of type struct"),
         ("price", "type double and holds neither"),
     ],
 )
-def test_what_is_no_feature_is_refused_in_a_line(column, named):
-    with pytest.raises(UserError, match=named) as raised:
+def test_unusable_columns_are_rejected_in_one_line(column, message):
+    with pytest.raises(UserError, match=message) as raised:
         item_features.from_columns(TABLE, ("title", column))
     assert "\n" not in str(raised.value)
 
 
-def test_a_log_without_an_item_table_has_no_features(tmp_path):
-    (tmp_path / "log.csv").write_text(
-        "user,item,timestamp\n" + "".join(f"{i % 4},{i % 7},{i}\n" for i in range(40))
-    )
-    config = DataConfig(
-        cache_dir=str(tmp_path), source="table", path=str(tmp_path / "log.csv"), features="genres"
-    )
-    with pytest.raises(UserError, match="needs an item table.*config.data.items_path"):
+def test_features_need_an_item_table(tmp_path):
+    lines = [f"{i % 4},{i % 7},{i}" for i in range(40)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user,item,timestamp", *lines]))
+    config = DataConfig(cache_dir=str(tmp_path), source="table", path=str(path), features="genres")
+    with pytest.raises(UserError, match=r"needs an item table.*config.data.items_path"):
         load_dataset(config)
 
 
-def test_features_change_nothing_of_the_data_but_themselves(cache):
+def test_features_do_not_change_the_prepared_data(cache):
     plain, rich = (
         load_dataset(small_config(cache, **{"data.features": names}).data)
         for names in ("", " genres,title,")
     )
-    assert (
-        plain.features is None
-        and plain.folder == rich.folder
-        and plain.fingerprint == rich.fingerprint
-    )
-    assert "genres: 4" in rich.features.names and rich.statistics()["features"] == len(
-        rich.features.names
-    )
+    assert plain.features is None
+    assert plain.folder == rich.folder
+    assert plain.fingerprint == rich.fingerprint
+    assert "genres: 4" in rich.features.names
     assert "features" not in plain.statistics()
-    assert feature_count(plain.features) == 0 and feature_count(rich.features) == len(
-        rich.features.names
-    )
+    assert rich.statistics()["features"] == len(rich.features.names)
+    assert feature_count(plain.features) == 0
+    assert feature_count(rich.features) == len(rich.features.names)

@@ -358,7 +358,7 @@ def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_p
     (line,) = capsys.readouterr().err.splitlines()
     for part in (
         "3 interactions of 1 users with 2 items",
-        "min_rating 2 dropped 1",
+        "min_rating 2 dropped 1 of 4 interactions, 1 of 2 users and 0 of 2 items",
         "1 had no time and took that of the row before",
         "1 repeat user, item and time of another and were kept",
         "2 items have no row in the item table, such as '5.0'",

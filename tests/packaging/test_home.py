@@ -56,7 +56,7 @@ def test_configs_that_come_with_the_program_go_by_name():
     assert config_lib.load("amazon:2023") == config_lib.load(f"{ROOT}/configs/amazon.py:2023")
     for wrong in ("quickstrat", "nowhere/quickstart.py"):
         with pytest.raises(
-            UserError, match=f"no config file {wrong}; .*by their names: .*quickstart"
+            UserError, match=f"no config file {wrong}; .*given by name: .*quickstart"
         ):
             config_lib.load(wrong)
 

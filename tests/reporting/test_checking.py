@@ -138,7 +138,7 @@ def test_a_changed_digit_is_named(table, sweep):
             1,
             "refuses its config.json: unknown config field config.model.old_field",
         ),
-        ("environment.json", ("starts",), None, "keeps no history of starts"),
+        ("environment.json", ("starts",), None, "contains no history of starts"),
         ("environment.json", ("starts", 0, "git_dirty"), True, "from files that no commit holds"),
         ("environment.json", ("starts", 0, "git_commit"), None, "started"),
     ],
@@ -220,7 +220,7 @@ def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):
 
 def test_what_changes_nothing_may_be_missing_from_a_config(tmp_path):
     run = make_run(tmp_path / "a")
-    change_json(run / "config.json", "parallel", "catalogue", value=None)
+    change_json(run / "config.json", "parallel", "item_shards", value=None)
     change_json(run / "config.json", "data", "cache_dir", value=None)
     assert not checking.check_records(records.find([str(run)])[0])
 

@@ -240,11 +240,8 @@ def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
     resumed = ({}, {"git_commit": "fff5678fff5678fff", "git_dirty": True, "mode": "train"})
     make_run(tmp_path / "a", seed=0, starts=resumed)
     make_run(tmp_path / "c", 0.1, seed=2, data__items_path="/x/films.csv")
-    evaluated = {
-        "mode": "evaluate",
-        "command": ["main.py", "--mode", "evaluate", "--trained=/secret/place/a b"],
-    }
-    make_run(tmp_path / "b", seed=1, starts=({}, evaluated))
+    evaluated = {"mode": "evaluate", "command": ["main.py"]}
+    make_run(tmp_path / "b", seed=1, starts=({}, evaluated), trained_from="/secret/place/a b")
     facts = dict(build(tmp_path).reproducibility)
     place = tmp_path.resolve()
     assert facts["BERT4Rec (Cloze), seed 0"] == (
@@ -278,7 +275,7 @@ def test_published_numbers_stand_apart_with_what_differs(tmp_path):
         and "easier: fewer than" in theirs
     )
     assert ".5020" not in writing.comma_separated(table) and ".5020" in writing.latex(table)
-    make_run(tmp_path / "b", data="ml-1m", data__split="temporal")
+    make_run(tmp_path / "b", data="ml-1m", split__kind="temporal")
     assert {row.split for row in build(tmp_path / "b").published} == {"temporal"}
     assert not build(tmp_path / "a", split="valid").published
 
@@ -357,7 +354,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     )
     old = make_run(tmp_path / "old", seed=3)
     (old / "environment.json").write_text('{"git_commit": "abc", "command": []}')
-    with pytest.raises(UserError, match="keeps no history of starts"):
+    with pytest.raises(UserError, match="contains no history of starts"):
         build(old)
 
 

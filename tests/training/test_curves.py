@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-from types import SimpleNamespace
 
 from hand_made_runs import BASELINES, make_run
 from matplotlib.figure import Figure
 
+from bert4rec_jax.run_files import RunFiles
 from bert4rec_jax.training import curves
 
 
@@ -15,8 +15,7 @@ def test_curves_have_a_title_and_every_baseline(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: drawn.append(figure))
     results = json.loads((folder / "results.json").read_text())
-    run = SimpleNamespace(path=lambda name: str(folder / name), read=lambda name: results)
-    curves.draw(run, "ndcg@10")
+    curves.draw(RunFiles(folder), "ndcg@10")
     assert drawn[0].get_suptitle() == "BERT4Rec (Cloze) on ml-tiny, seed 3"
     lines = {line.get_label(): line for line in drawn[0].axes[1].get_lines()}
     assert {f"test, {name}" for name in BASELINES} < set(lines)

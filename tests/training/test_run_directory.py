@@ -7,7 +7,7 @@ from conftest import small_config
 
 from bert4rec_jax.data import load_dataset
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.training import RunDirectory, run_directory
+from bert4rec_jax.training import RunDirectory, environment
 
 
 def claim(config, workdir, mode, counts=None):
@@ -37,7 +37,7 @@ def test_a_run_that_was_trained_on_other_events_of_the_same_data_is_refused(cach
     for mode in ("train", "evaluate"):
         with pytest.raises(
             UserError,
-            match="was trained on 1,830 events, and the present program would train on 1,831 of",
+            match="was trained on 1,830 events, but this version would train on 1,831 events of",
         ):
             claim(config, tmp_path, mode, counts + (np.arange(61) == 7))
     run = RunDirectory(str(tmp_path), config)
@@ -94,11 +94,12 @@ def test_a_run_ends_no_earlier_than_its_newest_checkpoint(cache, tmp_path):
 
 
 def test_a_change_anywhere_in_the_package_makes_it_dirty(monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        run_directory,
-        "_git",
-        lambda *words: asked.append(words) or " M bert4rec_jax/model/encoder.py",
-    )
-    assert run_directory._start("train")["git_dirty"] is True
-    assert any(words[-1].endswith("bert4rec_jax") for words in asked if words[0] == "status")
+    calls = []
+
+    def git(*words):
+        calls.append(words)
+        return " M bert4rec_jax/model/encoder.py"
+
+    monkeypatch.setattr(environment, "_git", git)
+    assert environment.describe_start("train")["git_dirty"] is True
+    assert any(words[-1].endswith("bert4rec_jax") for words in calls if words[0] == "status")

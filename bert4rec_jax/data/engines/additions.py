@@ -21,7 +21,7 @@ from bert4rec_jax.data.sources import log, tables
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.data.writer import UserTable, Writer
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 _EVENTS_AT_ONCE = 1 << 22
 # Filters that need the events they left out, and the value up to which they leave out none.
@@ -142,7 +142,7 @@ def _merge(
     try:
         with (
             UserTable(out) as table,
-            Phase("adding new events", int(ends[:, -1].sum()), "events") as phase,
+            ProgressBar("adding new events", int(ends[:, -1].sum()), "events") as phase,
         ):
             first, total = 0, ends.sum(axis=0)
             while first < len(users):

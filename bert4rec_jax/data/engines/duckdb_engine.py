@@ -14,7 +14,7 @@ from bert4rec_jax.data.engines.ingest import Shape
 from bert4rec_jax.data.engines.work import EngineFailed, Unfinished, full_disk
 from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition, need_duckdb
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 _ROWS_AT_ONCE = 1 << 18
 _ROWS_TO_DIVIDE = (
@@ -55,7 +55,7 @@ class DuckDB:
                 "preserve_insertion_order": False,
             }
         )
-        # It counts how far it is, and `Phase` shows it.
+        # It counts how far it is, and `ProgressBar` shows it.
         self._connection.execute(
             "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
         )
@@ -184,7 +184,7 @@ class DuckDB:
             finished.set()
 
         thread = threading.Thread(target=work, name="duckdb", daemon=True)
-        with Phase(title or "asking DuckDB", 100, "%") as phase:
+        with ProgressBar(title or "asking DuckDB", 100, "%") as phase:
             thread.start()
             done = 0
             try:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from bert4rec_jax.data.arrange import are_whole_numbers
 from bert4rec_jax.data.sources.log import Again, Blocks, numeric_times
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 
 @dataclass
@@ -66,7 +66,7 @@ def ingest(reader: Blocks, path: str) -> dict:
 def _write(reader: Blocks, path: str, texts: dict[str, bool], shape: Shape) -> None:
     writer, known = None, 0
     try:
-        with Phase("reading the log", reader.bytes >> 20, "MiB") as phase:
+        with ProgressBar("reading the log", reader.bytes >> 20, "MiB") as phase:
             for table in reader.blocks():
                 columns = {
                     "uid": _ids(table["user"], "user", texts),

@@ -25,7 +25,7 @@ from bert4rec_jax.data.engines.work import WORK_PREFIX, EngineFailed, Unfinished
 from bert4rec_jax.data.sources.log import Again, Source
 from bert4rec_jax.data.writer import MOST_ITEMS, UserTable, Writer
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 # Items whose ids are this close together are their own codes.
 _DENSE_CODES = 1 << 25
@@ -311,7 +311,10 @@ class _Preparation:
         os.mkdir(out)
         arrays = Writer(out, shape.has_times, num_codes)
         try:
-            with UserTable(out) as users, Phase("writing arrays", shape.rows, "events") as phase:
+            with (
+                UserTable(out) as users,
+                ProgressBar("writing arrays", shape.rows, "events") as phase,
+            ):
                 for ids, lengths, codes, stamps in whole_users(batches):
                     seconds = None if stamps is None else whole_seconds(stamps, shape.time_unit)
                     whole = stamps is None or are_whole(stamps, seconds, shape.time_unit)

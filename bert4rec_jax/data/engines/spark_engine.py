@@ -18,7 +18,7 @@ from bert4rec_jax.data.engines.work import EngineFailed, Unfinished, full_disk
 from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition
 from bert4rec_jax.data.sources.tables import is_url
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.phases import Phase
+from bert4rec_jax.progress import ProgressBar
 
 _INTEGERS = ("tinyint", "smallint", "int", "bigint")
 _NUMBERS = (*_INTEGERS, "float", "double", "decimal")
@@ -226,7 +226,7 @@ class Spark:
 
         thread = threading.Thread(target=work, name="spark", daemon=True)
         tracker = self._session.sparkContext.statusTracker()
-        with Phase(title or "asking Spark", 0, "tasks") as phase:
+        with ProgressBar(title or "asking Spark", 0, "tasks") as phase:
             thread.start()
             done = 0
             try:

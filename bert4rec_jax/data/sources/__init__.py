@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs as they lie around in the world, read into one form.
+"""Readers that bring the common log formats into one form.
 
-`find` turns a config into a `Source`, `movielens` and `tables` read its files (both through `delimited` where they
-are text, which gets whole lines from `text`), `download` fetches MovieLens, `synthetic` makes a log up. What they all
-produce are blocks, of which `log` makes a `Log`.
+`find` turns a config into a `Source`. `movielens` and `tables` read its files; text goes through
+`delimited`, which gets its lines from `text`. `download` obtains MovieLens (`archive` fetches and
+unpacks files, `recbole` is the fallback for MovieLens-100K), and `synthetic` generates a log. All
+of them produce blocks, from which `log` builds a `Log`.
 """

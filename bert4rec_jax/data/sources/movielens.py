@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MovieLens in GroupLens's original files: tabs and bars (100K), `::` (1M, 10M), csv (20M and later)."""
+"""MovieLens in the original files of GroupLens.
+
+The releases use tabs and bars (100K), `::` (1M, 10M) or csv (20M and later).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass
@@ -14,114 +18,130 @@ from bert4rec_jax.data.sources.delimited import TextFile, TextLog, sniff
 from bert4rec_jax.data.sources.log import Roles
 from bert4rec_jax.errors import UserError
 
-# The order of the 0/1 columns of u.item.
+# In the order of the 0/1 columns of u.item.
 GENRES_100K = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
-    "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+    "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
+    "Thriller", "War", "Western",
 )  # fmt: skip
 _NO_GENRES = ("", "unknown", "(no genres listed)")
 _COLUMNS = ("userId", "movieId", "rating", "timestamp")
 _MOVIE_COLUMNS = ("movieId", "title", "genres")
+_MOVIE_COLUMNS_100K = ("movieId", "title", "released", "video", "url", *GENRES_100K)
 # "(1995)", also "(2006–2007)", "(2009– )" and a stray second parenthesis, at the end of a title.
 _YEAR = re.compile(r"^(.*\S)\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\s*\)+$")
 
 
 @dataclass(frozen=True)
-class Layout:
-    """File names and form of one generation of MovieLens files."""
+class Release:
+    """File names and format of a MovieLens release.
+
+    Attributes:
+      ratings: name of the file with the ratings.
+      movies: name of the file with the movies.
+      separator: between the fields of the ratings.
+      movies_separator: between the fields of the movies.
+      header: whether both files have a header.
+      md5: checksum of the zip as published by GroupLens; "" if the release changes over time.
+    """
 
     ratings: str
     movies: str
     separator: str
     movies_separator: str
     header: bool = False
+    md5: str = ""
 
 
-_DAT = Layout("ratings.dat", "movies.dat", "::", "::")
-_CSV = Layout("ratings.csv", "movies.csv", ",", ",", header=True)
-LAYOUTS = {
-    "ml-100k": Layout("u.data", "u.item", "\t", "|"),
-    "ml-1m": _DAT,
-    "ml-10m": _DAT,
-    "ml-20m": _CSV,
-    "ml-25m": _CSV,
-    "ml-32m": _CSV,
+_DAT = Release("ratings.dat", "movies.dat", "::", "::")
+_CSV = Release("ratings.csv", "movies.csv", ",", ",", header=True)
+RELEASES = {
+    "ml-100k": Release("u.data", "u.item", "\t", "|", md5="0e33842e24a9c977be4e0107933c0723"),
+    "ml-1m": dataclasses.replace(_DAT, md5="c4d9eecfca2ab87c1945afe126590906"),
+    "ml-10m": dataclasses.replace(_DAT, md5="ce571fd55effeba0271552578f2648bd"),
+    "ml-20m": dataclasses.replace(_CSV, md5="cd245b17a1ae2cc31bb14903e1204af3"),
+    "ml-25m": dataclasses.replace(_CSV, md5="6b51fb2759a8657d3bfcbfc42b592ada"),
+    "ml-32m": dataclasses.replace(_CSV, md5="d472be332d4daa821edc399621853b57"),
     "ml-latest-small": _CSV,
 }
 
 
 def files_in(name: str, folder: str) -> tuple[str, str]:
-    """Returns the paths of ratings and movies in a user's folder.
+    """Returns the paths of the ratings and the movies in a folder with the original files.
 
     Raises:
-      UserError: one of the original files is not there.
+      UserError: one of the files is missing.
     """
-    layout = LAYOUTS[name]
-    paths = os.path.join(folder, layout.ratings), os.path.join(folder, layout.movies)
-    for path in paths:
+    release = RELEASES[name]
+    ratings = os.path.join(folder, release.ratings)
+    movies = os.path.join(folder, release.movies)
+    for path in (ratings, movies):
         if not os.path.isfile(path):
             raise UserError(
-                f"{name} needs the original files {layout.ratings} and {layout.movies}, but there is no "
-                f"{path}; set config.data.path to the unpacked folder, or to '' to download it."
+                f"{name} needs the original files {release.ratings} and {release.movies}, but "
+                f"{path} does not exist; set config.data.path to the unpacked folder, or to '' to "
+                "download it."
             )
-    return paths
+    return ratings, movies
 
 
 def open_ratings(name: str, ratings: str) -> TextLog:
     """Opens the ratings.
 
     Raises:
-      UserError: with the file and the line.
+      UserError: the file cannot be read; names the file and the line.
     """
-    layout = LAYOUTS[name]
-    if layout.header:
-        file = sniff(ratings, layout.separator, list(_COLUMNS))
-        file = TextFile(ratings, layout.separator, file.names, quotes=False)
-    else:
-        file = TextFile(ratings, layout.separator, _COLUMNS, header=False, quotes=False)
+    release = RELEASES[name]
+    names: tuple[str, ...] = _COLUMNS
+    if release.header:
+        names = sniff(ratings, release.separator, list(_COLUMNS)).names
+    file = TextFile(ratings, release.separator, names, header=release.header, quotes=False)
     return TextLog([file], Roles(*_COLUMNS[:2], time="timestamp", rating="rating"))
 
 
 def read_movies(name: str, path: str) -> pa.Table:
-    """Reads a movie file into the columns item, title, year, genres."""
-    layout = LAYOUTS[name]
-    flags = layout.movies_separator == "|"
-    names = (
-        ("movieId", "title", "released", "video", "url", *GENRES_100K) if flags else _MOVIE_COLUMNS
-    )
+    """Reads a movie file into the columns item, title, year and genres.
+
+    Raises:
+      UserError: the file cannot be read; names the file and the line.
+    """
+    release = RELEASES[name]
+    has_flags = release.movies_separator == "|"
+    names = _MOVIE_COLUMNS_100K if has_flags else _MOVIE_COLUMNS
     file = TextFile(
         path,
-        layout.movies_separator,
+        release.movies_separator,
         names,
-        layout.header,
-        quotes=layout.header,
+        release.header,
+        quotes=release.header,
         encoding=text.encoding_of(path),
     )
     columns: dict[str, list] = {"item": [], "title": [], "year": [], "genres": []}
     for number, row in file.rows():
         if len(row) != len(names):
             raise UserError(
-                f"{path} line {number} has {len(row)} fields where {len(names)} are expected; correct that "
-                "line."
+                f"{path} line {number} has {len(row)} fields where {len(names)} are expected; "
+                "correct that line."
             )
+        if has_flags:
+            genres = [genre for genre, flag in zip(GENRES_100K, row[5:]) if flag == "1"]
+        else:
+            genres = [genre.strip() for genre in row[2].split("|")]
+        known_genres = [genre for genre in genres if genre not in _NO_GENRES]
         title, year = split_title(row[1])
-        genres = (
-            [g for g, flag in zip(GENRES_100K, row[5:]) if flag == "1"]
-            if flags
-            else row[2].split("|")
-        )
         columns["item"].append(row[0].strip())
         columns["title"].append(title or None)
         columns["year"].append(year)
-        columns["genres"].append(
-            "|".join(g for g in map(str.strip, genres) if g not in _NO_GENRES) or None
-        )
+        columns["genres"].append("|".join(known_genres) or None)
     kinds = {"item": pa.string(), "title": pa.string(), "year": pa.int64(), "genres": pa.string()}
     return pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()})
 
 
 def split_title(title: str) -> tuple[str, int | None]:
-    """Splits "Matrix, The (1999)" into ("Matrix, The", 1999); no year: None. Runs of spaces become one."""
+    """Splits "Matrix, The (1999)" into ("Matrix, The", 1999); without a year, the year is None.
+
+    Runs of spaces become one space.
+    """
     title = " ".join(title.split())
     match = _YEAR.match(title)
     return (match[1], int(match[2])) if match else (title, None)

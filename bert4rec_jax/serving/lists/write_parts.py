@@ -15,7 +15,7 @@ from bert4rec_jax.config import ParallelConfig
 from bert4rec_jax.devices import Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import Params
-from bert4rec_jax.phases import Phase, say
+from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.ranking import PairFunction
 from bert4rec_jax.serving.list_scorer import Lists, ListScorer, seen_or_excluded
 from bert4rec_jax.serving.lists.item_filters import ItemFilter, UserItems, read_item_filter
@@ -28,6 +28,7 @@ from bert4rec_jax.serving.lists.user_histories import (
     read_users,
 )
 from bert4rec_jax.serving.recommender import Recommender
+from bert4rec_jax.terminal import say
 
 PART_USERS = 8192
 
@@ -185,15 +186,15 @@ class _Writer:
         parts = range(-(-count // PART_USERS))
         written = 0
         short = 0
-        with Phase("recommending", count, "users") as phase:
+        with ProgressBar("recommending", count, "users") as progress:
             for part in parts:
                 first = part * PART_USERS
                 last = min(first + PART_USERS, count)
                 if file.has(part):
-                    phase.advance(last - first)
+                    progress.advance(last - first)
                     continue
                 users = self._histories.users[first:last]
-                lists = self._lists(users, slice(first, last), phase)
+                lists = self._lists(users, slice(first, last), progress)
                 file.write(part, self._table(users, lists))
                 written += last - first
                 short += int((lists.items[:, -1] == 0).sum())
@@ -203,12 +204,12 @@ class _Writer:
             say(f"note: {short:,} users have fewer candidates than --k; their lists are shorter.")
         return {"users": count, "seconds": seconds, "users_per_second": written / seconds}
 
-    def _lists(self, users: pa.Array, chosen: slice, phase: Phase) -> Lists:
+    def _lists(self, users: pa.Array, chosen: slice, progress: ProgressBar) -> Lists:
         spans = self._histories.spans[chosen]
         excluded = _pairs_of(self._excluded, users)
         removed = seen_or_excluded(spans, self._options.include_seen, excluded)
         candidates = _pairs_of(self._candidates, users)
-        return self._scorer.lists(spans, self._options.k, removed, candidates, phase.advance)
+        return self._scorer.lists(spans, self._options.k, removed, candidates, progress.advance)
 
     def _table(self, users: pa.Array, lists: Lists) -> pa.Table:
         is_item = lists.items > 0

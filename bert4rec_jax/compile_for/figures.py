@@ -146,11 +146,7 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
 
     batch = Packed(*[array(config.train.batch_rows, length)] * 4)
     spec = StepSpec(config, sizes.num_items, sizes.slots, sizes.features)
-    step = layout.map(
-        functools.partial(train_step, spec),
-        state,
-        donate=True,
-    )
+    step = layout.compile_update(functools.partial(train_step, spec), state)
     rows, cases = config.eval.batch_rows, sizes.histories * layout.num_devices
     pairs = sizes.removed * layout.num_devices if config.eval.filter_seen else 0
     tokens = array(rows, length)
@@ -163,10 +159,11 @@ def programs(config: Config, sizes: Sizes, layout: Layout) -> dict[str, tuple[An
     params = {
         name: state.params[name] for name in ("items", "encoder")
     }  # as `fold_features` returns them
-    ranking = layout.map(functools.partial(rank_step, config, sizes.num_items, True), params)
+    rank = functools.partial(rank_step, config, sizes.num_items, True)
+    ranking = layout.compile_per_row(rank, params)
     return {
         "training": (step, (state, batch, key)),
-        "ranking": (ranking, (params, (histories, (array(cases), array(cases, 0))), key)),
+        "ranking": (ranking, (params, (histories, (array(cases), array(cases, 0))))),
     }
 
 

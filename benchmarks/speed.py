@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and ranking speed beside other implementations of BERT4Rec, all in one run.
+"""Training and ranking speed compared with other implementations of BERT4Rec in one run.
 
     python benchmarks/speed.py --out runs/bench [--ml_1m FOLDER --beauty FOLDER] [--configurations A,C] [--peers ours,recml]
 
-Every peer is installed from the package index into an environment of its own (about 7 GB for all of them), is started
-once for each configuration, and then waits. The peers take turns: each round gives every one of them a window of
-training, so that a busy minute of the machine hits all alike; a window in which other programs used more than an
-eighth of a core is repeated. At the end each ranks users over the whole catalogue. Speed is counted in *real* tokens
-(items, not padding) a second, because peers cut and pad histories differently. `ours` learns the Cloze task alone, as
-the peers do; `ours_recommended` is the recipe of `config.recommended()`, which learns from more positions of a row and
-ranks from two hidden states.
+Every peer is installed from the package index into an environment of its own (about 7 GB for all of
+them), is started once for each configuration, and then waits. The peers take turns: each round
+gives every one of them a window of training, so that other load affects all peers alike; a window
+in which other programs used more than an eighth of a core is repeated. At the end each ranks users
+over the whole catalogue. Speed is counted in *real* tokens (items, not padding) a second, because
+peers truncate and pad histories differently. `ours` learns the Cloze task alone, as the peers do;
+`ours_recommended` is the recipe of `config.recommended()`, which learns from more positions of a
+row and ranks from two hidden states.
 
-Peers use the cores that this process may: `taskset -c 1 python benchmarks/speed.py ...` measures on one of them.
+Peers use the cores that this process may: `taskset -c 1 python benchmarks/speed.py ...` measures on
+one of them.
 
-FOLDERs hold interactions.parquet (columns user, item, in time order). Without them, histories with the shape of the
-data set are made up. A peer that cannot be installed or fails is listed with the reason.
+FOLDERs hold interactions.parquet (columns user, item, in time order). Without them, histories with
+the shape of the data set are generated. A peer that cannot be installed or fails is listed with the
+reason.
 """
 
 import dataclasses
@@ -43,7 +46,7 @@ flags.DEFINE_string("ml_1m", "", "Folder with MovieLens-1M's interactions.parque
 flags.DEFINE_string("beauty", "", "Folder with Amazon Beauty's interactions.parquet.")
 flags.DEFINE_list("configurations", ["A", "B", "C", "D"], "Of A, B, C, D.")
 flags.DEFINE_list(
-    "peers", [n for n in install.PEERS if n != "recbole"], f"Of {', '.join(install.PEERS)}."
+    "peers", [n for n in install.PEERS if n != "recbole"], f"Peers: {', '.join(install.PEERS)}."
 )
 flags.DEFINE_integer("rounds", 3, "Windows of training for each peer.", lower_bound=1)
 flags.DEFINE_float(
@@ -78,9 +81,9 @@ SHAPES = {
 
 
 def data_file(name: str, folder: Path) -> tuple[Path, str]:
-    """Returns the .npz file of a data set, made if need be, and what it holds."""
+    """Returns the .npz file of a data set, creating it if necessary, and its description."""
     source = {"ml-1m": FLAGS.ml_1m, "beauty": FLAGS.beauty}.get(name)
-    path = folder / f"{name}{'' if source else '-made-up'}.npz"
+    path = folder / f"{name}{'' if source else '-generated'}.npz"
     if not path.exists():
         if source:
             table = pq.read_table(Path(source) / "interactions.parquet", columns=["user", "item"])
@@ -90,7 +93,7 @@ def data_file(name: str, folder: Path) -> tuple[Path, str]:
     data = peer_data_facts(path)
     return (
         path,
-        f"{name}{'' if source or name.endswith('shaped') else ' (made up in its shape)'}, {data}",
+        f"{name}{'' if source or name.endswith('shaped') else ' (generated in its size)'}, {data}",
     )
 
 
@@ -101,7 +104,9 @@ def peer_data_facts(path: Path) -> str:
 
 
 def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
-    """Returns the measurements of one configuration: for each peer rounds, ranking and what it says of itself."""
+    """Returns the measurements of one configuration: for each peer its rounds,
+    ranking and description.
+    """
     name, values = CONFIGURATIONS[letter]
     data, facts = data_file(name, folder)
     config = PeerConfig(
@@ -126,13 +131,13 @@ def measure(letter: str, pythons: dict[str, Path], folder: Path) -> dict:
         print(f"{letter}: {peer_name} {failed.get(peer_name, 'is ready')}", flush=True)
     results = {peer.name: {"train": [], **peer.about} for peer in peers}
     for step in range(FLAGS.rounds):
-        # In another order each time, so that nobody always follows the same one.
+        # In another order each time, so that no peer always follows the same one.
         for peer in peers[step % len(peers) :] + peers[: step % len(peers)]:
             results[peer.name]["train"].append(quiet(peer, f"train {FLAGS.seconds}"))
     for peer in peers:
         trial = peer.ask(f"eval {FLAGS.users // 10}")
         users = FLAGS.users if trial["users"] / trial["seconds"] > 100 else FLAGS.users // 10
-        peer.ask(f"eval {users}")  # whatever is compiled or planned for this number of users
+        peer.ask(f"eval {users}")  # compile and plan for this number of users
         results[peer.name]["rank"] = quiet(peer, f"eval {users}")
         results[peer.name]["peak_mib"] = peer.peak_mib()
         peer.end()
@@ -153,10 +158,12 @@ def table(letter: str, measured: dict) -> str:
     """Returns the measurements of one configuration as Markdown."""
     c = measured["configuration"]
     lines = [
-        f"**{letter}** {measured['data']}; width {c['width']}, {c['layers']} layers, {c['heads']} heads, length "
+        f"**{letter}** {measured['data']}; width {c['width']}, {c['layers']} layers, {c['heads']} "
+        "heads, length "
         f"{c['max_length']}, tokens of {c['batch_users']} users a step",
         "",
-        "| | real tokens/s, median [min, max] | ours is | users ranked/s | ours is | real share of positions | first step "
+        "| | real tokens/s, median [min, max] | ours is | users ranked/s | ours is | real share of "
+        "positions | first step "
         "after s | peak MiB |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
@@ -175,8 +182,10 @@ def table(letter: str, measured: dict) -> str:
         )  # noqa: E731
         noisy = " *" if max(w["others"] for w in peer["train"]) > QUIET else ""
         lines.append(
-            f"| {name} ({peer['version']}) | {speed[name]:,.0f} [{min(window):,.0f}, {max(window):,.0f}]{noisy} | "
-            f"{ratio(speed)} | {ranking[name]:,.0f} | {ratio(ranking)} | {real:.0%} | {peer['startup_seconds']:.1f} | "
+            f"| {name} ({peer['version']}) | {speed[name]:,.0f} [{min(window):,.0f}, "
+            f"{max(window):,.0f}]{noisy} | "
+            f"{ratio(speed)} | {ranking[name]:,.0f} | {ratio(ranking)} | {real:.0%} | "
+            f"{peer['startup_seconds']:.1f} | "
             f"{peer['peak_mib']:,} |"
         )
     lines += [
@@ -205,7 +214,9 @@ COLUMNS = [
 
 
 def summary(configurations: dict) -> list[list[str]]:
-    """Returns rows of `COLUMNS`: both of our recipes against the best library and the best hand-written step."""
+    """Returns rows of `COLUMNS`: both of our recipes against the best library
+    and the best hand-written step.
+    """
     rows = []
     for letter, measured in sorted(configurations.items()):
         peers = measured["peers"]

@@ -24,18 +24,18 @@ from bert4rec_jax.errors import UserError
 from experiments.citing import citations
 from experiments.reporting.records import CHECKOUT
 
-WRITE = flags.DEFINE_bool(
-    "write", False, "Change the numbers in the documents to what the records give."
-)
+WRITE = flags.DEFINE_bool("write", False, "Write the numbers of the records into the documents.")
 
 
 def main(argv: list[str]) -> int:
-    """Does what the flags say; returns the exit code."""
+    """Runs the command; returns the exit code."""
     known = citations.documents()
     chosen = argv[1:] or known
     for document in chosen:
         if document not in known:
-            raise UserError(f"{document!r} is no document here; they are {', '.join(known)}.")
+            raise UserError(
+                f"{document!r} is not a known document; choose from {', '.join(known)}."
+            )
     cited = citations.load()
     left = 0
     for document in chosen:
@@ -47,7 +47,8 @@ def main(argv: list[str]) -> int:
             print(f"{document}: {problem}", file=sys.stderr)
         left += len(problems)
     print(
-        f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, {left} problems"
+        f"{len(chosen)} documents, {sum(len(c.numbers) for c in cited)} numbers from records, "
+        f"{left} problems"
     )
     return 1 if left else 0
 

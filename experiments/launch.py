@@ -2,12 +2,13 @@
 """Runs a sweep: on this machine, as a SLURM array or as a Kubernetes Indexed Job.
 
   python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example --dry_run
-  python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example --workers 2
+  python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example \
+      --workers 2
   python -m experiments.launch --root sweeps/example --watch
 
-Trial i lives in ROOT/00i, which is an ordinary run directory. The same command again skips what is finished
-or pruned, resumes what was stopped and tries what failed once more. Ctrl-C asks the running trials to save
-and stop; a second Ctrl-C kills them.
+Trial i is stored in ROOT/00i, an ordinary run directory. Run the same command again to skip
+finished and pruned trials, resume stopped ones and retry failed ones. Ctrl-C stops the running
+trials after they have saved; a second Ctrl-C kills them.
 
 Exit code: 0 all done, 1 some failed, 75 stopped before the end, 2 wrong usage.
 """
@@ -30,18 +31,20 @@ from experiments.sweeping.adaptive import Study
 
 SWEEP = flags.DEFINE_string("sweep", "", "Sweep file; see experiments/README.md.")
 ROOT = flags.DEFINE_string(
-    "root", "", "Folder of the sweep; with several machines, on a disk that they share."
+    "root", "", "Folder of the sweep; for several machines, on a shared disk."
 )
-BACKEND = flags.DEFINE_enum("backend", "local", ["local", "slurm", "k8s"], "Who runs the trials.")
-WORKERS = flags.DEFINE_integer("workers", 1, "Trials at the same time.", lower_bound=1)
+BACKEND = flags.DEFINE_enum(
+    "backend", "local", ["local", "slurm", "k8s"], "Where to run the trials."
+)
+WORKERS = flags.DEFINE_integer("workers", 1, "Number of trials at the same time.", lower_bound=1)
 INDEX = flags.DEFINE_integer(
-    "index", None, "Run this trial alone, with all of the machine; for array tasks.", lower_bound=0
+    "index", None, "Run only this trial, on the whole machine; for array tasks.", lower_bound=0
 )
 DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Print the trials and what they will cost, and do nothing."
+    "dry_run", False, "Print the trials and their cost without running them."
 )
 WATCH = flags.DEFINE_bool(
-    "watch", False, "Show the sweep in --root until it is done; it may run elsewhere."
+    "watch", False, "Show the progress of the sweep in --root, which may run on other machines."
 )
 SET = flags.DEFINE_multi_string(
     "set", [], "field=value for every trial, such as data.path=FOLDER; repeatable."
@@ -52,22 +55,24 @@ PROGRAM = flags.DEFINE_string(
 STORAGE = flags.DEFINE_string(
     "storage",
     "",
-    "Of an adaptive search: a file on a shared disk or a database URL such as "
+    "For an adaptive search: a file on a shared disk or a database URL such as "
     "postgresql://HOST/DB; default: ROOT/optuna.journal.",
 )
 GRACE = flags.DEFINE_float(
-    "grace_seconds", 240, "Time that a stopped run has for saving before it is killed."
+    "grace_seconds", 240, "Seconds for a stopped run to save before it is killed."
 )
 SLURM = flags.DEFINE_multi_string(
-    "slurm_option", [], "A line for sbatch, such as --slurm_option=--partition=gpu; repeatable."
+    "slurm_option", [], "An sbatch option, such as --slurm_option=--partition=gpu; repeatable."
 )
-SUBMIT = flags.DEFINE_bool("submit", True, "slurm: submit the script; --nosubmit only writes it.")
+SUBMIT = flags.DEFINE_bool(
+    "submit", True, "With With slurm: submit the script; --nosubmit only writes it."
+)
 IMAGE = flags.DEFINE_string(
     "k8s_image", "", "Container image with the checkout as its working directory."
 )
-CLAIM = flags.DEFINE_string("k8s_volume_claim", "", "Persistent volume claim that holds --root.")
+CLAIM = flags.DEFINE_string("k8s_volume_claim", "", "Persistent volume claim that contains --root.")
 MOUNT = flags.DEFINE_string(
-    "k8s_mount", "/sweeps", "Where the claim is mounted; --root must lie there."
+    "k8s_mount", "/sweeps", "Mount path of the claim; --root must be below it."
 )
 GPUS = flags.DEFINE_integer("k8s_gpus", 1, "GPUs per pod.", lower_bound=0)
 CPUS = flags.DEFINE_integer("k8s_cpus", 4, "CPUs per pod.", lower_bound=1)
@@ -75,11 +80,11 @@ MEMORY = flags.DEFINE_string("k8s_memory", "16Gi", "Memory per pod.")
 
 
 def main(argv: list[str]) -> int:
-    """Does what the flags say; returns the exit code."""
+    """Runs the command; returns the exit code."""
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}; every option has a name, see --help.")
+        raise UserError(f"unexpected argument {argv[1]!r}; options start with --, see --help.")
     if not ROOT.value:
-        raise UserError("--root is missing: the folder where the sweep's trials live.")
+        raise UserError("--root is missing: the folder of the sweep's trials.")
     root = Path(ROOT.value)
     if WATCH.value:
         return _watch(root)
@@ -122,14 +127,14 @@ def _local(runner: local.Runner, sweep: sweep_file.Sweep, root: Path) -> int:
     print(board.summary(root))
     states = {p.state for p in trials.all_progress(root)}
     if runner.stop.is_set() or not states <= {*trials.DONE, trials.FAILED}:
-        print("not all trials are done; the same command goes on with them")
+        print("not all trials are done; run the same command again to continue")
         return clusters.UNFINISHED
     return 1 if trials.FAILED in states else 0
 
 
 def _one(runner: local.Runner, root: Path, index: int) -> int:
     while (state := runner.run(index, local.Slot())) == trials.RUNNING and not runner.stop.is_set():
-        time.sleep(5)  # after a requeue the last holder's claim may have to run out first
+        time.sleep(5)  # after a requeue, the previous claim may have to expire first
     now = trials.progress(root, index, None)
     print(f"trial {index} {state} ({board.describe(now.overrides)})", *now.failure, sep="\n    ")
     return {trials.FINISHED: 0, trials.PRUNED: 0, trials.FAILED: 1}.get(state, clusters.UNFINISHED)
@@ -165,7 +170,8 @@ def _kubernetes(sweep: sweep_file.Sweep) -> int:
         raise UserError("--backend k8s needs --k8s_image and --k8s_volume_claim.")
     if not Path(ROOT.value).is_relative_to(MOUNT.value):
         raise UserError(
-            f"--root {ROOT.value} must lie below --k8s_mount {MOUNT.value}, where the pods see the volume."
+            f"--root {ROOT.value} must be below --k8s_mount {MOUNT.value}, the mount path of the "
+            "volume."
         )
     manifest = clusters.job_manifest(
         _task_command("python"),
@@ -220,7 +226,7 @@ def _listen(runner: local.Runner) -> None:
     def stop(number, frame):
         if (
             number == signal.SIGINT and runner.stop.is_set()
-        ):  # only people press twice; schedulers repeat themselves
+        ):  # only users press Ctrl-C twice; schedulers repeat signals
             runner.kill.set()
         runner.stop.set()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes tables and figures for a paper from run directories alone.
+"""Creates the tables and figures of a paper from run directories.
 
 Print a table as Markdown, write it in all formats with figures, or write records to commit:
 
@@ -33,33 +33,34 @@ from experiments.reporting.comparisons import PER_USER
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv", "html": "html"}
 
 FORMAT = flags.DEFINE_list(
-    "format", None, "Of markdown, latex, csv, html; default: markdown, with --out all."
+    "format", None, "Formats: markdown, latex, csv, html. Default: markdown; with --out, all."
 )
 OUT = flags.DEFINE_string(
-    "out", "", "Folder for the tables and figures; without it one table goes to the screen."
+    "out", "", "Folder for the tables and figures. Without it, the tables are printed."
 )
 METRICS = flags.DEFINE_list(
     "metrics",
     ["ndcg@10", "hr@10", "mrr"],
-    "Columns; the first accuracy metric is that of the figures.",
+    "Columns. The first accuracy metric is used in the figures.",
 )
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "valid"], "Which users' metrics.")
-BASELINE = flags.DEFINE_string(
-    "baseline", "", "Row that all others are compared with, on the ranks of every user."
-)
+BASELINE = flags.DEFINE_string("baseline", "", "Row to compare all others with, user by user.")
 SPREAD = flags.DEFINE_enum(
-    "spread", "se", ["sd", "se"], "Over seeds: standard deviation or error of the mean."
+    "spread",
+    "se",
+    ["sd", "se"],
+    "Error over seeds: standard deviation or standard error of the mean.",
 )
 ALPHA = flags.DEFINE_float("alpha", 0.05, "Level of significance.", lower_bound=0, upper_bound=1)
 RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Of the bootstrap.", lower_bound=100)
 MARGIN = flags.DEFINE_float(
     "margin",
     0.05,
-    "Difference from --baseline that does not matter, as a share of its value.",
+    "Largest difference from --baseline that counts as equal, as a share of its value.",
     lower_bound=0,
 )
 DIGITS = flags.DEFINE_integer("digits", 4, "After the point.", lower_bound=1, upper_bound=8)
-FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures, as PDF and PNG.")
+FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures as PDF and PNG.")
 CHECK = flags.DEFINE_string(
     "check",
     "",
@@ -72,12 +73,14 @@ RECORDS = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> int:
-    """Does what the flags say; returns the exit code."""
+    """Runs the command; returns the exit code."""
     paths = argv[1:]
     if CHECK.value:
         return _check(Path(CHECK.value), paths)
     if not paths:
-        raise UserError("name at least one run directory, or a folder that holds some; see --help.")
+        raise UserError(
+            "give at least one run directory, or a folder that contains some; see --help."
+        )
     runs, unfinished = records.find(paths)
     for folder in unfinished:
         print(f"left out, not finished: {folder}", file=sys.stderr)
@@ -88,7 +91,7 @@ def main(argv: list[str]) -> int:
     formats = FORMAT.value or (list(FORMATS) if OUT.value else ["markdown"])
     for name in formats:
         if name not in FORMATS:
-            raise UserError(f"--format {name!r} must be of {', '.join(FORMATS)}.")
+            raise UserError(f"--format {name!r} is not one of {', '.join(FORMATS)}.")
     options = tables.Options(
         tuple(METRICS.value),
         SPLIT.value,
@@ -104,7 +107,7 @@ def main(argv: list[str]) -> int:
     if OUT.value:
         return _write(Path(OUT.value), formats, groups, built)
     if len(formats) > 1 or formats == ["html"]:
-        raise UserError("several formats, or html, need --out.")
+        raise UserError("several formats, or html, require --out.")
     for name, table in built.items():
         print(_render(formats[0], table, groups[name], Path()))
     return 0
@@ -130,7 +133,7 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
         if FIGURES.value:
             from experiments.reporting import (
                 figures,
-            )  # matplotlib takes a second to start; tables need not wait
+            )  # matplotlib takes a second to import; tables do not need it
 
             drawn = figures.draw_all(
                 name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value
@@ -148,7 +151,7 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
 
 
 def _figure_metric() -> str:
-    """Returns the first metric that every single user has; the figures by group need one."""
+    """Returns the first metric that exists per user; the figures by group need one."""
     return next((name for name in METRICS.value if PER_USER.fullmatch(name)), "ndcg@10")
 
 
@@ -157,7 +160,7 @@ def _check(file: Path, paths: list[str]) -> int:
     for problem in problems:
         print(f"{file}: {problem}", file=sys.stderr)
     if not problems:
-        print(f"{file}: every number follows from the records, and the program can make them again")
+        print(f"{file}: every number follows from the records, and this version can reproduce them")
     return 1 if problems else 0
 
 

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep file imports: ways to write down trials. The file names a config and the overrides of every trial.
+"""What a sweep file imports: ways to write down trials.
+The file names a config and the overrides of every trial.
 
     CONFIG = "configs/quickstart.py"
 
     def sweep():
         yield from with_seeds(grid({"model.width": [32, 64]}), seeds=[0, 1, 2])
 
-or, instead of `sweep`, `SEARCH = Search(space={...}, trials=40)` for an adaptive search. Trial i is the
-i-th dict: the same integer names it in a local queue, in a SLURM array and in a Kubernetes Indexed Job.
+or, instead of `sweep`, `SEARCH = Search(space={...}, trials=40)` for an adaptive search. Trial i is
+the i-th dict: the same integer names it in a local queue, in a SLURM array and in a Kubernetes
+Indexed Job.
 """
 
 import itertools
@@ -24,7 +26,9 @@ _HUGE = 1e300  # differences and quotients of what is smaller are still numbers
 
 @dataclass(frozen=True)
 class Uniform:
-    """A number between `low` and `high`, evenly or on a logarithmic scale; `integer` includes both ends."""
+    """A number between `low` and `high`, evenly or on a logarithmic scale;
+    `integer` includes both ends.
+    """
 
     low: float
     high: float
@@ -34,7 +38,8 @@ class Uniform:
     def __post_init__(self):
         if not -_HUGE < self.low < self.high < _HUGE or (self.log and self.low <= 0):
             raise UserError(
-                f"{self} is not a range: low must be below high, and above 0 on a logarithmic scale."
+                f"{self} is not a range: low must be below high, and above 0 on a logarithmic "
+                "scale."
             )
 
     def sample(self, u: float) -> int | float:
@@ -105,7 +110,8 @@ class Search:
             isinstance(part, Uniform | Choice) for part in space.values()
         ):
             raise UserError(
-                "Search: space must map config fields to uniform(), log_uniform(), integer() or choice()."
+                "Search: space must map config fields to uniform(), log_uniform(), integer() or "
+                "choice()."
             )
         if not isinstance(fixed, dict):
             raise UserError("Search: fixed must map config fields to values.")
@@ -120,7 +126,9 @@ def grid(space: dict[str, list]) -> Iterator[Overrides]:
 
 
 def one_at_a_time(base: Overrides, variations: dict[str, list]) -> Iterator[Overrides]:
-    """Yields `base`, then `base` with one field changed: an ablation. The base's own values are skipped."""
+    """Yields `base`, then `base` with one field changed: an ablation.
+    The base's own values are skipped.
+    """
     yield dict(base)
     for name, values in variations.items():
         yield from ({**base, name: value} for value in values if base.get(name) != value)

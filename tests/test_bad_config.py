@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hundred values that a configuration must refuse, each in one line that names the field."""
+"""Invalid config values and files: each is rejected in one line that names the field."""
 
 import json
 
@@ -87,12 +87,12 @@ WRONG = {
 CASES = [(name, value) for name, values in WRONG.items() for value in values]
 
 
-def test_there_are_a_hundred():
+def test_there_are_at_least_a_hundred_cases():
     assert len(CASES) >= 100
 
 
 @pytest.mark.parametrize("name, value", CASES, ids=[f"{name}={value}" for name, value in CASES])
-def test_a_wrong_value_is_refused_and_its_field_named(name, value):
+def test_a_wrong_value_is_rejected_with_the_name_of_its_field(name, value):
     values = config_lib.base().to_dict()
     group = values
     *path, leaf = name.split(".")
@@ -110,7 +110,8 @@ def test_a_wrong_value_is_refused_and_its_field_named(name, value):
     assert "\n" not in text and len(text) < 400
 
 
-FILES = {  # what a config.json may hold, and what is said of it
+# {description: (content of a config.json, part of the error message)}
+FILES = {
     "nothing": (b"", "not valid JSON"),
     "half": (b'{"seed": 1', "not valid JSON"),
     "text": (b"seed = 1", "not valid JSON"),
@@ -144,7 +145,7 @@ FILES = {  # what a config.json may hold, and what is said of it
 
 
 @pytest.mark.parametrize("content, named", FILES.values(), ids=FILES)
-def test_files_that_are_no_configuration_are_refused_in_a_line(tmp_path, content, named):
+def test_a_file_that_is_not_a_config_is_rejected_in_one_line(tmp_path, content, named):
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=named) as raised:
@@ -153,7 +154,7 @@ def test_files_that_are_no_configuration_are_refused_in_a_line(tmp_path, content
     assert "\n" not in text and len(text) < 500
 
 
-def test_a_path_of_other_bytes_comes_back_as_it_was(tmp_path):
+def test_a_path_that_is_not_utf8_is_preserved(tmp_path):
     path = tmp_path / "config.json"
     path.write_text(
         json.dumps({"data": {"path": "caf\udce9.csv"}})

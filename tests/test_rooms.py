@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a house: floors, one way up; rooms of few files, each with a face."""
+"""The structure of the package: imports in one direction, and folders of few, documented files."""
 
 import ast
 import pathlib
@@ -9,8 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Lowest first; modules of one line may not import each other unless they share a room.
-FLOORS = [
+# The layers, lowest first. A module imports from its own layer and from lower ones.
+LAYERS = [
     {"errors", "files", "progress", "run_files", "terminal", "allocator"},
     {"config"},
     {"command_help", "command_line"},
@@ -24,10 +24,10 @@ FLOORS = [
     {"recommend", "export", "portrait"},
     {"main"},
 ]
-FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-# bert4rec_jax.load and .train import, when they are called, what lives above.
-FACE_OF_THE_HOUSE = "bert4rec_jax"
-MOST_FILES = 14
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+# bert4rec_jax.load and .train import higher layers when they are called.
+TOP = "bert4rec_jax"
+MAX_FILES = 14
 
 
 def modules(package: str) -> dict[str, pathlib.Path]:
@@ -40,7 +40,7 @@ def modules(package: str) -> dict[str, pathlib.Path]:
 
 
 def imports(package: str) -> dict[str, set[str]]:
-    """Returns {module: modules of the package that it imports}, wherever in the file and also for type checkers."""
+    """Returns {module: modules of the package that it imports}, anywhere in the file."""
     files = modules(package)
     graph = {}
     for name, path in files.items():
@@ -62,63 +62,63 @@ def imports(package: str) -> dict[str, set[str]]:
     return graph
 
 
-def room(module: str) -> str:
-    """Returns the name under bert4rec_jax by which a module stands in FLOORS."""
+def part(module: str) -> str:
+    """Returns the name of a module, or of its folder, in LAYERS."""
     return module.split(".")[1]
 
 
-def test_nothing_is_imported_upwards():
+def test_imports_point_to_lower_layers():
     for module, imported in imports("bert4rec_jax").items():
-        if module == FACE_OF_THE_HOUSE:
+        if module == TOP:
             continue
-        assert room(module) in FLOOR, f"{module} stands on no floor; give it one in {__file__}"
-        for other in imported - {FACE_OF_THE_HOUSE}:
-            same = room(other) == room(module)
-            assert same or FLOOR[room(other)] <= FLOOR[room(module)], (
-                f"{module} imports {other}, from above"
+        assert part(module) in LAYER, f"{module} has no layer; add it to LAYERS"
+        for other in imported - {TOP}:
+            same = part(other) == part(module)
+            assert same or LAYER[part(other)] <= LAYER[part(module)], (
+                f"{module} imports {other} from a higher layer"
             )
 
 
 @pytest.mark.parametrize("package", ["bert4rec_jax", "experiments"])
-def test_there_is_no_circle(package):
+def test_imports_have_no_cycle(package):
     graph = {name: set(imported) for name, imported in imports(package).items()}
-    # A face hands out what its files make; files may not import their own face.
+    # A package's `__init__` exports what its files define, so the files cannot import it.
     for module, imported in graph.items():
         above = {module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1)} - {package}
-        assert not imported & above, f"{module} imports its own face"
+        assert not imported & above, f"{module} imports its own package"
     while graph:
         free = [name for name, imported in graph.items() if not imported & graph.keys()]
         if package in graph and not free:
             free = [package]
-        assert free, f"a circle among {sorted(graph)}"
+        assert free, f"a cycle among {sorted(graph)}"
         for name in free:
             del graph[name]
 
 
 @pytest.mark.parametrize("package", ["bert4rec_jax", "experiments"])
-def test_rooms_are_small_and_say_what_lives_there(package):
-    for face in (ROOT / package).rglob("__init__.py"):
-        files = [path for path in face.parent.glob("*.py") if path != face]
-        text = ast.get_docstring(ast.parse(face.read_text()))
-        assert len(files) <= MOST_FILES, f"{face.parent} has {len(files)} files"
-        assert text, f"{face} does not say what lives there"
-        if face.parent.name not in ("bert4rec_jax", "experiments"):
+def test_folders_are_small_and_documented(package):
+    for init in (ROOT / package).rglob("__init__.py"):
+        files = [path for path in init.parent.glob("*.py") if path != init]
+        text = ast.get_docstring(ast.parse(init.read_text()))
+        assert len(files) <= MAX_FILES, f"{init.parent} has {len(files)} files"
+        assert text, f"{init} has no docstring"
+        if init.parent.name not in ("bert4rec_jax", "experiments"):
             for path in files:
-                assert f"`{path.stem}`" in text, f"{face} does not mention {path.name}"
+                assert f"`{path.stem}`" in text, f"{init} does not mention {path.name}"
 
 
-def test_an_import_leaves_the_process_alone():
+def test_an_import_does_not_change_the_process():
     script = """
 import ctypes, os, sys
-asked = []
+looked_up = []
 find = ctypes.CDLL.__getattr__
-ctypes.CDLL.__getattr__ = lambda library, name: (asked.append(name), find(library, name))[1]
+ctypes.CDLL.__getattr__ = lambda library, name: (looked_up.append(name), find(library, name))[1]
 before = dict(os.environ)
 import bert4rec_jax, bert4rec_jax.config
 assert os.environ == before and "jax" not in sys.modules and "numpy" not in sys.modules
 import bert4rec_jax.experiment, bert4rec_jax.serving, bert4rec_jax.allocator
-assert "mallopt" not in asked
+assert "mallopt" not in looked_up
 bert4rec_jax.allocator.keep_freed_memory()
-assert "mallopt" in asked
+assert "mallopt" in looked_up
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)

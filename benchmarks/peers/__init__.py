@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The other implementations that the speed benchmark runs beside this one."""
+"""The other implementations that the speed benchmark compares with this one."""

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The seed article's recommender, re-created from its public description; not its authors' code.
 
-The system is "recommender_transformer" (CVxTz on GitHub): PyTorch's `nn.TransformerEncoder` over item and
-position embeddings, attention that also sees padding, and a linear layer with logits over all items at every
-position, padding included. A training row is a window of a user's history that ends at a random place, padded
-to full length on the left or the right by a coin; every item is masked with probability `mask_probability`;
-the loss is the mean over the masked positions, and the accuracy there is computed in every step. Plain Adam.
+The system is "recommender_transformer" (CVxTz on GitHub): PyTorch's `nn.TransformerEncoder` over
+item and position embeddings, attention that also sees padding, and a linear layer with logits over
+all items at every position, including padding. A training row is a window of a user's history that
+ends at a random place, padded to full length on the left or the right by a coin; every item is
+masked with probability `mask_probability`; the loss is the mean over the masked positions, and the
+accuracy there is computed in every step. Plain Adam.
 
-Sizes come from the configuration (the original: width 128, 6 layers, 4 heads, feed-forward 2048, dropout 0.3,
-learning rate 1e-4, length 120, batch 32). Unlike the original, which groups a data frame for each row in
-worker processes, rows are cut from arrays here, so its data pipeline costs less than it did. The original has
-no ranking; this one scores the full catalogue with the model's forward pass and ranks by counting.
+Sizes come from the configuration (the original: width 128, 6 layers, 4 heads, feed-forward 2048,
+dropout 0.3, learning rate 1e-4, length 120, batch 32). Unlike the original, which groups a data
+frame for each row in worker processes, rows are cut from arrays here, so its data pipeline costs
+less than it did. The original has no ranking; this one scores the full catalogue with the model's
+forward pass and ranks by counting.
 """
 
 import random
@@ -41,8 +43,8 @@ from torch.utils.data import DataLoader, Dataset
 torch.set_num_threads(config.threads)
 
 PAD, MASK, FIRST = 0, 1, 2  # an item's id is its number plus FIRST - 1
-HELD_OUT = 5  # last items of a history that training does not see
-SHORTEST = 10  # a window ends here at the earliest
+HELD_OUT = 5  # last items of a history that are not trained on
+SHORTEST = 10  # earliest end of a window
 EVAL_ROWS = 64
 
 
@@ -65,7 +67,8 @@ class Rows(Dataset):
     def __getitem__(self, user: int) -> tuple[Tensor, Tensor]:
         """Return the masked and the true items of a new window."""
         history = self.data.full(user)
-        # Short histories, which the original does not meet, keep at least what leave-one-out trains on.
+        # Short histories, which the original excludes, keep at least the training part of
+        # leave-one-out.
         last = max(len(history) - HELD_OUT, min(SHORTEST, len(history) - 2), 1)
         end = random.randint(min(SHORTEST, last), last)
         true = [int(item) + FIRST - 1 for item in history[max(0, end - config.max_length) : end]]
@@ -130,7 +133,7 @@ class Peer:
 
     @torch.inference_mode()
     def evaluate(self, count: int) -> dict:
-        """Rank the test items of the first `count` users, seen items removed."""
+        """Rank the test items of the first `count` users, without seen items."""
         self.model.eval()
         users = range(min(count, self.data.num_users))
         ranks = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data that the peers are given: one .npz file with `items`, `offsets` and `num_items`."""
+"""The input data of the peers: one .npz file with `items`, `offsets` and `num_items`."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def npz_from_prepared(folder: str | Path, path: str | Path) -> Path:
 
     Args:
       folder: prepared data; the number of items is `num_items` of the manifest, at the top or under
-        `counts`, and else the largest id.
+        `counts`, or else the largest id.
       path: the .npz file to write.
     """
     folder = Path(folder)
@@ -62,8 +62,8 @@ def synthetic(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Make histories with the shape of MovieLens-25M: log-normal lengths, items by Zipf's law.
 
-    The part of a length above `shortest` is log-normal, so that the shortest, median and mean lengths are
-    those asked for. Every item occurs at least once; no user has an item twice.
+    The part of a length above `shortest` is log-normal, so that the shortest, median and mean
+    lengths have the given values. Every item occurs at least once; no user has an item twice.
 
     Returns:
       items int32 [interactions], offsets int64 [users + 1], num_items
@@ -84,7 +84,7 @@ def synthetic(
         return names[np.minimum(ranks, num_items - 1)]
 
     items = draw(offsets[-1])
-    # Each item once, at places spread over all users; repeats inside a user are drawn again.
+    # Each item once, at places spread over all users; duplicates within a user are drawn again.
     if len(items) >= num_items:
         fixed = rng.choice(len(items), num_items, replace=False)
         items[fixed] = rng.permutation(num_items).astype(np.int32) + 1
@@ -94,7 +94,7 @@ def synthetic(
         free = np.ones(len(items), bool)
     owner = np.repeat(np.arange(num_users), lengths)
     for _ in range(1000):
-        # Fixed places come first among equals, so that only drawn items give way.
+        # Fixed positions come first among equals, so that only drawn items are replaced.
         order = np.lexsort((free, items, owner))
         again = order[1:][
             (owner[order][1:] == owner[order][:-1]) & (items[order][1:] == items[order][:-1])
@@ -109,7 +109,9 @@ def synthetic(
 def covering_npz(
     path: str | Path, num_items: int, num_users: int, longest: int, seed: int = 0
 ) -> Path:
-    """Write `num_users` histories of `synthetic`, then as many of `longest` items as it takes to hold every item once."""
+    """Write `num_users` histories of `synthetic`, then as many of `longest` items as it takes
+    to hold every item once.
+    """
     items, offsets, _ = synthetic(num_items, num_users, seed=seed)
     others = np.random.default_rng(seed).permutation(num_items).astype(np.int32) + 1
     ends = np.arange(longest, num_items + longest, longest).clip(max=num_items)

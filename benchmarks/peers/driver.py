@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks' side of the conversation: peers as processes, and what else the machine is busy with."""
+"""The driver's side of the protocol: peers as processes, and the load of other programs."""
 
 import json
 import os
@@ -14,7 +14,7 @@ QUIET = 0.12  # cores that other programs may use
 
 
 class PeerProcess:
-    """A peer that has been started and answers one command at a time."""
+    """A running peer that executes one command at a time."""
 
     def __init__(self, name: str, python: Path, data: Path, config: Path, log: Path, *flags: str):
         """Starts the peer, with further flags; `ask` tells when it is ready."""
@@ -31,7 +31,7 @@ class PeerProcess:
         self.about = {}
 
     def ask(self, command: str = "") -> dict:
-        """Sends a command and returns the answer; without one, waits for the next answer.
+        """Sends a command and returns the reply; without a command, waits for the next reply.
 
         Raises:
           RuntimeError: the peer ended; the message is its last line.
@@ -46,7 +46,7 @@ class PeerProcess:
         return json.loads(line)
 
     def cpu_seconds(self) -> float:
-        """Returns the processor time that the peer and what it started have used."""
+        """Returns the processor time of the peer and its child processes."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
@@ -62,7 +62,7 @@ class PeerProcess:
 
 
 def busy_seconds() -> float:
-    """Returns the processor time that the cores this process may use have spent since the machine started."""
+    """Returns the processor time of this process's cores since the machine started."""
     busy = 0
     for core in Path("/proc/stat").read_text().split("\n"):
         name, *times = core.split() or [""]
@@ -73,7 +73,9 @@ def busy_seconds() -> float:
 
 
 def quiet(peer: PeerProcess, command: str) -> dict:
-    """Asks a peer, again while other programs are busy (three times at most); adds `others`, the cores they used."""
+    """Runs a command on a peer, and repeats it (at most three times) if other programs were busy;
+    adds `others`, the cores they used.
+    """
     for _ in range(3):
         begin, busy, own = time.perf_counter(), busy_seconds(), peer.cpu_seconds()
         answer = peer.ask(command)
@@ -100,7 +102,7 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Returns the commit of the program, with + where files differ from it."""
+    """Returns the current commit, with + if files are modified."""
     here = Path(__file__).resolve().parent
     git = lambda *words: subprocess.run(
         ["git", *words], cwd=here, capture_output=True, text=True, check=False

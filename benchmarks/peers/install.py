@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throw-away environments for the peers: one each, installed from the package index by its requirements file.
+"""Temporary environments for the peers, one each, installed from a requirements file.
 
     python benchmarks/peers/install.py FOLDER [PEER ...]
 
-prints for each peer where its Python is, or why there is none. An environment that is complete and whose
-requirements have not changed since is used again.
+prints the path of each peer's Python, or the reason if the installation failed. A complete
+environment with unchanged requirements is reused.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Peer:
-    """One line of the benchmark's table."""
+    """One row of the benchmark's table."""
 
     script: str
     environment: str  # of `PYTHONS`; empty: the Python that runs the benchmark
@@ -31,7 +31,7 @@ class Peer:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-# What this program asks of glibc (bert4rec_jax/__init__.py), which helps PyTorch as well.
+# The allocator settings of this package (bert4rec_jax/__init__.py), which help PyTorch as well.
 KEEP_FREED_MEMORY = (
     ("MALLOC_ARENA_MAX", "1"),
     ("MALLOC_MMAP_MAX_", "0"),
@@ -49,7 +49,7 @@ PEERS = {
     "article": Peer("article.py", "torch_best"),
 }
 
-# What each environment runs on, the preferred version first.
+# The Python versions of each environment, the preferred one first.
 PYTHONS = {
     "torch_best": ("3.11", "3.12", "3.13"),
     "recbole": ("3.11", "3.12"),
@@ -59,7 +59,7 @@ PYTHONS = {
 
 
 class CannotInstallError(Exception):
-    """An environment that is not to be had; the message says why, in one line."""
+    """An environment that cannot be installed; the message has the reason in one line."""
 
 
 def command(name: str, python: Path) -> list[str]:
@@ -69,7 +69,7 @@ def command(name: str, python: Path) -> list[str]:
 
 
 def find_python(versions: tuple[str, ...]) -> str:
-    """Return an interpreter of one of the versions: this one, on the path, or under pyenv."""
+    """Return an interpreter with one of the versions: this one, one on the path, or one of pyenv."""
     for version in versions:
         root = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
         candidates = [
@@ -79,7 +79,7 @@ def find_python(versions: tuple[str, ...]) -> str:
         if f"{sys.version_info[0]}.{sys.version_info[1]}" == version:
             candidates.insert(0, sys.executable)
         for candidate in filter(None, candidates):
-            # A name on the path may be a shim for a version that is switched off.
+            # A name on the path may be a shim for an inactive version.
             probe = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
             answer = subprocess.run(
                 [candidate, "-c", probe], capture_output=True, text=True, check=False
@@ -90,15 +90,15 @@ def find_python(versions: tuple[str, ...]) -> str:
 
 
 def environment_python(environment: str, folder: str | Path, timeout: float = 1800.0) -> Path:
-    """Make an environment, unless it is there, and return its Python.
+    """Create an environment unless it exists, and return its Python.
 
     Args:
       environment: one of `PYTHONS`, or empty.
-      folder: where environments go; each is a subfolder, which is replaced if it is not as it should be.
-      timeout: seconds that the installation may take.
+      folder: folder of the environments; an incomplete or outdated subfolder is replaced.
+      timeout: time limit of the installation in seconds.
 
     Raises:
-      CannotInstallError: with the reason.
+      CannotInstallError: the installation failed; contains the reason.
     """
     if not environment:
         return Path(sys.executable)
@@ -143,12 +143,10 @@ def megabytes(folder: Path) -> float:
 
 
 def main() -> None:
-    """Install what the command line names."""
+    """Install the peers on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", help="where the environments go")
-    parser.add_argument(
-        "peers", nargs="*", default=[], help=f"of {', '.join(PEERS)}; all if none is named"
-    )
+    parser.add_argument("folder", help="folder of the environments")
+    parser.add_argument("peers", nargs="*", default=[], help=f"of {', '.join(PEERS)}; default: all")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.peers) - set(PEERS))
     if unknown:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This program as a peer: its own step, batches and ranking behind the protocol of the others.
+"""This package as a peer: its own step, batches and ranking with the protocol of the others.
 
-A batch has as many tokens as `batch_users` users have on average. Like the hand-written rival, it leaves out dropout
-on attention weights.
+A batch has as many tokens as `batch_users` users have on average. Like the hand-written step, it
+has no dropout on attention weights.
 """
 
 from bert4rec_jax import __version__
@@ -33,7 +33,7 @@ def add_flags(parser):
     parser.add_argument(
         "--recommended",
         action="store_true",
-        help="not the Cloze task alone: three rows in four learn "
+        help="recommended recipe instead of the Cloze task: three rows in four learn "
         "the next item, and a history is ranked from two hidden states",
     )
 
@@ -78,19 +78,21 @@ def experiment_config(data: PeerData, folder: str) -> Config:
     config.optimizer.learning_rate = peer.learning_rate
     lengths = np.diff(data.offsets) - 2
     tokens = peer.batch_users * np.minimum(lengths[lengths >= 2], peer.max_length).mean()
-    multiple = 4 if arguments.recommended else 1  # three in four have to be a whole number
+    multiple = (
+        4 if arguments.recommended else 1
+    )  # three quarters of the rows must be a whole number
     config.train.batch_rows = max(round(tokens / peer.max_length / multiple), 1) * multiple
     return resolve(config)
 
 
 class Trainer:
-    """The state of a run and the batches that come ahead of it."""
+    """The state of a run and its prefetched batches."""
 
     def __init__(self, run: Experiment, batches):
         self.run, self.batches, self.state = run, batches, run.initial_state()
 
     def step(self) -> StepCount:
-        """Trains one step and waits for its end, as the peers do."""
+        """Trains one step and waits for its end, like the peers."""
         batch = next(self.batches)
         self.state, metrics = self.run.step(self.state, batch, self.run.root)
         jax.block_until_ready(metrics)
@@ -101,7 +103,7 @@ class Trainer:
 
 @functools.lru_cache
 def ranker(run: Experiment, count: int) -> Ranker:
-    """Returns what ranks the test item of the first `count` users."""
+    """Returns a function that ranks the test item of the first `count` users."""
     cases = Cases(*(x[:count] for x in run.cases("test")))
     return Ranker(run.config, run.dataset, cases, run.layout)
 
@@ -121,7 +123,7 @@ class Untrained:
 def lists() -> None:
     """Serves the driver with the lists that `recommend --users FILE` writes."""
     with tempfile.TemporaryDirectory() as folder:
-        # A second start of the command finds what the first compiled, as it does everywhere.
+        # A second start reuses the compilation cache, as in normal use.
         jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
         config = experiment_config(PeerData.load(arguments.data), folder)
         dataset = load_dataset(config.data)

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every peer shares: its command line, its data, its conversation with the driver.
+"""The shared code of all peers: command line, data, and the protocol with the driver.
 
-A peer is a stand-alone script, started by the Python of its own environment:
+A peer is a standalone script that runs in its own environment:
 
     python PEER.py --data DATA.npz --config CONFIG.json
 
-It prepares and warms up, prints one line `{"ready": true, ...}` and then answers one line of JSON for every
-line it reads: `train S` trains for about S seconds, `eval N` ranks N users over the whole catalogue, `quit`
-ends it. So a driver can hold several peers open and give each of them the quiet machine in turn. Everything
-that a library prints goes to the standard error; the standard output carries the answers only. With
-`--rounds R` above 0 the peer asks itself instead: R times `train S` and one `eval N`.
+It prepares and warms up, prints one line `{"ready": true, ...}` and then answers one line of JSON
+for every line it reads: `train S` trains for about S seconds, `eval N` ranks N users over the whole
+catalogue, `quit` ends it. So a driver can hold several peers open and give each of them the quiet
+machine in turn. Everything that a library prints goes to the standard error; the standard output
+carries the answers only. With `--rounds R` above 0 the peer asks itself instead: R times `train S`
+and one `eval N`.
 
-With `--list_users N` nothing is trained: the peer makes a model with random weights and answers `lists`, whatever
-follows, by writing down the `LIST_LENGTH` best items of each of the first N users.
+With `--list_users N` nothing is trained: the peer makes a model with random weights and answers
+`lists`, whatever follows, by writing down the `LIST_LENGTH` best items of each of the first N
+users.
 
-`real_tokens` counts the input positions of a training step that hold something other than padding, and
-`padded_tokens` all positions the encoder was given. This module needs NumPy and nothing else.
+`real_tokens` counts the input positions of a training step that hold something other than padding,
+and `padded_tokens` all positions the encoder was given. This module needs NumPy and nothing else.
 """
 
 import argparse
@@ -88,7 +90,7 @@ class PeerData:
         return self.items[self.offsets[user] : self.offsets[user + 1] - 2]
 
     def history(self, user: int) -> np.ndarray:
-        """A user's items without the last one: what is known at test time."""
+        """A user's items without the last one: the history at test time."""
         return self.items[self.offsets[user] : self.offsets[user + 1] - 1]
 
     def target(self, user: int) -> int:
@@ -98,7 +100,7 @@ class PeerData:
 
 @dataclass
 class StepCount:
-    """What one training step went over."""
+    """The size of one training step."""
 
     real_tokens: int
     padded_tokens: int
@@ -115,7 +117,7 @@ def count_tokens(ids: Any, padding: int = 0) -> StepCount:
 def parse_arguments(
     description: str, extra: Callable[[argparse.ArgumentParser], None] | None = None
 ) -> Any:
-    """Read the command line that all peers have, and what `extra` adds to it."""
+    """Read the command line of all peers, and the flags that `extra` adds to it."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--data", required=True, help="an .npz file with items, offsets and num_items"
@@ -125,7 +127,7 @@ def parse_arguments(
         "--seconds", type=float, default=4.0, help="length of a training window with --rounds"
     )
     parser.add_argument(
-        "--rounds", type=int, default=0, help="ask for this many windows itself and end"
+        "--rounds", type=int, default=0, help="run this many windows without a driver, then end"
     )
     parser.add_argument("--eval_users", type=int, default=512, help="users to rank with --rounds")
     parser.add_argument(
@@ -138,7 +140,7 @@ def parse_arguments(
 
 
 def take_stdout() -> TextIO:
-    """Keep the standard output for the answers; all else, native code included, goes to the error output."""
+    """Reserve standard output for replies; all other output, including native code, goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -146,13 +148,13 @@ def take_stdout() -> TextIO:
 
 
 def set_threads(count: int) -> None:
-    """Ask the numerical libraries, which must not have been imported yet, for `count` threads."""
+    """Limit the numerical libraries, which must not be imported yet, to `count` threads."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(count)
 
 
 def process_age() -> float:
-    """Seconds since this process started (0 where the system does not tell)."""
+    """Seconds since this process started (0 if the system does not provide it)."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -161,7 +163,9 @@ def process_age() -> float:
 
 
 def run_window(step: Callable[[], StepCount], seconds: float) -> dict[str, Any]:
-    """Call `step` until about `seconds` have gone by, at least once, and add up what the steps say."""
+    """Call `step` until about `seconds` have passed, at least once,
+    and add up the sizes of the steps.
+    """
     steps = real = padded = users = 0
     begin = time.perf_counter()
     while True:
@@ -169,7 +173,7 @@ def run_window(step: Callable[[], StepCount], seconds: float) -> dict[str, Any]:
         steps, real = steps + 1, real + count.real_tokens
         padded, users = padded + count.padded_tokens, users + count.users
         elapsed = time.perf_counter() - begin
-        # Stop where one more step would end further from the mark than this one has.
+        # Stop if one more step would end further from the target time than this one.
         if elapsed + 0.5 * elapsed / steps >= seconds:
             break
     return {
@@ -182,12 +186,12 @@ def run_window(step: Callable[[], StepCount], seconds: float) -> dict[str, Any]:
 
 
 def serve_lists(answers: TextIO, make: Callable[[], int], about: dict[str, Any]) -> None:
-    """Say that the peer is ready, and answer every line that is read by making lists, until there are no more.
+    """Report that the peer is ready, and make lists for every input line.
 
     Args:
-      answers: where the answers go, from `take_stdout`.
+      answers: output stream for replies, from `take_stdout`.
       make: makes the lists of all users and returns how many there are.
-      about: what describes the peer.
+      about: description of the peer.
     """
     print(json.dumps({"ready": True, **about}), file=answers, flush=True)
     for _ in sys.stdin:
@@ -201,7 +205,7 @@ def serve_lists(answers: TextIO, make: Callable[[], int], about: dict[str, Any])
 
 
 def ndcg_at_10(ranks: np.ndarray) -> float:
-    """NDCG@10 of one target a user, from ranks that start at 1."""
+    """NDCG@10 with one target per user, from ranks that start at 1."""
     ranks = np.asarray(ranks, np.float64)
     return float(np.mean(np.where(ranks <= 10, 1.0 / np.log2(ranks + 1.0), 0.0)))
 
@@ -216,18 +220,18 @@ def serve(
     train_window: Callable[[float], dict[str, Any]] | None = None,
     before_ready: Callable[[], Any] | None = None,
 ) -> None:
-    """Warm up, say that the peer is ready, and answer until told to quit.
+    """Warm up, report that the peer is ready, and execute commands until `quit`.
 
     Args:
-      answers: where the answers go, from `take_stdout`.
+      answers: output stream for replies, from `take_stdout`.
       arguments: the command line, from `parse_arguments`.
-      step: trains one step, waits for its end and says what it went over.
-      evaluate: ranks the given number of users; returns `users` and `ndcg@10`, and `seconds` where the peer
-        times itself.
-      about: `parameters`, `version` and what else describes the peer.
-      warm_up_steps: steps before the first answer; `startup_seconds` ends with the first of them.
+      step: trains one step, waits for its end and returns its size.
+      evaluate: ranks the given number of users; returns `users` and `ndcg@10`,
+        and `seconds` where the peer times itself.
+      about: `parameters`, `version` and other properties of the peer.
+      warm_up_steps: steps before the first reply; `startup_seconds` ends with the first of them.
       train_window: answers `train S` in place of `run_window`, for a peer that runs its own loop.
-      before_ready: what else to warm up, such as a compiled ranking.
+      before_ready: additional warm-up, such as compiling the ranking.
     """
 
     def answer(value: dict[str, Any]) -> None:

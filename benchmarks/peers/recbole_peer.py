@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RecBole's BERT4Rec: its data set with a row per prefix, its loaders, its trainer and its evaluator.
+"""RecBole's BERT4Rec with its own data set (one row per prefix), loaders, trainer and evaluator.
 
-Training is `Trainer._train_epoch` over RecBole's own loader, cut off by the clock; evaluation is
-`Trainer.evaluate` over its full-sort loader for the first users (RecBole does not remove seen items for
-sequential models, so this ranks over a slightly larger set). Importing RecBole's sequential models turns
-PyTorch's anomaly detection on for the whole process, and with it go the runs of every RecBole user;
-`--no_anomaly` turns it off again. Lists are made by RecBole's own `full_sort_topk`, a batch of users at a time.
+Training is `Trainer._train_epoch` over RecBole's own loader, stopped after a time limit; evaluation
+is `Trainer.evaluate` over its full-sort loader for the first users (RecBole does not remove seen
+items for sequential models, so this ranks over a slightly larger set). Importing RecBole's
+sequential models turns PyTorch's anomaly detection on for the whole process, and thus for every
+user of RecBole; `--no_anomaly` turns it off again. Lists are made by RecBole's own
+`full_sort_topk`, in batches of users.
 """
 
 import os
@@ -41,8 +42,8 @@ answers = take_answers()
 config = PeerConfig.load(arguments.config)
 data = PeerData.load(arguments.data)
 set_threads(config.threads)
-sys.argv = sys.argv[:1]  # RecBole reads the command line, too
-# RecBole writes logs where it is started.
+sys.argv = sys.argv[:1]  # RecBole also reads the command line
+# RecBole writes logs to the current folder.
 folder = tempfile.TemporaryDirectory(prefix="recbole_")
 os.chdir(folder.name)
 
@@ -61,7 +62,7 @@ torch.set_num_threads(config.threads)
 
 
 class Clocked:
-    """RecBole's training loader, endless, counted, and ended by the clock."""
+    """RecBole's training loader, repeated, counted, and stopped after a time limit."""
 
     def __init__(self, loader, field: str):
         self.loader, self.field = loader, field
@@ -74,7 +75,7 @@ class Clocked:
         return self
 
     def __iter__(self):
-        """Yield batches until the time is over; at least one."""
+        """Yield batches until the time limit, at least one."""
         while True:
             steps = len(self.counts)
             elapsed = time.perf_counter() - self.begin
@@ -90,9 +91,11 @@ class Clocked:
 
 
 def write_atomic_file(path: Path) -> None:
-    """Write RecBole's own file format: user, item and time in three columns; and all items in a file of their own."""
+    """Write RecBole's own file format: user, item and time in three columns;
+    and all items in a file of their own.
+    """
     path.mkdir(parents=True)
-    # Of users who get no list RecBole needs nothing but their items, and it makes a row of every event.
+    # RecBole creates a row for every event. For users without a list it needs only their items.
     users = arguments.list_users or data.num_users
     events = data.offsets[users]
     lengths = np.diff(data.offsets[: users + 1])
@@ -111,7 +114,7 @@ def write_atomic_file(path: Path) -> None:
 
 
 class Peer:
-    """RecBole's objects, made as its `run_recbole` makes them."""
+    """RecBole's objects, created as in its `run_recbole` makes them."""
 
     def __init__(self):
         write_atomic_file(Path(folder.name) / "data" / "peers")
@@ -202,7 +205,9 @@ class Peer:
         return {"users": users, "ndcg@10": float(result["ndcg@10"])}
 
     def lists(self) -> int:
-        """Make everybody's list with RecBole's `full_sort_topk`, and give users and items their own ids again."""
+        """Make the lists of all users with RecBole's `full_sort_topk`,
+        and restore the original ids.
+        """
         dataset = self.test.dataset
         users = dataset.token2id(
             dataset.uid_field, [str(u) for u in range(1, arguments.list_users + 1)]

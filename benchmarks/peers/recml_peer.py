@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """RecML's BERT4Rec layer (Keras) on the JAX backend, in a minimal training loop of its own.
 
-RecML ships the layer without data, loss, loop or ranking, so these are the benchmark's: rows padded to
-`max_length`, a fixed number of masked slots a row (`round(mask_probability * length)` of them count, at least
-one), the layer's own head at these slots, Adam from Optax, one jitted and donated step. The package's
-`__init__` imports its trainer and with it packages for clusters and TPUs that the layer does not need, so the
-layer's module is loaded without it.
+RecML provides only the layer, so the benchmark adds data, loss, loop and ranking: rows padded to
+`max_length`, a fixed number of masked slots a row (`round(mask_probability * length)` of them
+count, at least one), the layer's own head at these slots, Adam from Optax, one jitted and donated
+step. The package's `__init__` imports its trainer and with it packages for clusters and TPUs that
+the layer does not need, so the layer's module is loaded without it.
 """
 
 import os
@@ -29,7 +29,7 @@ arguments = parse_arguments(__doc__.splitlines()[0])
 answers = take_answers()
 config = PeerConfig.load(arguments.config)
 set_threads(config.threads)
-# XLA takes as many threads as the process has processors.
+# XLA uses one thread per processor of the process.
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: config.threads])
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -110,7 +110,7 @@ class Peer:
     def step(self) -> StepCount:
         """Train one step and wait for it."""
         if len(self.queue) < config.batch_users:
-            # A user who is left over from one epoch goes first in the next.
+            # Users that remain from one epoch come first in the next.
             self.queue = np.concatenate([self.queue, self.rng.permutation(self.users)])
         users, self.queue = self.queue[: config.batch_users], self.queue[config.batch_users :]
         lengths = self.lengths[users]
@@ -132,7 +132,9 @@ class Peer:
         return StepCount(int(lengths.sum()), ids.size, len(users))
 
     def evaluate(self, count: int) -> dict:
-        """Rank the test items of the first `count` users; the last batch is filled up with its first user."""
+        """Rank the test items of the first `count` users;
+        the last batch is padded with its first user.
+        """
         data = self.data
         begins, ends = data.offsets[:-1][:count], data.offsets[1:][:count] - 1
         lengths = np.clip(ends - begins, 0, config.max_length - 1)

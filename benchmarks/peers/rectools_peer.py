@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RecTools' BERT4Rec: its data preparator, its Lightning module and trainer, its `recommend` and metrics.
+"""RecTools' BERT4Rec: its data preparator, its Lightning module and trainer,
+its `recommend` and metrics.
 
-Training is `Trainer.fit` of PyTorch Lightning as RecTools sets it up, ended by the clock; evaluation is
-`recommend` with viewed items filtered, and NDCG@10 by `calc_metrics`. RecTools' blocks are pre-norm, its item
-table has no bias, its loss takes logits at every position, and its catalogue is the items that occur in the
-histories after they were cut to `max_length`.
+Training is `Trainer.fit` of PyTorch Lightning with RecTools' settings, stopped after a time limit;
+evaluation is `recommend` with viewed items filtered, and NDCG@10 by `calc_metrics`. RecTools'
+blocks are pre-norm, its item table has no bias, its loss takes logits at every position, and its
+catalogue contains the items that occur in the histories after truncation to `max_length`.
 """
 
 import os
@@ -30,7 +31,7 @@ config = PeerConfig.load(arguments.config)
 data = PeerData.load(arguments.data)
 set_threads(config.threads)
 folder = tempfile.TemporaryDirectory(prefix="rectools_")
-os.chdir(folder.name)  # Lightning may write where it is started
+os.chdir(folder.name)  # Lightning may write to the current folder
 
 import logging
 import warnings
@@ -51,7 +52,7 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 
 
 class Clock(pl.Callback):
-    """Counts steps and stops the trainer when the time is over."""
+    """Counts steps and stops the trainer after the time limit."""
 
     def __init__(self, seconds: float):
         self.seconds, self.counts = seconds, []
@@ -62,7 +63,7 @@ class Clock(pl.Callback):
         self.begin = time.perf_counter()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
-        """Count the batch and look at the clock."""
+        """Count the batch and check the time."""
         self.counts.append(count_tokens(batch["x"]))
         self.elapsed = time.perf_counter() - self.begin
         if self.elapsed + 0.5 * self.elapsed / len(self.counts) >= self.seconds:
@@ -70,7 +71,9 @@ class Clock(pl.Callback):
 
 
 def table(users: np.ndarray, drop_last: int) -> pd.DataFrame:
-    """Return the interactions of `users` without the last `drop_last` of each, in RecTools' columns."""
+    """Return the interactions of `users` without the last `drop_last` of each,
+    in RecTools' columns.
+    """
     begins, ends = data.offsets[users], data.offsets[users + 1] - drop_last
     lengths = ends - begins
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -85,7 +88,7 @@ def table(users: np.ndarray, drop_last: int) -> pd.DataFrame:
 
 
 class Peer:
-    """RecTools' model, made as its `fit` makes it."""
+    """RecTools' model, created as in its `fit` makes it."""
 
     def __init__(self):
         pl.seed_everything(arguments.seed)
@@ -103,7 +106,7 @@ class Peer:
             transformer_layers_kwargs={"ff_factors_multiplier": config.ffn_width // config.width},
             recommend_torch_device="cpu",
         )
-        # Lists are of a catalogue in which every item counts, so nobody's last items are held back.
+        # Lists use the whole catalogue, so the last items of users are not held out.
         self.model._build_model_from_dataset(
             Dataset.construct(table(everyone, 0 if arguments.list_users else 2))
         )
@@ -112,7 +115,7 @@ class Peer:
         self.known = Dataset.construct(table(everyone, 0 if arguments.list_users else 1))
 
     def train(self, seconds: float) -> dict:
-        """Let the trainer fit until the time is over."""
+        """Run the trainer until the time limit."""
         clock = Clock(seconds)
         trainer = pl.Trainer(
             max_epochs=1_000_000,
@@ -126,7 +129,8 @@ class Peer:
         )
         self.module.train()
         trainer.fit(self.module, self.loader)
-        # RecTools keeps its optimizer between fits, so the first step of a window is as any other.
+        # RecTools keeps its optimizer between fits, so the first step of a window is like any
+        # other.
         self.model.fit_trainer, self.model.is_fitted = trainer, True
         self.counts = clock.counts
         return {
@@ -153,7 +157,7 @@ class Peer:
         return {"users": len(users), "ndcg@10": float(value)}
 
     def lists(self) -> int:
-        """Make everybody's list with RecTools' `recommend`."""
+        """Make the lists of all users with RecTools' `recommend`."""
         users = np.arange(arguments.list_users)
         lists = self.model.recommend(
             users=users, dataset=self.known, k=LIST_LENGTH, filter_viewed=True

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The honest rival: BERT4Rec in plain PyTorch, written for speed on a CPU.
+"""A strong baseline: BERT4Rec in plain PyTorch, optimised for CPUs.
 
-The mathematics is that of Sun et al. (2019): item and learned position embeddings, layer norm, dropout,
-post-norm Transformer blocks, a dense layer with GELU and layer norm, and logits by the item table and a bias.
-What makes it fast:
+The model follows Sun et al. (2019): item and learned position embeddings, layer norm, dropout,
+post-norm Transformer blocks, a dense layer with GELU and layer norm, and logits by the item table
+and a bias. Optimisations:
 
-* users of like length share a batch, which is trimmed to its longest user; a batch has as many tokens as
-  `batch_users` users have on average (`--batching users` takes that many users instead);
-* only masked slots meet the item table, and the last block computes queries and everything after attention
-  at masked slots only (`--full_last_layer` does all slots);
+* users of similar length share a batch, which is trimmed to its longest user; a batch has as many
+  tokens as `batch_users` users have on average (`--batching users` takes that many users instead);
+* only masked slots are multiplied with the item table, and the last block computes queries and
+  everything after attention at masked slots only (`--full_last_layer` does all slots);
 * fused attention (`scaled_dot_product_attention`), hence no dropout on attention weights;
-* loss and gradient of the head are made together, some slots at a time, while the logits are in the cache
+* loss and gradient of the head are computed together in chunks whose logits fit into the cache
   (`--library_loss` uses `cross_entropy`);
-* dropout takes one random byte a unit, drawn for the whole step at once (`--library_dropout` uses PyTorch's);
-* fused Adam; with `--compile`, what lies between the matrix products is fused by torch.compile.
+* dropout uses one random byte per unit, drawn once for the whole step
+  (`--library_dropout` uses PyTorch's);
+* fused Adam; with `--compile`, torch.compile fuses the operations between matrix products.
 
-Evaluation asks for the last slot only and ranks by counting, seen items removed.
+Evaluation computes only the last slot and ranks by counting, without seen items.
 `--self_check` compares loss and gradients with a padded reference with all logits and ends.
 """
 
@@ -44,7 +45,7 @@ def add_flags(parser):
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--self_check", action="store_true")
     parser.add_argument(
-        "--profile", action="store_true", help="print where a step's time goes and end"
+        "--profile", action="store_true", help="print a profile of the step and end"
     )
 
 
@@ -61,16 +62,18 @@ from torch import Tensor, nn
 torch.set_num_threads(config.threads)
 torch.set_num_interop_threads(1)
 
-LOGITS_AT_ONCE = 1_000_000  # made at a time by the head, so that they stay in the cache
-SLOTS_AT_ONCE = 128  # but never fewer slots than this, or the products get too small
+LOGITS_AT_ONCE = (
+    1_000_000  # number of logits per chunk of the head, so that they fit into the cache
+)
+SLOTS_AT_ONCE = 128  # at least this many slots, or the products become too small
 
 
 @dataclass
 class Drop:
     """Dropout for up to two layers of one shape.
 
-    Without `chance` it is PyTorch's own at `rate`. Otherwise a unit stays where its byte of `chance` is at
-    least `threshold`.
+    Without `chance` it is PyTorch's own with rate `rate`. Otherwise a unit stays where its byte of
+    `chance` is at least `threshold`.
     """
 
     rate: float = 0.0
@@ -79,7 +82,7 @@ class Drop:
 
     @property
     def scale(self) -> float:
-        """What the units that stay are multiplied by."""
+        """The factor of the kept units."""
         return 256 / (256 - self.threshold)
 
 
@@ -92,7 +95,7 @@ def no_dropout(layers: int, like: Tensor) -> Drop:
 
 
 class AddDropped(torch.autograd.Function):
-    """residual + dropout(branch), one byte of the graph's memory a unit."""
+    """residual + dropout(branch) with one byte per unit in the graph."""
 
     @staticmethod
     def forward(
@@ -106,7 +109,7 @@ class AddDropped(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        """Pass the gradient on to the residual, and to the branch where it stayed."""
+        """Propagate the gradient to the residual, and to the kept units of the branch."""
         (keep,) = ctx.saved_tensors
         return (grad * keep).mul_(ctx.scale), grad, None, None, None
 
@@ -128,25 +131,27 @@ def after_embedding(items: Tensor, positions: Tensor, norm: nn.LayerNorm, drop: 
 
 
 def after_attention(block: nn.Module, context: Tensor, residual: Tensor, drop: Drop) -> Tensor:
-    """Everything in a block that follows attention, on any rows of units."""
+    """The part of a block after attention, for any rows of units."""
     h = block.norm1(add_dropped(block.out(context), residual, drop, 0))
     return block.norm2(add_dropped(block.down(F.gelu(block.up(h))), h, drop, 1))
 
 
 def before_table(head: nn.Linear, norm: nn.LayerNorm, hidden: Tensor) -> Tensor:
-    """From hidden states to what is compared with the item table."""
+    """From hidden states to the vectors that are multiplied with the item table."""
     return norm(F.gelu(head(hidden)))
 
 
 class TiedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of hidden @ table.T + bias, its gradient made on the way."""
+    """Mean cross-entropy of hidden @ table.T + bias, computed together with its gradient."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, items: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        """Go over the slots in chunks whose logits fit in the cache; the first len(bias) items compete."""
+        """Process the slots in chunks whose logits fit into the cache;
+        the first len(bias) items compete.
+        """
         slots, table = hidden.shape[0], items[: len(bias)]
         chunk = max(SLOTS_AT_ONCE, LOGITS_AT_ONCE // len(table))
-        chunk = -(-slots // -(-slots // chunk))  # chunks of like size
+        chunk = -(-slots // -(-slots // chunk))  # chunks of similar size
         grad_hidden, grad_items = torch.empty_like(hidden), torch.empty_like(items)
         grad_items[len(bias) :] = 0.0
         grad_table = grad_items[: len(bias)]
@@ -167,12 +172,12 @@ class TiedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        """Hand out the gradients (the loss is the end of the graph: `grad` is 1)."""
+        """Return the gradients (the loss is the end of the graph: `grad` is 1)."""
         return *ctx.saved_tensors, None
 
 
 class Chance:
-    """Random bytes for all dropout layers of a step, out of one draw."""
+    """Random bytes for all dropout layers of a step, from one draw."""
 
     def __init__(self, rate: float, seed: int):
         self.threshold = round(rate * 256)
@@ -237,15 +242,15 @@ class Model(nn.Module):
     def encode(
         self, h: Tensor, mask: Tensor | None, asked: Tensor, kept: Tensor, dropout, trim: bool
     ) -> Tensor:
-        """Return the last hidden state at the slots asked for.
+        """Return the last hidden states at the given slots.
 
         Args:
           h: [B, L, D] the items' embeddings, padded on the right.
-          mask: [B, 1, 1, L] true where there is an item, or None where all rows are full.
+          mask: [B, 1, 1, L] true for items, or None if all rows are full.
           asked: [B, M] slots of each row, as indices into the flattened [B * L].
-          kept: [S] those of the flattened [B * M] that count; the rest is padding.
+          kept: [S] indices into the flattened [B * M] of real slots; the rest is padding.
           dropout: a function of a count of layers and a tensor of their shape, for their `Drop`.
-          trim: whether the last block computes its output at the slots asked for only.
+          trim: whether the last block computes its output only at the given slots.
         """
         (B, L, D), H = h.shape, self.config.heads
         h = self.after_embedding(h, self.positions[:L], self.norm, dropout(1, h))
@@ -273,7 +278,7 @@ class Model(nn.Module):
 
     @property
     def table(self) -> Tensor:
-        """The item table without the mask, row 0 being padding as in the peers."""
+        """The item table without the mask; row 0 is padding, as in the other peers."""
         return self.items[: self.num_items + 1]
 
 
@@ -297,7 +302,7 @@ def slots_of(chosen: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 class Batches:
-    """Endless training batches: users of like length together, a new order every epoch."""
+    """Infinite training batches: users of similar length together, a new order every epoch."""
 
     def __init__(self, data: PeerData, config: PeerConfig, batching: str, seed: int):
         self.data, self.config = data, config
@@ -311,7 +316,7 @@ class Batches:
         self.queue: list[np.ndarray] = []
 
     def epoch(self) -> list[np.ndarray]:
-        """Cut the users, sorted by length and else at random, into batches in random order."""
+        """Split the users, sorted by length with random ties, into batches in random order."""
         users = self.rng.permutation(self.users)
         users = users[np.argsort(self.lengths[users], kind="stable")]
         if self.by_tokens:
@@ -356,14 +361,16 @@ class Trainer:
                 setattr(self.model, name, torch.compile(getattr(self.model, name), dynamic=True))
 
     def backward(self, ids: np.ndarray, chosen: np.ndarray, lengths: np.ndarray, dropout) -> Tensor:
-        """Return the mean cross-entropy at the masked slots and leave its gradient in the parameters."""
+        """Return the mean cross-entropy at the masked slots and leave its gradient
+        in the parameters.
+        """
         model, flags = self.model, self.flags
         targets = torch.from_numpy(ids[chosen])
         full = int(lengths.min()) == ids.shape[1]
         mask = None if full else torch.from_numpy(ids != PAD)[:, None, None, :]
         asked, kept = slots_of(chosen)
         inputs = torch.from_numpy(np.where(chosen, self.data.num_items + 1, ids))
-        # The lookup stays out of the graph: its gradient goes straight into that of the head.
+        # The lookup is outside the graph: its gradient is added to the head's gradient directly.
         embedded = F.embedding(inputs, model.items.detach()).requires_grad_()
         hidden = model.encode(embedded, mask, asked, kept, dropout, not flags.full_last_layer)
         hidden = model.before_table(model.head, model.head_norm, hidden)
@@ -395,7 +402,9 @@ class Trainer:
 
     @torch.inference_mode()
     def evaluate(self, count: int) -> dict:
-        """Rank the test item of the first `count` users over the whole catalogue, seen items removed."""
+        """Rank the test item of the first `count` users over the whole catalogue,
+        seen items removed.
+        """
         data, config, model = self.data, self.config, self.model
         begin, end = data.offsets[:-1][:count], data.offsets[1:][:count] - 1
         lengths = np.clip(end - begin, 0, config.max_length - 1)
@@ -438,13 +447,13 @@ class Trainer:
                     np.repeat(np.arange(len(some)), counts) * data.num_items + data.items[which] - 1
                 )
                 scores.view(-1).index_fill_(0, torch.from_numpy(seen), -torch.inf)
-                # The target is above or level with itself, and ties count against it.
+                # Ties count against the target.
                 ranks[some] = scores.ge(own).sum(1).numpy()
         return {"users": len(order), "ndcg@10": ndcg_at_10(ranks)}
 
 
 def reference_backward(model: Model, ids: np.ndarray, chosen: np.ndarray) -> Tensor:
-    """Return loss and leave gradients the plain way: rows padded to max_length, logits at every slot."""
+    """Compute loss and gradients the plain way: rows padded to max_length, logits at every slot."""
     config = model.config
     rows, L = len(ids), config.max_length
     inputs = np.zeros((rows, L), np.int64)
@@ -472,7 +481,7 @@ def reference_backward(model: Model, ids: np.ndarray, chosen: np.ndarray) -> Ten
 
 
 def self_check(trainer: Trainer) -> None:
-    """Compare loss and gradients with the reference after some training; raise where they differ."""
+    """Compare loss and gradients with the reference after some training; raise if they differ."""
     for _ in range(3):
         trainer.step()
     for _ in range(3):

@@ -6,7 +6,6 @@ every host can build any part of any batch.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -264,7 +263,7 @@ class RankingBatch(NamedTuple):
     cases: np.ndarray
 
 
-class RankingBatches(Sequence):
+class RankingBatches:
     """Histories to rank, packed into batches that are built on access; every case occurs once.
 
     The last rows of a batch may be empty.
@@ -299,7 +298,8 @@ class RankingBatches(Sequence):
         self._lengths = newest + self._num_masks
         self._packing = pack(self._lengths, row_length)
         self._num_batches = -(-self._packing.num_rows // batch_rows)
-        self._num_slots = int(np.bincount(self._packing.row).max())
+        histories_per_row = np.bincount(self._packing.row)
+        self._num_slots = int(np.max(histories_per_row))
         # The last rows of a packing contain many short histories. Dealing the rows out to the
         # batches gives all batches about the same number of histories.
         self._row, batch = np.divmod(self._packing.row, self._num_batches)

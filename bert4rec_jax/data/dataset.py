@@ -54,6 +54,16 @@ class Dataset:
     fingerprint: str
     features: ItemFeatures | None = None
 
+    def times(self) -> np.ndarray:
+        """Returns `timestamps` of data that have them.
+
+        Raises:
+          ValueError: the data have no timestamps.
+        """
+        if self.timestamps is None:
+            raise ValueError(f"{self.folder} has no timestamps")
+        return self.timestamps
+
     def item_table(self) -> pd.DataFrame:
         """Returns one row per item, with the index 1..num_items.
 

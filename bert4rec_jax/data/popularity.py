@@ -43,14 +43,14 @@ def recent_counts(dataset: Dataset, split: Split, share: float) -> np.ndarray:
 
     def times() -> Iterator[np.ndarray]:
         for events in training_blocks(dataset, split):
-            yield np.asarray(dataset.timestamps[events])
+            yield np.asarray(dataset.times()[events])
 
     def count() -> np.ndarray:
         size = int(np.sum(split.train_stop - dataset.offsets[:-1]))
         cut = quantile(dataset, times, size, 1 - share)
         counts = np.zeros(dataset.num_items + 1, np.int64)
         for events in training_blocks(dataset, split):
-            recent = events[np.asarray(dataset.timestamps[events]) >= cut]
+            recent = events[np.asarray(dataset.times()[events]) >= cut]
             counts += np.bincount(dataset.items[recent], minlength=len(counts))
         return counts
 

@@ -164,10 +164,11 @@ def _cuts(dataset: Dataset, config: SplitConfig) -> _Cuts:
 
     def blocks() -> Iterator[np.ndarray]:
         for first in range(0, size, ranges.EVENTS_PER_BLOCK):
-            yield np.asarray(dataset.timestamps[first : first + ranges.EVENTS_PER_BLOCK])
+            yield np.asarray(times[first : first + ranges.EVENTS_PER_BLOCK])
 
     # An event at a cut belongs to the later period, like all events of the same time.
-    size = len(dataset.timestamps)
+    times = dataset.times()
+    size = len(times)
     shares = (config.test_share + config.valid_share, config.test_share)
     places = [size - max(1, round(share * size)) for share in shares]
     valid, test = dataset.cached(
@@ -189,7 +190,7 @@ def _first_events(dataset: Dataset, cuts: _Cuts, last_is_target: bool) -> np.nda
     for first, last in ranges.split_by_size(dataset.offsets):
         begin = dataset.offsets[first]
         end = dataset.offsets[last]
-        times = np.asarray(dataset.timestamps[begin:end])
+        times = np.asarray(dataset.times()[begin:end])
         starts = dataset.offsets[first:last]
         for row, cut in enumerate(times_of_cuts):
             earlier = np.add.reduceat(times < cut, starts - begin, dtype=np.int64)

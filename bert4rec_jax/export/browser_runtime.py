@@ -68,11 +68,8 @@ def install(folder: str, cache: str, package: str = "") -> None:
     os.makedirs(folder, exist_ok=True)
     with tarfile.open(path) as archive:
         for name in FILES:
-            with (
-                archive.extractfile(f"package/dist/{name}") as source,
-                open(os.path.join(folder, name), "wb") as target,
-            ):
-                shutil.copyfileobj(source, target)
+            member = archive.getmember(f"package/dist/{name}")
+            archive.extract(member.replace(name=name), folder, filter="data")
     with open(os.path.join(folder, "LICENSE"), "w", encoding="utf-8") as file:
         file.write(_NOTICE)
 

@@ -175,7 +175,8 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[_Value]) 
 
     def read(atom: Any) -> _Value:
         if isinstance(atom, core.Literal):
-            return _Value(graph.constant(atom.val, atom.aval.dtype), np.shape(atom.val))
+            aval: Any = atom.aval
+            return _Value(graph.constant(atom.val, aval.dtype), np.shape(atom.val))
         return values[atom]
 
     for equation in jaxpr.eqns:
@@ -235,9 +236,10 @@ class _Operation:
         self.graph = graph
         self.parameters = equation.params
         self.inputs = inputs
-        self.output_shapes = [output.aval.shape for output in equation.outvars]
-        self.shape = self.output_shapes[0]
-        self.dtype = equation.outvars[0].aval.dtype
+        outputs: list[Any] = [output.aval for output in equation.outvars]
+        self.output_shapes = [output.shape for output in outputs]
+        self.shape = outputs[0].shape
+        self.dtype = outputs[0].dtype
 
     def elementwise(self, name: str, *inputs: _Value, **attributes: Any) -> _Value:
         """Adds an elementwise node; its result is compact if all operands are."""
@@ -451,8 +453,9 @@ def _dot_general(op: _Operation) -> _Value:
     b = op.expanded(1)
     if ranks == [2, 2] and len(contract_a) == 1 and not batch_a:
         # Gemm reads the item table in its stored order; a Transpose would keep a second copy.
-        transposed = {"transA": int(contract_a == [0]), "transB": int(contract_b == [1])}
-        return op.result(graph.add("Gemm", a, b, **transposed))
+        trans_a = int(contract_a == [0])
+        trans_b = int(contract_b == [1])
+        return op.result(graph.add("Gemm", a, b, transA=trans_a, transB=trans_b))
     free_a = [axis for axis in range(ranks[0]) if axis not in (*contract_a, *batch_a)]
     free_b = [axis for axis in range(ranks[1]) if axis not in (*contract_b, *batch_b)]
     if len(contract_a) != 1 or len(free_b) > 1 or (batch_a and len(free_a) != 1):

@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -113,7 +114,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
         "year": years.tolist(),
         "genre_names": names,
         "genres": [[index[name] for name in genres] for genres in item_genres],
-        "weight": [round(float(weight), 2) for weight in _popularity(recommender)],
+        "weight": _popularity(recommender).tolist(),
     }
 
 
@@ -126,11 +127,8 @@ def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
 
 
 def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns float[num_items]: training events, or the output bias, which grows with them."""
-    if "training_interactions" in recommender.catalogue:
-        return recommender.catalogue["training_interactions"].to_numpy()
-    bias_V = np.asarray(recommender.params["items"]["bias"], np.float32)
-    return bias_V[1 : recommender.num_items + 1]
+    """Returns int[num_items], the training events of each item."""
+    return recommender.catalogue["training_interactions"].to_numpy()
 
 
 def run_description(recommender: Recommender) -> dict:
@@ -138,7 +136,7 @@ def run_description(recommender: Recommender) -> dict:
     model = recommender.config.model_name
     max_history = recommender.config.model.max_history
     results = recommender.results
-    description = {
+    description: dict[str, Any] = {
         "model": model,
         "data": "",
         "metrics": [],

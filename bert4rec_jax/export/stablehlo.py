@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def write(path: str, config: ModelConfig, num_items: int, params: dict, k: int) 
     """
     names = weight_names(params)
     leaves = [np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(params)]
-    weights = dict(zip(names, leaves, strict=True))
+    weights: dict[str, Any] = dict(zip(names, leaves, strict=True))
     recommend = _recommend_function(config, num_items, jax.tree.structure(params), names, k)
     limits = ["b >= 1", "n >= 1", f"n <= {config.max_history}"]
     shape = export.symbolic_shape("b, n", constraints=limits)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks a built site without a network: every internal link must point to a file, and every anchor to an element.
+"""Checks a built site without a network: every internal link must point to a file,
+and every anchor to an element.
 
 python docs/_extensions/check_links.py build/site
 """

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks links to files of the checkout that are not pages, and turns them into links to the repository."""
+"""Checks links to files of the checkout that are not pages,
+and turns them into links to the repository.
+"""
 
 import re
 from pathlib import Path

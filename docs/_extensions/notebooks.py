@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the notebooks from a checkout, as a reader would, and compares their outputs with the stored ones.
+"""Runs the notebooks from a checkout, as a reader would,
+and compares their outputs with the stored ones.
 
   python docs/_extensions/notebooks.py docs/notebooks/*.ipynb            # `make docs` does this
   python docs/_extensions/notebooks.py --write docs/notebooks/*.ipynb    # store the new outputs
 
-Numbers and cells tagged `varies` may differ, because versions of JAX add numbers in different orders. Everything else
-must be equal.
+Numbers and cells tagged `varies` may differ, because versions of JAX add numbers in different
+orders. Everything else must be equal.
 """
 
 import argparse
@@ -112,7 +113,8 @@ def main() -> int:
             print(f"{path}: {difference}", file=sys.stderr)
     if differ:
         print(
-            "if the new outputs are correct, run: python docs/_extensions/notebooks.py --write NOTEBOOK",
+            "if the new outputs are correct, run: python docs/_extensions/notebooks.py --write "
+            "NOTEBOOK",
             file=sys.stderr,
         )
     return differ

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directives that generate pages from the code and the records: `config-fields`, `command`, `shipped-configs`, `records`.
+"""Directives that generate pages from the code and the records: `config-fields`, `command`,
+`shipped-configs`, `records`.
 
 The pages use the same data as the program, so they cannot be out of date.
 """
@@ -94,7 +95,8 @@ class Command(_Markdown):
                 if flag.default in (None, "", [])
                 else f"`{flag.default}`".lower().replace("`none`", "")
             )
-            # Remove absl's additions: the choices in front, and the hint that a flag may be repeated.
+            # Remove absl's additions: the choices in front, and the hint that a flag may be
+            # repeated.
             text = re.sub(r"^<[^>]*>: |[.;]*;\s+repeat this option.*", "", _sentence(flag.help))
             text = re.sub(r"--[a-z]+", r"`\g<0>`", _cell(_capital(text)))
             lines.append(f"| `--{flag.name}` | {default} | {text}{kind} |")
@@ -102,7 +104,9 @@ class Command(_Markdown):
 
 
 def _defined_by(module) -> flags.FlagValues:
-    """Returns the flags of the module's `_define_flags` in a separate registry, because two commands may share a flag."""
+    """Returns the flags of the module's `_define_flags` in a separate registry,
+    because two commands may share a flag.
+    """
     own = flags.FlagValues()
 
     class Flags:
@@ -204,7 +208,9 @@ class Records(_Markdown):
 
 
 def _separate(app, what, name, thing, options, lines: list[str]) -> None:
-    """Allows a letter after code, as in `Recommendation`s, and code in a module docstring without `::`."""
+    """Allows a letter after code, as in `Recommendation`s,
+    and code in a module docstring without `::`.
+    """
     lines[:] = [re.sub(r"(?<![`\w])`([^`]+)`(?=\w)", r"`\1`\\ ", line) for line in lines]
     if what == "module":
         starts = [

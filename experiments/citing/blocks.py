@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables in documents that the program writes, between `<!-- cite: ... -->` and `<!-- end -->`.
+"""Generated tables in documents, between `<!-- cite: ... -->` and `<!-- end -->`.
 
-<!-- cite: results ml_1m/ml-1m.csv ndcg@10 hr@10 -->     our rows, from the CSV of a report
-<!-- cite: published ml-1m full leave_one_out hr@10 -->   other people's, from experiments/published.json
-<!-- cite: table benchmarks/catalogue.json -->           {"columns": [...], "rows": [[...]]}, as a benchmark wrote it
+<!-- cite: results ml_1m/ml-1m.csv ndcg@10 hr@10 -->     our rows, from the CSV of a report <!--
+cite: published ml-1m full leave_one_out hr@10 -->   published rows, from experiments/published.json
+<!-- cite: table benchmarks/catalogue.json -->           {"columns": [...], "rows": [[...]]},
+written by a benchmark
 """
 
 import csv
@@ -16,24 +17,24 @@ from bert4rec_jax.errors import UserError
 from experiments.citing.sources import shown
 from experiments.reporting import published
 
-_BLOCK = re.compile(r"(<!-- cite: (?P<what>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- cite: (?P<source>[^>]+?) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
 def spans(text: str) -> Iterator[tuple[int, int]]:
-    """Yields where written tables stand."""
+    """Yields the positions of generated tables."""
     for match in _BLOCK.finditer(text):
         yield match.span()
 
 
 def write(text: str, root: Path) -> tuple[list[str], str]:
-    """Returns what is wrong with the blocks, and the text with every table written anew."""
+    """Returns the problems of the blocks, and the text with every table regenerated."""
     problems: list[str] = []
 
     def one(match: re.Match) -> str:
         try:
-            return f"{match[1]}{_table(match['what'].split(), root)}{match[4]}"
+            return f"{match[1]}{_table(match['source'].split(), root)}{match[4]}"
         except UserError as error:
-            problems.append(f"<!-- cite: {match['what']} -->: {error}")
+            problems.append(f"<!-- cite: {match['source']} -->: {error}")
             return match[0]
 
     return problems, _BLOCK.sub(one, text)
@@ -54,7 +55,7 @@ def _table(words: Sequence[str], root: Path) -> str:
 
 def _results(file: Path, metrics: Sequence[str]) -> str:
     if not file.is_file():
-        raise UserError(f"there is no {file}.")
+        raise UserError(f"{file} does not exist.")
     with file.open(newline="") as text:
         lines = {(line["model"], line["metric"]): line for line in csv.DictReader(text)}
     models = list(dict.fromkeys(model for model, _ in lines))
@@ -63,7 +64,7 @@ def _results(file: Path, metrics: Sequence[str]) -> str:
         cells = []
         for metric in metrics:
             if (model, metric) not in lines:
-                raise UserError(f"{file.name} has no {metric} of {model}.")
+                raise UserError(f"{file.name} does not contain {metric} for {model}.")
             line = lines[model, metric]
             errors = (
                 f" ±{shown(float(line[key]), '.4')}<sup>{kind}</sup>"
@@ -90,7 +91,7 @@ def _file(file: Path) -> str:
             content["columns"], [[str(cell) for cell in row] for row in content["rows"]]
         )
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file} is no table of columns and rows: {error}.") from None
+        raise UserError(f"{file} is not a table with columns and rows: {error}.") from None
 
 
 def _published(data: str, candidates: str, split: str, metrics: Sequence[str]) -> str:
@@ -101,7 +102,8 @@ def _published(data: str, candidates: str, split: str, metrics: Sequence[str]) -
     ]
     if not rows:
         raise UserError(
-            f"nothing is published on {data} with candidates {candidates} and split {split}."
+            f"there are no published rows for {data} with candidates {candidates} and split "
+            f"{split}."
         )
     header, body, notes = published.lettered(rows, metrics)
     return _markdown(header, body) + "\n" + "".join(f"- {note}\n" for note in notes)

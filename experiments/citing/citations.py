@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences of documents with their numbers derived, and the numbers that no such sentence covers."""
+"""Sentences with derived numbers, and numbers that no such sentence covers."""
 
 import ast
 import re
@@ -17,25 +17,27 @@ FILE = CHECKOUT / "experiments" / "cited.toml"
 DOCUMENTS = ("README.md", "docs/**/*.md", "configs/*.py")
 _HOLE = re.compile(r"\{(\w+)\}")
 _NUMBER = r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-# What looks measured: a metric, or a quantity with a unit of time, memory, speed or ratio. What stands in a flag or a
-# name is not a statement.
+# A number looks measured if it is a metric or has a unit of time, memory, speed or ratio. Numbers
+# in flags and names do not count.
 _MEASURED = re.compile(
     r"(?<![\w.,=/\[-])(?:0?\.\d{3,5}(?!\w|\.\d)|(?<!\| )0?\.\d{2}(?!\w|\.\d)"
-    r"|\d[\d,]*(?:\.\d+)?\s?(?:s|ms|µs|min|h|[KMGT]i?B|[KMGT]i?B/s|tokens/s|users/s|steps/s|rows/s|GFLOP/s|TFLOP/s|%"
+    r"|\d[\d,]*(?:\.\d+)?\s?(?:s|ms|µs|min|h|[KMGT]i?B|[KMGT]i?B/s"
+    r"|tokens/s|users/s|steps/s|rows/s|GFLOP/s|TFLOP/s|%"
     r"|seconds?|minutes?|hours?|days?|percent|times)(?![\w/(])|\d+(?:\.\d+)?x\b)"
 )
 
 
 @dataclass(frozen=True)
 class Citation:
-    """A sentence with numbers.
+    """A sentence with numbers in one or more documents.
 
     Attributes:
-      documents: where it stands, once in each.
-      text: the sentence or a part of it, `{name}` in the place of each number; white space is as good as any other.
-      source: of its numbers, unless one names its own.
-      numbers: name -> how to derive it; empty where the numbers in `text` are no measurements.
-      why: of numbers that are no measurements: what they are.
+      documents: paths of the documents that contain it, once each.
+      text: the sentence or a part of it, with `{name}` for each number;
+        all white space is equivalent.
+      source: default source of its numbers.
+      numbers: name -> how to derive it; empty if the numbers in `text` are not measurements.
+      why: for numbers that are not measurements, their meaning.
     """
 
     documents: tuple[str, ...]
@@ -45,7 +47,7 @@ class Citation:
     why: str = ""
 
     def pattern(self) -> re.Pattern:
-        """Returns what finds the sentence, whatever its numbers."""
+        """Returns a pattern that matches the sentence with any numbers."""
         parts = []
         for part in re.split(r"(\{\w+\}|\s+)", self.text.strip()):
             hole = _HOLE.fullmatch(part)
@@ -60,7 +62,7 @@ def load(file: Path = FILE) -> list[Citation]:
     """Reads the file of citations.
 
     Raises:
-      UserError: it cannot be read; names the entry.
+      UserError: the file cannot be read, or an entry is invalid.
     """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -72,7 +74,8 @@ def load(file: Path = FILE) -> list[Citation]:
         holes = _HOLE.findall(entry.get("text", ""))
         if not entry.get("in") or sorted(holes) != sorted(numbers):
             raise UserError(
-                f"{file}: {entry} needs `in`, `text`, and for each {{name}} in the text how to derive it."
+                f"{file}: {entry} needs `in`, `text`, and for each {{name}} in the text how to "
+                "derive it."
             )
         found.append(Citation(tuple(entry["in"]), entry["text"], entry.get("from", ""), numbers))
     for entry in content.get("said", []):
@@ -85,7 +88,7 @@ def load(file: Path = FILE) -> list[Citation]:
 
 
 def documents(checkout: Path = CHECKOUT) -> list[str]:
-    """Returns the documents that may state numbers, as paths from the checkout's root."""
+    """Returns the documents that may contain numbers, as paths relative to the checkout."""
     return sorted(
         path.relative_to(checkout).as_posix() for one in DOCUMENTS for path in checkout.glob(one)
     )
@@ -99,17 +102,16 @@ def check(
     Args:
       document: path from the checkout's root.
       citations: all.
-      checkout: its root.
+      checkout: root of the checkout.
       root: folder of the records.
 
     Returns:
-      What is wrong, a sentence each, and the text with all derivable numbers as the records give them.
+      The problems, one sentence each, and the text with all derivable numbers replaced by those
+      of the records.
     """
     text = (checkout / document).read_text(encoding="utf-8")
     problems, written = blocks.write(text, root)
-    problems += ["a table between comments is not what the records give"] * (
-        written != text and not problems
-    )
+    problems += ["a generated table differs from the records"] * (written != text and not problems)
     changes: list[tuple[int, int, str]] = []
     covered = list(blocks.spans(written))
     for citation in citations:
@@ -118,7 +120,7 @@ def check(
         matches = list(citation.pattern().finditer(written))
         if len(matches) != 1:
             problems.append(
-                f"the sentence stands {len(matches)} times and not once: {citation.text!r}"
+                f"the sentence occurs {len(matches)} times instead of once: {citation.text!r}"
             )
             continue
         covered.append(matches[0].span())
@@ -132,9 +134,10 @@ def check(
             if says != derived:
                 changes.append((*matches[0].span(name), derived))
                 line = _line(written, matches[0].start(name))
-                problems.append(f"{line}says {says}, the record gives {derived} ({spec})")
+                problems.append(f"{line}the document has {says}, the record has {derived} ({spec})")
     problems += [
-        f"{_line(written, begin)}{number!r} is cited from no record; add its sentence to experiments/cited.toml"
+        f"{_line(written, begin)}{number!r} has no citation; add its sentence to "
+        "experiments/cited.toml"
         for begin, number in _measured(document, written)
         if not any(a <= begin < b for a, b in covered)
     ]
@@ -144,7 +147,7 @@ def check(
 
 
 def _measured(document: str, text: str) -> Iterator[tuple[int, str]]:
-    """Yields (place, number) of what looks measured; of Python files in the docstring alone."""
+    """Yields (position, text) of numbers that look measured; in Python files only in docstrings."""
     end = len(text)
     if document.endswith(".py"):
         docstring = ast.parse(text).body[0]

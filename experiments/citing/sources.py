@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A number out of a record: `test/ndcg@10 mean .4 from ml_1m/runs/seed_*`.
 
-PATH REDUCTION FORMAT, and `from SOURCE` where it is not the citation's own. SOURCE, below experiments/results, is a
-pattern of run directories, or a .json or .csv file (of a report: MODEL/METRIC/COLUMN); `published` is
-experiments/published.json (ID/METRIC). PATH leads through the JSON, its parts separated by `/`; of a run it begins in
-results.json, config/ and environment/ are the other files, curve/valid/STEP/ the lines of metrics.jsonl.
+PATH REDUCTION FORMAT, and `from SOURCE` where it is not the citation's own. SOURCE, below
+experiments/results, is a pattern of run directories, or a .json or .csv file (of a report:
+MODEL/METRIC/COLUMN); `published` is experiments/published.json (ID/METRIC). PATH leads through the
+JSON, its parts separated by `/`; of a run it begins in results.json, config/ and environment/ are
+the other files, curve/valid/STEP/ the lines of metrics.jsonl.
 """
 
 import csv
@@ -37,18 +38,18 @@ REDUCTIONS: dict[str, Callable[[np.ndarray], float]] = {
 
 
 def derive(spec: str, source: str, root: Path = RESULTS) -> str:
-    """Returns a number as it is printed.
+    """Returns a number as printed text.
 
     Args:
-      spec: PATH REDUCTION FORMAT [from SOURCE]. The reduction is over the runs of a pattern: `one` (there is one),
-        mean, sd, se (of the mean), min, max, sum, count, or `users`, the standard error over users of one run. The
-        format: `.4` digits without, `0.4` with a zero before the point; `1` decimals; `,` thousands; `%1` percent; `+`
-        first for a sign; `text` as it stands.
-      source: of the citation.
+      spec: PATH REDUCTION FORMAT [from SOURCE]. The reduction is over the runs of a pattern: `one`
+        (there is one), mean, sd, se (of the mean), min, max, sum, count, or `users`, the standard
+        error over users of one run. The format: `.4` digits without, `0.4` with a zero before the
+        point; `1` decimals; `,` thousands; `%1` percent; `+` first for a sign; `text` as it stands.
+      source: default source of the citation.
       root: folder of the records.
 
     Raises:
-      UserError: there is no such number; says which part is wrong.
+      UserError: the number cannot be derived; the message contains the wrong part.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
@@ -67,7 +68,8 @@ def derive(spec: str, source: str, root: Path = RESULTS) -> str:
         value = REDUCTIONS[match["reduction"]](np.array(values))
     else:
         raise UserError(
-            f"{spec!r}: there is no {match['reduction']!r}; use one, users, {', '.join(REDUCTIONS)}."
+            f"{spec!r}: {match['reduction']!r} is not a reduction; use one, users, "
+            f"{', '.join(REDUCTIONS)}."
         )
     return shown(float(value), match["format"])
 
@@ -77,7 +79,8 @@ def shown(value: float, form: str) -> str:
     match = _FORMAT.fullmatch(form)
     if not match:
         raise UserError(
-            f"there is no format {form!r}; use .4, 0.4, 1, ',', %1, with + before it for a sign, or text."
+            f"{form!r} is not a format; use .4, 0.4, 1, ',', %1, with + before it for a sign, or "
+            "text."
         )
     digits = int(match["digits"] or 0)
     value *= 100 if match["kind"] == "%" else 1
@@ -87,7 +90,7 @@ def shown(value: float, form: str) -> str:
 
 @lru_cache
 def _open(source: str, root: str) -> list[tuple[str, dict]]:
-    """Returns (where, content) of every file or run of a source."""
+    """Returns (name, content) of every file or run of a source."""
     if source == "published":
         return [
             (
@@ -97,7 +100,7 @@ def _open(source: str, root: str) -> list[tuple[str, dict]]:
         ]
     paths = sorted(Path(root).glob(source))
     if not paths:
-        raise UserError(f"there is no experiments/results/{source}.")
+        raise UserError(f"experiments/results/{source} does not exist.")
     return [(str(path), _content(path)) for path in paths]
 
 
@@ -139,7 +142,7 @@ def _take(content: dict | list, path: str, where: str):
             content = content[part]
         else:
             known = ", ".join(content) if isinstance(content, dict) else "no parts of that name"
-            raise UserError(f"{where} has no {path!r}: at {part!r} there is {known}.")
+            raise UserError(f"{where} does not contain {path!r}: at {part!r} it has {known}.")
     if isinstance(content, str):  # published values keep their printed digits
         content = _number(content)
     return content
@@ -149,7 +152,7 @@ def _by_user(content: dict, path: str, where: str) -> np.ndarray:
     *model, split, metric = path.split("/")
     if split != "test" or "run" not in content:
         raise UserError(
-            f"{where}: the error over users is known for test metrics of runs, not for {path!r}."
+            f"{where}: the error over users exists only for test metrics of runs, not for {path!r}."
         )
     return per_user(metric, content["run"].ranks[f"{model[1]}_rank" if model else "rank"])
 
@@ -157,6 +160,6 @@ def _by_user(content: dict, path: str, where: str) -> np.ndarray:
 def _only(values: list, spec: str):
     if len(values) != 1:
         raise UserError(
-            f"{spec!r} is one number, but its source has {len(values)} runs; say mean, min, max ..."
+            f"{spec!r} needs one run, but its source has {len(values)}; use mean, min, max ..."
         )
     return values[0]

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives committed tables from their records again, and asks whether the present program could make the records."""
+"""Derives committed tables from their records again,
+and checks that this version can reproduce the records.
+"""
 
 import functools
 import json
@@ -23,17 +25,18 @@ from experiments.sweeping.sweep_file import apply, parse_assignments
 
 
 def check(file: Path, paths: Sequence[str]) -> list[str]:
-    """Derives every line of a Markdown table again, the .tex and .csv beside it, and every record's own numbers.
+    """Derives a Markdown table, its .tex and .csv, and the numbers of every record again.
 
     Args:
-      file: text with one or more tables, as `markdown` writes them.
-      paths: folders of the records; none: those that the table names, relative to itself.
+      file: Markdown file with one or more tables of `markdown`.
+      paths: folders of the records; if empty, those in the table's comment, relative to the file.
 
     Returns:
-      What is wrong, a sentence each; empty where the tables are right and the program can make the records.
+      The problems, one sentence each; empty if the tables are right
+      and this version can reproduce the records.
 
     Raises:
-      UserError: the file holds no table, or records are missing or damaged.
+      UserError: the file contains no table, or records are missing or damaged.
     """
     try:
         text = file.read_text()
@@ -42,7 +45,7 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
     tags = list(TAG.finditer(text))
     if not tags:
         raise UserError(
-            f"{file} holds no table of this program: the comment with its options is missing."
+            f"{file} does not contain a generated table: the comment with its options is missing."
         )
     problems, begin = [], 0
     for tag in tags:
@@ -53,8 +56,9 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
         groups = by_dataset(runs)
         if name is None or name[1] not in groups:
             raise UserError(
-                f"{file}: no record is about {name[1] if name else 'a table without a heading'!r}; "
-                f"the records are about {', '.join(groups)}."
+                f"{file}: there is no record for "
+                f"{name[1] if name else 'a table without a heading'!r}; "
+                f"there are records for {', '.join(groups)}."
             )
         group = groups[name[1]]
         problems += check_records(group)
@@ -67,13 +71,15 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
             UserError,
             TypeError,
             KeyError,
-        ) as error:  # the last two: options or records of another program
+        ) as error:  # the last two: options or records of another version
             problems.append(f"the table cannot be derived: {error}")
     return problems
 
 
 def check_records(runs: Sequence[Run]) -> list[str]:
-    """Returns why records are not what the present program makes of their config, a sentence each."""
+    """Returns the differences between records and the runs that their configs describe today,
+    one sentence each.
+    """
     return [f"{run.path}: {problem}" for run in runs for problem in _problems(run)]
 
 
@@ -81,25 +87,28 @@ def _problems(run: Run) -> Iterator[str]:
     try:
         config = resolve(run.config)
     except UserError as error:
-        yield f"the present program refuses its config.json: {error}"
+        yield f"this version rejects its config.json: {error}"
     else:
         now, then = flatten(config.to_dict()), flatten(run.config)
         for name in now:
             if name not in then and not name.startswith(NOT_IDENTITY):
-                yield f"its config.json says nothing of config.{name}, which is {now[name]!r} in the present program"
+                yield f"its config.json lacks config.{name}, which is {now[name]!r} in this version"
         if run.results["seed"] != config.seed:
-            yield f"results.json is of seed {run.results['seed']}, config.json of seed {config.seed}"
+            yield f"results.json has seed {run.results['seed']}, config.json has seed {config.seed}"
         if run.results["steps"] > config.train.steps:
-            yield f"results.json is of {run.results['steps']} steps, config.json of {config.train.steps}"
+            steps = run.results["steps"]
+            yield f"results.json has {steps} steps, config.json has {config.train.steps}"
         if run.results["model"] != config.model_name:
-            yield f"results.json calls it {run.results['model']!r}, the present program {config.model_name!r}"
+            name = run.results["model"]
+            yield f"results.json has the model name {name!r}, this version {config.model_name!r}"
         count = parameters(config.model, run.dataset["items"], run.dataset.get("features", 0))
         if run.results["parameters"] != count:
-            yield f"results.json says {run.results['parameters']:,} parameters, the model of config.json has {count:,}"
+            recorded = run.results["parameters"]
+            yield f"results.json has {recorded:,} parameters, the config's model has {count:,}"
     try:
         for start in run.starts:
             if start["git_commit"] is None or start["git_dirty"]:
-                yield f"it was started at {start['started']} from files that no commit holds"
+                yield f"it was started at {start['started']} with files that were not committed"
         yield from _command(run)
     except UserError as error:
         yield str(error).removeprefix(f"{run.path}/")
@@ -109,14 +118,14 @@ def _problems(run: Run) -> Iterator[str]:
 
 @functools.cache
 def parameters(config: ModelConfig, num_items: int, num_features: int = 0) -> int:
-    """Returns how many parameters a model has."""
+    """Returns the number of parameters of a model."""
     init = functools.partial(init_params, config, num_items, num_features=num_features)
     shapes = jax.eval_shape(init, jax.random.key(0))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
 
 
 def _command(run: Run) -> Iterator[str]:
-    """Compares config.json with what the run's command gives today, where that names a config file of the program."""
+    """Compares config.json with the result of its command today, if that used a shipped config."""
     command = run.starts[0]["command"]
     name, colon, variant = Path(flag(command, "config")).name.partition(":")
     path = shipped().get(name.removesuffix(".py"))
@@ -137,27 +146,30 @@ def _command(run: Run) -> Iterator[str]:
     for field in now.keys() & then.keys():
         if now[field] != then[field] and not field.startswith(NOT_IDENTITY):
             yield (
-                f"its command with the present configs/{name} gives config.{field} = {now[field]!r}, "
+                f"its command with today's configs/{name} sets config.{field} = {now[field]!r}, "
                 f"its config.json has {then[field]!r}"
             )
 
 
 def _curve(run: Run) -> Iterator[str]:
-    """Compares results.json with metrics.jsonl: which step was the best, its validation, the seconds of training."""
+    """Compares results.json with metrics.jsonl: the best step, its validation metrics,
+    and the seconds of training.
+    """
     valid = {line["step"]: line for line in run.curve if line["split"] == "valid"}
-    if not valid:  # ranked with the model of another run
+    if not valid:  # evaluated the model of another run
         return
     best, metric = run.results["best_step"], run.config["eval"]["metric"]
     chosen = max(sorted(valid), key=lambda step: valid[step][metric])
     if best != chosen:
-        yield f"results.json says that step {best} was the best, by metrics.jsonl it is step {chosen}"
+        yield f"results.json has best step {best}, metrics.jsonl has {chosen}"
         return
     for name in run.results["valid"].keys() & valid[best].keys():
         if (
             abs(run.results["valid"][name] - valid[best][name]) > 5e-5
         ):  # two rankings may differ on an accelerator
             yield (
-                f"results.json says valid {name} = {run.results['valid'][name]:.6f}, metrics.jsonl has "
+                f"results.json has valid {name} = {run.results['valid'][name]:.6f}, metrics.jsonl "
+                "has "
                 f"{valid[best][name]:.6f} at step {best}"
             )
     last = max(
@@ -168,7 +180,10 @@ def _curve(run: Run) -> Iterator[str]:
         and last["step"] == run.results["steps"]
         and abs(last["seconds"] - run.results["train_seconds"]) > 0.01
     ):
-        yield f"results.json says {run.results['train_seconds']:.2f} s of training, metrics.jsonl {last['seconds']:.2f}"
+        yield (
+            f"results.json has {run.results['train_seconds']:.2f} s of training, "
+            f"metrics.jsonl has {last['seconds']:.2f}"
+        )
 
 
 def _numbers(run: Run) -> Iterator[str]:
@@ -188,13 +203,14 @@ def _numbers(run: Run) -> Iterator[str]:
         for metric in recorded.keys() & derived.keys():
             if abs(recorded[metric] - derived[metric]) > 1e-6:
                 yield (
-                    f"results.json says {part} {metric} = {recorded[metric]:.6f}, but ranks_test.npz gives "
+                    f"results.json has {part} {metric} = {recorded[metric]:.6f}, but "
+                    "ranks_test.npz yields "
                     f"{derived[metric]:.6f}"
                 )
 
 
 def _beside(file: Path, table: Table) -> Iterator[str]:
-    """Compares the .tex and .csv of the same name."""
+    """Compares the .tex and .csv files with the same name."""
     for suffix, write in ((".tex", latex), (".csv", comma_separated)):
         path = file.with_suffix(suffix)
         if path.exists():
@@ -209,7 +225,7 @@ def _differences(committed: str, derived: str) -> list[str]:
     mine, theirs = committed.rstrip().split("\n"), derived.rstrip().split("\n")
     problems, header = [], []
     if len(mine) != len(theirs):
-        problems.append(f"the table has {len(mine)} lines, the records give {len(theirs)}")
+        problems.append(f"the table has {len(mine)} lines, the records yield {len(theirs)}")
     for old, new in zip(mine, theirs):
         cells, expected = _split(old), _split(new)
         header = (header or expected) if expected else []
@@ -217,12 +233,13 @@ def _differences(committed: str, derived: str) -> list[str]:
             continue
         if expected and len(cells) == len(expected):
             problems += [
-                f"row {expected[0]!r}, column {header[i]!r}: the table says {a!r}, the records give {b!r}"
+                f"row {expected[0]!r}, column {header[i]!r}: the table has {a!r}, the records "
+                f"yield {b!r}"
                 for i, (a, b) in enumerate(zip(cells, expected))
                 if a != b
             ]
         else:
-            problems.append(f"the table says {old!r}, the records give {new!r}")
+            problems.append(f"the table has {old!r}, the records yield {new!r}")
     return problems
 
 

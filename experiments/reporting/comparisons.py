@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every row of a table against one of them: what differs, what is as good as equal, and what nobody can tell."""
+"""Compares every row of a table with a baseline row: better, worse, equal or undecided."""
 
 import math
 import re
@@ -18,23 +18,24 @@ BETTER, WORSE, EQUAL, UNDECIDED, ONE_SEED = "better", "worse", "equal", "undecid
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against the baseline on one metric; p-values are corrected by Holm's method over the whole table.
+    """A row compared with the baseline on one metric;
+    p-values have Holm's correction over the whole table.
 
     Attributes:
       row: name of the row.
       metric: name of the metric.
-      difference: mean over users and seeds, this row less the baseline.
+      difference: mean over users and seeds, this row minus the baseline.
       low: low end of the 95 % interval, from users and seeds.
       high: high end.
       se_users: standard error from the users.
-      se_seeds: standard error from the seeds; nan where a trained row has one seed: then interval and p-values are of
-        these very runs, and the verdict is `one seed`.
-      p_t: of no difference, Student's test with both variances.
-      p_bootstrap: of no difference, resampling users and seeds.
-      p_equivalent: of a difference of `margin` or more.
-      margin: below which a difference does not matter.
-      verdict: `better` or `worse` where both tests of no difference are below alpha, else `equal` where the test of
-        equivalence is, else `undecided`.
+      se_seeds: standard error from the seeds; nan if a trained row has one seed. Then the interval
+        and the p-values hold only for these runs, and the verdict is `one seed`.
+      p_t: p-value of no difference, Student's test with both variances.
+      p_bootstrap: p-value of no difference, resampling users and seeds.
+      p_equivalent: p-value of a difference of `margin` or more.
+      margin: largest difference that counts as equal.
+      verdict: `better` or `worse` if both tests of no difference are below alpha, else `equal` if
+        the test of equivalence is, else `undecided`.
     """
 
     row: str
@@ -63,20 +64,21 @@ def compare(
 
     Args:
       found: all rows.
-      base: one of them.
-      metrics: of the table; those that every single user has are compared.
+      base: the baseline row.
+      metrics: columns of the table; only metrics that exist per user are compared.
       alpha: level of significance.
-      resamples: of the bootstrap.
-      margin: below which a difference does not matter, as a share of the base's value.
+      resamples: number of bootstrap resamples.
+      margin: largest difference that counts as equal, as a share of the baseline's value.
 
     Raises:
-      UserError: there is nothing to compare, rows ranked different cases, or nothing could be significant.
+      UserError: there is nothing to compare, rows ranked different cases,
+        or significance is impossible.
     """
     metrics = [m for m in metrics if PER_USER.fullmatch(m)]
     others = [row for row in found if row is not base]
     if not metrics or not others:
         raise UserError(
-            "--baseline needs another row to compare, and a metric that every single user has "
+            "--baseline needs another row to compare, and a metric that exists per user "
             "(ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr)."
         )
     _require_same_cases(found)
@@ -84,7 +86,8 @@ def compare(
     # The smallest p-value that a bootstrap can give, times the tests of Holm's first step.
     if 0 < alpha <= len(pairs) / (resamples + 1):
         raise UserError(
-            f"with --resamples={resamples} none of {len(pairs)} comparisons could be significant at {alpha:g}; "
+            f"with --resamples={resamples} none of {len(pairs)} comparisons could be significant "
+            f"at {alpha:g}; "
             f"give --resamples={len(pairs) / alpha + 1:.0f} or more."
         )
     per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
@@ -146,6 +149,7 @@ def _require_same_cases(found: Sequence[Row]) -> None:
     for run in runs[1:]:
         if run.cases_digest != runs[0].cases_digest:
             raise UserError(
-                f"{runs[0].path} and {run.path} ranked different test cases or candidates, so they cannot be compared "
+                f"{runs[0].path} and {run.path} ranked different test cases or candidates, so they "
+                "cannot be compared "
                 "user by user."
             )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of one data set, with title and caption: curves, swept parameters, parallel coordinates, groups."""
+"""Figures of one data set, with title and caption: curves, swept parameters, parallel coordinates,
+groups.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ from experiments.reporting import statistics
 from experiments.reporting.records import Run
 from experiments.reporting.rows import Row, describe
 
-GROUPS = 5  # of users or items, about equally large
-MOST_LINES = 8  # more cannot be told apart
+GROUPS = 5  # groups of users or items of about equal size
+MOST_LINES = 8  # more colours are hard to distinguish
 MOST_TICKS = 6
 _GREYS = [
     {"color": shade, "linestyle": dots} for shade in ("0.3", "0.6") for dots in (":", "--", "-.")
-]  # of baselines
+]  # line styles of baselines
 matplotlib.rcParams.update(
     {
         "font.size": 8,
@@ -37,13 +39,13 @@ matplotlib.rcParams.update(
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure with what is said about it.
+    """A figure with its title and caption.
 
     Attributes:
       figure: the drawing, its title on top.
-      title: what it shows, in a few words.
-      caption: how to read it: what lines, bars and bands are.
-      spread: the same of bars and bands, in a few words, for the figure itself.
+      title: a few words.
+      caption: explains lines, bars and bands.
+      spread: a short legend of bars and bands inside the figure.
     """
 
     figure: Figure
@@ -59,7 +61,7 @@ def draw_all(
 
     Args:
       name: of the data set.
-      rows: of the table.
+      rows: rows of the table.
       metric: accuracy metric of all figures.
       baseline: row that is always shown among the groups, if any.
       spread: of the table, over seeds: `sd` or `se`; error bars over seeds are the same.
@@ -73,7 +75,8 @@ def draw_all(
         "curves": Drawn(
             curves(models, [row for row in rows if row.baseline], metric),
             f"{name}: validation {metric} during training",
-            f"Mean over seeds; bands run from the lowest to the highest seed. Grey: test {metric} of the baselines. "
+            f"Mean over seeds; bands run from the lowest to the highest seed. Grey: test {metric} "
+            "of the baselines. "
             f"At most {MOST_LINES} rows, the best on test.",
             "bands: lowest to highest seed",
         )
@@ -83,7 +86,8 @@ def draw_all(
         drawn["parameters"] = Drawn(
             parameters(models, swept, metric, spread),
             f"{name}: test {metric} by setting",
-            f"Mean over seeds; bars are ± the {bars} over seeds, as in the table, and absent where there is one seed. "
+            f"Mean over seeds; bars are ± the {bars} over seeds, as in the table, and absent where "
+            "there is one seed. "
             "A line joins settings that differ in this field alone.",
             f"bars: ± {bars} over seeds",
         )
@@ -91,15 +95,18 @@ def draw_all(
         drawn["coordinates"] = Drawn(
             coordinates(models, swept, metric),
             f"{name}: every setting",
-            f"A line is a setting, its colour and its place on the last axis are the mean over seeds of test {metric}.",
+            "A line is a setting, its colour and its place on the last axis are the mean over "
+            f"seeds of test {metric}.",
         )
     shown = _best_and_baselines(rows, metric, baseline)
     for array, label in GROUPED_BY.items():
         drawn[array] = Drawn(
             by_group(shown, array, label, metric),
             f"{name}: test {metric} by {label}",
-            "Cases in groups of about equal size; means over seeds, bars are 95 % intervals over the cases of a group "
-            "(Student), without the variance of seeds. The best row of every model, and the baselines.",
+            "Cases in groups of about equal size; means over seeds, bars are 95 % intervals over "
+            "the cases of a group "
+            "(Student), without the variance of seeds. The best row of every model, and the "
+            "baselines.",
             "bars: 95 % intervals over cases",
         )
     for one in drawn.values():
@@ -122,7 +129,9 @@ def save(figures: dict[str, Drawn], folder: Path, prefix: str) -> list[Path]:
 
 
 def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure:
-    """Draws validation against step and against training seconds: the mean over seeds, and their range."""
+    """Draws validation against step and against training seconds: the mean over seeds,
+    and their range.
+    """
     figure = Figure(figsize=(7, 2.8))
     axes = figure.subplots(1, 2, sharey=True)
     chosen = _top(rows, metric, MOST_LINES)
@@ -150,7 +159,8 @@ def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure
 def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str, spread: str) -> Figure:
     """Draws test quality against each swept field, with the table's error over seeds.
 
-    A line joins the settings that differ in this field alone; where there are none, every setting is a point.
+    A line joins settings that differ only in this field; if there are none,
+    every setting is a point.
     """
     columns = min(3, len(swept))
     lines = -(-len(swept) // columns)
@@ -230,8 +240,8 @@ def by_group(rows: Sequence[Row], array: str, label: str, metric: str) -> Figure
 
     Args:
       rows: lines of the figure.
-      array: of ranks_test.npz, by whose quantiles the cases are grouped.
-      label: of the axis.
+      array: name of the array in ranks_test.npz whose quantiles define the groups.
+      label: label of the axis.
       metric: accuracy metric.
     """
     figure = Figure(figsize=(4.5, 2.8))
@@ -288,10 +298,10 @@ def _model(row: Row) -> str:
 
 
 def _families(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
-    """Groups rows that differ in the field `name` alone; only groups with several, unless there are none.
+    """Groups rows that differ only in the field `name`; single rows only if there are no groups.
 
     Returns:
-      What a group has in common and other groups have not -> its rows.
+      Common settings of a group -> its rows.
     """
     swept = [
         field for field in dict.fromkeys(f for row in rows for f in row.changes) if field != name
@@ -304,7 +314,7 @@ def _families(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
 
 
 def _place(axis, rows: Sequence[Row], name: str) -> Callable[[Row], float]:
-    """Sets the ticks of a field's axis; returns where a row stands on it."""
+    """Sets the ticks of a field's axis; returns the position of a row on it."""
     values = {row.runs[0].fields[name] for row in rows}
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         if min(values) > 0 and max(values) / min(values) >= 8:
@@ -326,7 +336,7 @@ def _top(rows: Sequence[Row], metric: str, count: int) -> list[Row]:
 
 
 def _best_and_baselines(rows: Sequence[Row], metric: str, baseline: str) -> list[Row]:
-    """Returns the best row of every model, the popularity baselines and the row compared with."""
+    """Returns the best row of every model, the counting baselines and the row of --baseline."""
     models: dict[str, list[Row]] = {}
     for row in rows:
         models.setdefault(row.baseline or _model(row), []).append(row)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that others have published (experiments/published.json), each with what makes it comparable or not."""
+"""Published numbers (experiments/published.json), with protocols and differences from ours."""
 
 import json
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ FILE = Path(__file__).parents[1] / "published.json"
 
 @dataclass(frozen=True)
 class Published:
-    """A row of somebody else's table.
+    """A row of a published table.
 
     Attributes:
-      id: by which documents cite it.
-      data: names of our data sets that it may stand below.
+      id: identifier in citations.
+      data: names of our data sets for which it is shown.
       candidates: full, pop100 or uni100, as in config.eval.protocol.
       split: leave_one_out or temporal, as in config.split.kind.
-      model: as its source calls it.
-      metrics: name -> value, as printed there.
-      source: where it is printed.
-      protocol: how it was made.
-      differences: from ours.
-      chosen_on: what its model or epoch was chosen on: validation, test, or not stated.
+      model: name in the source.
+      metrics: name -> value as printed in the source.
+      source: publication.
+      protocol: evaluation protocol.
+      differences: differences from our protocol.
+      chosen_on: data that selected the model or epoch: validation, test, or not stated.
     """
 
     id: str
@@ -41,7 +41,7 @@ class Published:
 
 
 def load(file: Path = FILE) -> list[Published]:
-    """Reads all published numbers. Values are text, so that they are shown with the digits that were printed."""
+    """Reads all published numbers. Values are text and keep their printed digits."""
     groups = json.loads(file.read_text(encoding="utf-8"))["groups"]
     return [
         Published(
@@ -62,7 +62,9 @@ def load(file: Path = FILE) -> list[Published]:
 
 
 def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Published]:
-    """Returns the published rows to show below a table of runs like `run`, with one of these metrics at least."""
+    """Returns the published rows for a table of runs like `run` that have at least one
+    of the metrics.
+    """
     return [
         row
         for row in load(file)
@@ -76,9 +78,11 @@ def published(run: Run, metrics: Sequence[str], file: Path = FILE) -> list[Publi
 def lettered(
     rows: Sequence[Published], metrics: Sequence[str]
 ) -> tuple[list[str], list[list[str]], list[str]]:
-    """Returns header and lines of a table of such rows, and a note for each letter of its last column.
+    """Returns the header and the lines of a table of published rows,
+    and a note for each letter in its last column.
 
-    A note says for all rows of one origin where they are printed, how they were made, and what is different from ours.
+    A note gives the publication, the protocol and the differences from ours for all rows
+    of one origin.
     """
     shown = [m for m in metrics if any(m in row.metrics for row in rows)]
     origins = list(dict.fromkeys((row.source, row.protocol, row.differences) for row in rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finished runs on disk: reading them, the command that makes one again, and copies to commit."""
+"""Records of finished runs: reading, the command that reproduces one, and copies to commit."""
 
 import shlex
 import shutil
@@ -44,10 +44,10 @@ class Run:
 
     @property
     def starts(self) -> list[dict]:
-        """Every start of the program in this run, the first one first.
+        """Every start of the run, oldest first.
 
         Raises:
-          UserError: the record keeps no history.
+          UserError: the record does not list its starts.
         """
         starts = self.environment.get("starts")
         if not starts:
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def commits(self) -> str:
-        """The commits of all starts, each once; `+` behind one says that files were changed since."""
+        """The commits of all starts, each once; a `+` after a commit marks modified files."""
         return " ".join(
             dict.fromkeys(
                 (s["git_commit"] or "unknown")[:12] + "+" * bool(s["git_dirty"])
@@ -75,27 +75,31 @@ class Run:
 
     @cached_property
     def fields(self) -> dict:
-        """The config as dotted name -> value; a field that came later than the record has its default."""
+        """The config as dotted name -> value; fields that are newer
+        than the record have their defaults.
+        """
         return flatten(Config().to_dict()) | flatten(self.config)
 
     @cached_property
     def curve(self) -> list[dict]:
-        """The lines of metrics.jsonl; of steps that a resumed run repeated, the last."""
+        """The lines of metrics.jsonl; if a resumed run repeated a step, its last line."""
         lines = {(line["split"], line["step"]): line for line in self.files.metrics()}
         return list(lines.values())
 
     @property
     def validations(self) -> list[int]:
-        """The steps after which it was validated, ascending."""
+        """The steps with a validation, ascending."""
         return sorted(line["step"] for line in self.curve if line["split"] == "valid")
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was ranked before its last step was validated, though its patience had not ended."""
+        """Whether the run was evaluated before its last validation,
+        although its patience had not run out.
+        """
         valid = self.validations
         if (
             not valid or valid[-1] >= self.fields["train.steps"]
-        ):  # without a validation, another run was ranked
+        ):  # without a validation, it evaluated another run's model
             return False
         patience = self.fields["train.patience"]
         return patience == 0 or sum(step > self.results["best_step"] for step in valid) < patience
@@ -107,10 +111,11 @@ class Run:
 
     @property
     def cases_digest(self) -> str:
-        """A digest of what was ranked: each case's user and target, and its candidates where they were sampled.
+        """A digest of the ranked cases: user and target of each case,
+        and its candidates if they were sampled.
 
         Raises:
-          UserError: the run does not say.
+          UserError: the record has no digest.
         """
         if "cases_digest" not in self.results:
             raise UserError(
@@ -120,7 +125,7 @@ class Run:
         return self.results["cases_digest"]
 
     def command(self) -> str:
-        """Returns the command that makes the run again: its own config.json is the config."""
+        """Returns the command that reproduces the run from its own config.json."""
         config_file = shown(self.files.config_path)
         words = ["python", "-m", "bert4rec_jax.main", "--config", config_file]
         for field in ("data.path", "data.items_path"):
@@ -137,7 +142,7 @@ class Run:
 
 
 def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
-    """Finds the runs in folders: run directories, or folders that hold some, such as a sweep's root.
+    """Finds runs in folders: run directories, or folders that contain some, such as a sweep's root.
 
     Returns:
       The finished runs, and the folders of runs that have not finished.
@@ -148,7 +153,7 @@ def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
     found: dict[Path, RunFiles] = {}
     for path in map(Path, paths):
         if not path.is_dir():
-            raise UserError(f"there is no folder {path}.")
+            raise UserError(f"the folder {path} does not exist.")
         found |= {files.folder: files for files in find_runs(path)}
     runs = [Run(folder) for folder, files in found.items() if files.results_path.exists()]
     unfinished = [folder for folder, files in found.items() if not files.results_path.exists()]
@@ -158,10 +163,10 @@ def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
 
 
 def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Sorts runs by the name of their data, and refuses to let different numbers stand in one column.
+    """Groups runs by data set, and rejects runs whose numbers cannot share a column.
 
     Raises:
-      UserError: runs on data of one name differ in the data itself or in the protocol; names them.
+      UserError: runs on data of one name differ in the data or in the protocol.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -175,10 +180,12 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def export(runs: Sequence[Run], destination: Path) -> list[Path]:
-    """Copies the records of runs, without checkpoints and data, under `destination`; returns the new folders.
+    """Copies the records of runs, without checkpoints and data, under `destination`;
+    returns the new folders.
 
-    Host names and the leading part of absolute paths stay behind: they say nothing about the numbers. So does the item
-    that each user met: it is data, and the terms of most data sets forbid to pass it on. results.json has a digest.
+    Host names and the folders of absolute paths are removed, because they do not affect the
+    numbers. The target item of each user is removed as well, because the terms of most data sets
+    forbid redistribution; results.json has a digest.
     """
     made = []
     for run in runs:
@@ -188,7 +195,8 @@ def export(runs: Sequence[Run], destination: Path) -> list[Path]:
         )
         if folder in made or folder.resolve() == run.path.resolve():
             raise UserError(
-                f"the record of {run.path} would overwrite another in {folder}; give another folder."
+                f"the record of {run.path} would overwrite another in {folder}; give another "
+                "folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
         copy = RunFiles(folder)
@@ -217,7 +225,9 @@ def flatten(values: dict, prefix: str = "") -> dict:
 
 
 def portable(value):
-    """Returns JSON values without host names and with absolute paths cut to their last part, also in `--flag=/path`."""
+    """Returns JSON values without host names and with absolute paths cut to their last part,
+    also in `--flag=/path`.
+    """
     if isinstance(value, dict):
         return {key: portable(part) for key, part in value.items() if key != "host"}
     if isinstance(value, list):
@@ -229,7 +239,7 @@ def portable(value):
 
 
 def shown(path: Path) -> str:
-    """Returns a path as the checkout's root sees it, or whole where it lies elsewhere."""
+    """Returns a path relative to the checkout, or the whole path if it is outside."""
     path = path.resolve()
     return (path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path).as_posix()
 
@@ -244,5 +254,6 @@ def _require_same(runs: Sequence[Run], key: Callable[[Run], str], what: str, qua
             for value, paths in groups.items()
         )
         raise UserError(
-            f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report them separately."
+            f"{what} differ in their {quantity}, so they cannot share a column: {kinds}. Report "
+            "them separately."
         )

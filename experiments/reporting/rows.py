@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs grouped into the rows of a table: one row per setting, one value per seed; a baseline is a row of one run."""
+"""Runs grouped into the rows of a table: one row per setting, one value per seed;
+a baseline is a row of one run.
+"""
 
 import itertools
 import json
@@ -26,7 +28,7 @@ class Row:
       name: as shown.
       runs: one per seed; of a baseline, which depends on no seed, one.
       baseline: empty, or which of the runs' baselines this is.
-      changes: dotted fields that tell the row from others of its model.
+      changes: dotted fields in which the row differs from others of its model.
     """
 
     name: str
@@ -35,14 +37,14 @@ class Row:
     changes: dict
 
     def values(self, metric: str, split: str) -> np.ndarray:
-        """Returns float64[runs], one metric of each seed; nan where a baseline does not have it.
+        """Returns float64[runs], one metric per seed; nan if a baseline lacks it.
 
         Args:
           metric: such as ndcg@10.
           split: part of results.json: test, valid, test_tied or test_untied.
 
         Raises:
-          UserError: a run has no such metric.
+          UserError: a run lacks the metric.
         """
         if self.baseline:
             parts = [run.results["baselines"][self.baseline].get(split, {}) for run in self.runs]
@@ -50,7 +52,8 @@ class Row:
         for run in self.runs:
             if metric not in (known := run.results.get(split, {})):
                 raise UserError(
-                    f"{run.path} has no {split} {metric}; it has {', '.join(known) or 'nothing of it'}."
+                    f"{run.path} lacks {split} {metric}; it has "
+                    f"{', '.join(known) or 'no metrics of this split'}."
                 )
         return np.array([run.results[split][metric] for run in self.runs], np.float64)
 
@@ -63,7 +66,9 @@ class Row:
         return np.stack([per_user(metric, self.ranks(run)) for run in self.runs], axis=1)
 
     def per_user(self, metric: str) -> np.ndarray:
-        """Returns float64[users, runs]: a user's cases are not independent, so she is one observation, their mean."""
+        """Returns float64[users, runs]. A user's cases are not independent,
+        so their mean is one observation.
+        """
         _, places = np.unique(self.runs[0].ranks["user"], return_inverse=True)
         counts = np.bincount(places)
         return np.stack(
@@ -76,16 +81,16 @@ class Row:
 
 
 def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
-    """Groups runs of one dataset into rows; the baselines that were ranked beside them come first.
+    """Groups runs of one data set into rows; the baselines come first.
 
-    Within a model, up to two varying fields are all named; with more, a row names what differs from the most
-    common value.
+    If up to two fields vary within a model, its rows name them all; otherwise a row names the
+    fields that differ from their most common value.
 
     Returns:
-      The rows, and per model the most common values that its rows do not name (empty where all are named).
+      The rows, and per model the most common values that its rows omit (empty if none are omitted).
 
     Raises:
-      UserError: two runs of one setting have the same seed, or a baseline came out differently beside two runs.
+      UserError: two runs of one setting have the same seed, or a baseline differs between two runs.
     """
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
@@ -108,7 +113,7 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
         ]
         common = {}
         if len(varying) > 2:
-            # Where values are equally common, the first run's wins: an ablation begins with its base.
+            # Among equally common values, the first run decides: an ablation starts with its base.
             common = {n: Counter(g[0].fields[n] for g in own).most_common(1)[0][0] for n in varying}
             commons[model] = common
         for group in own:
@@ -125,9 +130,10 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
 
 
 def describe(changes: dict, among: Sequence[str]) -> list[str]:
-    """Returns fields as `width=64`, with the group's name only where `among` has two fields of that name.
+    """Returns fields as `width=64`, with the group's name only if `among` has two fields of
+    that name.
 
-    What is itself the name of something is called after its group: `loss=gbce`.
+    A field called `name` is shown as its group: `loss=gbce`.
     """
     short = {name: name.removesuffix(".name").rpartition(".")[2] for name in among}
     counts = Counter(short.values())
@@ -141,14 +147,14 @@ def find_row(found: Sequence[Row], name: str) -> Row:
     """Returns the row with this name, or the only one whose name contains it.
 
     Raises:
-      UserError: none or several.
+      UserError: no row matches, or several do.
     """
     matches = [row for row in found if row.name == name] or [
         row for row in found if name in row.name
     ]
     if len(matches) != 1:
         raise UserError(
-            f"--baseline {name!r} fits {len(matches)} rows; the rows are: "
+            f"--baseline {name!r} matches {len(matches)} rows; the rows are: "
             + "; ".join(row.name for row in found)
             + "."
         )
@@ -156,15 +162,16 @@ def find_row(found: Sequence[Row], name: str) -> Row:
 
 
 def _baseline_rows(runs: Sequence[Run]) -> list[Row]:
-    """Returns the baselines. They depend on no seed, so that beside how many runs they were ranked says nothing."""
+    """Returns the baselines. They do not depend on a seed, so each is one row for all runs."""
     first: dict[str, Run] = {}
     for run in runs:
         for name in run.results.get("baselines", {}):
             other = first.setdefault(name, run)
             if not np.array_equal(run.ranks[f"{name}_rank"], other.ranks[f"{name}_rank"]):
                 raise UserError(
-                    f"the baseline {name} came out differently in {other.path} and in {run.path}: they ranked "
-                    "different candidates, or another program made one. Report them separately, or make one again."
+                    f"the baseline {name} differs between {other.path} and {run.path}: they ranked "
+                    "different candidates or used different versions. Report them separately, or "
+                    "run one again."
                 )
     return [Row(name, (run,), name, {}) for name, run in first.items()]
 
@@ -174,5 +181,5 @@ def _require_distinct_seeds(runs: Sequence[Run]) -> None:
         if first.seed == second.seed:
             raise UserError(
                 f"{first.path} and {second.path} are the same setting with the same seed; "
-                "leave one out, it would count twice."
+                "remove one, or it counts twice."
             )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics behind the tables: errors over users and over seeds, differences tested with both, Holm's correction.
+"""Statistics of the tables: errors over users and over seeds, tests that include both,
+Holm's correction.
 
-A number of a table has two sources of error. Another sample of users would give another number, and so would another
-seed of the training. The runs of a row rank the same users, so the values [users, seeds] are a crossed two-way layout.
+A number in a table has two sources of error: the sample of users and the seed of the training. The
+runs of a row rank the same users, so the values [users, seeds] are a crossed two-way layout.
 """
 
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ class Difference:
     """A mean difference between two rows, with the variance of both sources.
 
     Attributes:
-      mean: over users and seeds, first row less second.
+      mean: over users and seeds, first row minus second.
       se_users: standard error from the users.
-      se_seeds: standard error from the seeds; nan where a trained row has one seed, and so does not tell.
-      degrees: of freedom of Student's distribution (Satterthwaite); of the users alone where the seeds do not tell.
+      se_seeds: standard error from the seeds; nan if a trained row has one seed.
+      degrees: degrees of freedom of Student's distribution (Satterthwaite); with one seed,
+        of the users alone.
     """
 
     mean: float
@@ -29,7 +31,7 @@ class Difference:
 
     @property
     def error(self) -> float:
-        """The standard error from both sources, or from the users alone where the seeds do not tell."""
+        """The standard error from both sources, or from the users alone if there is one seed."""
         return float(np.hypot(self.se_users, np.nan_to_num(self.se_seeds)))
 
     def p_value(self) -> float:
@@ -39,7 +41,9 @@ class Difference:
         return 2 * self._tail(abs(self.mean))
 
     def p_equivalent(self, margin: float) -> float:
-        """Returns the p-value of a difference of `margin` or more, in either direction (two one-sided tests)."""
+        """Returns the p-value of a difference of `margin` or more, in either direction
+        (two one-sided tests).
+        """
         return max(self._tail(margin - self.mean), self._tail(margin + self.mean))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -48,15 +52,15 @@ class Difference:
         return self.mean - half, self.mean + half
 
     def _tail(self, distance: float) -> float:
-        """Returns the probability of a value that lies `distance` or more above the true one."""
+        """Returns the probability of a value that is `distance` or more above the true one."""
         if self.error == 0:
             return float(distance <= 0)
-        # Student's distribution itself: scipy.stats takes longer to import than a report to make.
+        # scipy.stats takes longer to import than a report takes to write.
         return float(special.stdtr(self.degrees, -distance / self.error))
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
-    """Returns sample standard deviation and standard error of the mean of [n] values; nan if n = 1."""
+    """Returns standard deviation and standard error of the mean of [n] values; nan if n = 1."""
     if len(values) < 2:
         return float("nan"), float("nan")
     deviation = float(np.std(values, ddof=1))
@@ -64,16 +68,19 @@ def spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
-    """Returns half the width of Student's confidence interval for the mean of [n] values; 0 for n = 1."""
+    """Returns half the width of Student's confidence interval for the mean of [n] values;
+    0 for n = 1.
+    """
     if len(values) < 2:
         return 0.0
     return float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * spread(values)[1])
 
 
 def users_error(values: np.ndarray) -> float:
-    """Returns the standard error over users of one run's mean: the root mean square over the runs of [users, runs].
+    """Returns the standard error over users of one run's mean:
+    the root mean square over the runs of [users, runs].
 
-    It is nan for a single user.
+    The result is nan for a single user.
     """
     if len(values) < 2:
         return float("nan")
@@ -83,19 +90,21 @@ def users_error(values: np.ndarray) -> float:
 def compare(
     first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = (True, True)
 ) -> Difference:
-    """Compares two rows under a two-way random-effects model: users crossed with the seeds of each row.
+    """Compares two rows under a two-way random-effects model:
+    users crossed with the seeds of each row.
 
-    The variance of the difference of means is that of the users' differences, whose residuals the seeds share out, and
-    that of each row's mean over its seeds. A residual is part of both; it is counted twice rather than subtracted,
-    which with a few seeds would make the estimate too small whenever seeds happen to agree.
+    The variance of the difference of means is the sum of two parts: the variance of the users'
+    differences (averaged over seeds) and the variance of each row's mean over its seeds. The
+    residuals belong to both parts. They are counted twice rather than subtracted, because with few
+    seeds the difference would be too small whenever seeds happen to agree.
 
     Args:
       first: float[users, seeds], one metric of every user in each run of a row.
       second: float[users, seeds], the same users; the number of seeds may differ.
-      trained: whether each row depends on a seed at all; a popularity baseline does not.
+      trained: whether each row depends on a seed; baselines do not.
     """
     users = len(first)
-    if users < 2:  # whose difference has no spread
+    if users < 2:  # a constant difference has no spread
         return Difference(float(first.mean() - second.mean()), *[float("nan")] * 3)
     parts = [(np.var(first.mean(axis=1) - second.mean(axis=1), ddof=1) / users, users - 1)]
     seeds_tell = True
@@ -125,26 +134,24 @@ def hierarchical_bootstrap(
 ) -> np.ndarray:
     """Resamples users, the same for all rows, and the seeds of every row.
 
-    The weights of resampled seeds are stretched by sqrt(n / (n - 1)): with n = 3, resampling alone would show two
-    thirds of the variance between seeds.
+    The weights of resampled seeds are scaled by sqrt(n / (n - 1)), because with n = 3, resampling
+    alone shows only two thirds of the variance between seeds.
 
     Args:
       columns: float[users, columns], one metric of every user in each run.
       groups: columns of each row's runs.
       pairs: rows to compare, as positions in `groups`.
-      resamples: how many.
-      seed: of the resampling; the same seed gives the same answer.
+      resamples: number of resamples.
+      seed: seed of the resampling; the same seed gives the same result.
 
     Returns:
-      float[pairs], two-sided p-values: the share of resampled differences at least as far from the observed one as that
-      is from 0 (itself counted: never 0).
+      float[pairs], two-sided p-values: the share of resampled differences at least as far from the
+      observed one as that is from 0 (itself counted: never 0).
     """
     users = len(columns)
     generator = np.random.Generator(np.random.Philox(key=seed))
     means = np.empty((resamples, columns.shape[1]))
-    for start in range(
-        0, resamples, 64
-    ):  # a block at a time: one matrix product instead of 64 passes
+    for start in range(0, resamples, 64):  # in blocks: one matrix product instead of 64 passes
         size = min(64, resamples - start)
         draws = [
             np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(size)
@@ -160,7 +167,7 @@ def hierarchical_bootstrap(
     p_values = []
     for a, b in pairs:
         difference = observed[a] - observed[b]
-        # The tolerance makes differences that are all equal count as equally far in spite of rounding.
+        # With the tolerance, equal differences count as equally far in spite of rounding.
         extreme = np.abs(resampled[a] - resampled[b] - difference) >= abs(difference) * (1 - 1e-12)
         p_values.append((1 + extreme.sum()) / (resamples + 1))
     return np.array(p_values)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the table of a data set from its runs: means, both errors, best and second, comparisons, published numbers.
+"""Builds the table of a data set from its runs: means, both errors, best and second, comparisons,
+published numbers.
 
-What is built here is independent of the format; `writing` makes Markdown, LaTeX, CSV and HTML of it.
+The table is independent of the format; `writing` writes it as Markdown, LaTeX, CSV and HTML.
 """
 
 import dataclasses
@@ -25,17 +26,17 @@ _UNDIRECTED = ("popularity",)
 
 @dataclass(frozen=True)
 class Options:
-    """What decides a table beside its runs; written into it, so that it can be checked.
+    """Options of a table; they are written into it, so that it can be checked.
 
     Attributes:
       metrics: columns.
       split: `test` or `valid`.
-      baseline: row that the others are compared with; empty for no comparison.
+      baseline: row to compare the others with; empty for no comparison.
       spread: over seeds: `sd` or `se`.
       alpha: level of significance.
-      resamples: of the bootstrap.
-      digits: after the point.
-      margin: difference that does not matter, as a share of the baseline's value.
+      resamples: number of bootstrap resamples.
+      digits: decimals.
+      margin: largest difference that counts as equal, as a share of the baseline's value.
     """
 
     metrics: tuple[str, ...] = ("ndcg@10", "hr@10", "mrr")
@@ -53,12 +54,12 @@ class Cell:
     """One number of the table.
 
     Attributes:
-      mean: over seeds; nan where a baseline does not have the metric.
+      mean: over seeds; nan if a baseline lacks the metric.
       sd: standard deviation over seeds; nan with one seed.
       se: standard error of the mean over seeds; nan with one seed.
-      users: standard error over users of one run; nan where single users do not have the metric.
+      users: standard error over users of one run; nan if the metric does not exist per user.
       place: 1 for the best in its column, 2 for the second, else 0.
-      significant: told from the baseline.
+      significant: significantly different from the baseline.
     """
 
     mean: float
@@ -75,14 +76,15 @@ class Table:
 
     Attributes:
       name: of the data set.
-      options: what it was made with.
+      options: options of the table.
       rows: of the table.
       cells: [rows][metrics].
-      ties: (row, metric, on targets tied in time with their predecessor, on others), where runs say.
+      ties: (row, metric, on targets tied in time with their predecessor, on others),
+        if runs record them.
       comparisons: with the baseline; empty without one.
-      published: numbers of others on the same data and candidates; never among the rows.
+      published: published rows on the same data and candidates; never among the rows.
       notes: sentences below the table.
-      reproducibility: (what, value) pairs.
+      reproducibility: (name, value) pairs.
     """
 
     name: str
@@ -100,7 +102,7 @@ def build(name: str, runs: Sequence[Run], options: Options) -> Table:
     """Builds the table of runs on one data set under one protocol.
 
     Raises:
-      UserError: a metric is missing, or the comparison asked for is impossible.
+      UserError: a metric is missing, or the comparison is impossible.
     """
     found, commons = rows(runs)
     found = [
@@ -112,10 +114,10 @@ def build(name: str, runs: Sequence[Run], options: Options) -> Table:
     if options.baseline:
         if options.split != "test":
             raise UserError(
-                "--baseline needs --split test: ranks of single users are kept for the test alone."
+                "--baseline needs --split test: ranks per user are stored for the test set only."
             )
         base = find_row(found, options.baseline)
-        options = dataclasses.replace(options, baseline=base.name)  # from here on by its full name
+        options = dataclasses.replace(options, baseline=base.name)  # its full name from here on
         comparisons = compare(
             found, base, options.metrics, options.alpha, options.resamples, options.margin
         )
@@ -137,7 +139,7 @@ def build(name: str, runs: Sequence[Run], options: Options) -> Table:
 def _column(found: Sequence[Row], metric: str, significant: set, options: Options) -> list[Cell]:
     values = [row.values(metric, options.split) for row in found]
     means = [float(v.mean()) for v in values]
-    # Numbers that print alike share a place.
+    # Numbers that print alike share a rank.
     shown = [round(mean, options.digits) for mean in means]
     known = {mean for mean in shown if not math.isnan(mean)}
     ladder = (
@@ -159,7 +161,9 @@ def _column(found: Sequence[Row], metric: str, significant: set, options: Option
 
 
 def _ties(found: Sequence[Row], options: Options) -> list[tuple[str, str, float, float]]:
-    """Returns test metrics apart for targets that are tied in time with their predecessor, and for the others."""
+    """Returns separate test metrics for targets that are tied in time with their predecessor and
+    for the others.
+    """
     lines = []
     for row in found:
         if row.baseline or not all(
@@ -185,7 +189,8 @@ def _notes(
     ]
     kind = {"sd": "standard deviation", "se": "standard error of the mean"}[options.spread]
     notes.append(
-        f"Means over seeds, {options.split} set; ±s: {kind} over seeds, ±u: standard error over users of one run. "
+        f"Means over seeds, {options.split} set; ±s: {kind} over seeds, ±u: standard error over "
+        "users of one run. "
         "The best value of a column is bold, the second underlined."
     )
     if early := [run for run in runs if run.interrupted]:
@@ -203,8 +208,10 @@ def _notes(
         )
     if comparisons:
         notes.append(
-            f"† differs from {options.baseline}: with the variance of users and of seeds, both in Student's test "
-            f"(two-way random effects) and in a bootstrap of users and seeds ({options.resamples:,} resamples), p < "
+            f"† differs from {options.baseline}: with the variance of users and of seeds, both in "
+            "Student's test "
+            "(two-way random effects) and in a bootstrap of users and seeds "
+            f"({options.resamples:,} resamples), p < "
             f"{options.alpha:g} after Holm's correction over {len(comparisons)} comparisons."
         )
     return notes

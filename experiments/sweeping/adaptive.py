@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptive search with Optuna: TPE proposes a trial when it starts, the median rule prunes hopeless ones.
+"""Adaptive search with Optuna: TPE proposes a trial when it starts,
+the median rule prunes weak ones.
 
-The study lives in a journal file on a shared disk or in a database, so several machines share it.
-A proposal is made once per trial number and then kept, by the study and by the trial's own `trial.json`.
+The study lives in a journal file on a shared disk or in a database, so several machines share it. A
+proposal is made once per trial number and then kept, by the study and by the trial's own
+`trial.json`.
 """
 
 import warnings
@@ -13,7 +15,7 @@ from experiments.sweep import Choice, Overrides, Search
 
 try:
     import optuna
-except ImportError:  # everything else works without it
+except ImportError:  # optional
     optuna = None
 
 
@@ -30,10 +32,13 @@ class Study:
           common: overrides that go under the proposals.
 
         Raises:
-          UserError: Optuna is missing, or the storage cannot be opened.
+          UserError: Optuna is not installed, or the storage cannot be opened.
         """
         if optuna is None:
-            raise UserError("a sweep with SEARCH needs Optuna; pip install 'bert4rec_jax[sweeps]'.")
+            raise UserError(
+                "a sweep with SEARCH needs Optuna; run pip install 'bert4rec_jax[sweeps]' (from a "
+                "clone: pip install -e '.[sweeps]')."
+            )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._search, self._name, self._common = search, name, common
         self._storage = _open_storage(storage)
@@ -41,18 +46,21 @@ class Study:
         self._space = {key: _distribution(part) for key, part in search.space.items()}
 
     def overrides(self, index: int) -> Overrides:
-        """Returns what trial `index` changes; proposes it at the first call, on whatever machine that is."""
+        """Returns what trial `index` changes; proposes it at the first call, on any machine."""
         trial = self._find(index)
         if trial is None:
-            # A sampler per trial: with one seed for all, every machine would start with the same draws.
+            # A sampler per trial: with one seed for all, every machine would start with the same
+            # draws.
             trial = self._open(index).ask(self._space)
             trial.set_user_attr("index", index)
         return {**self._common, **self._search.fixed, **trial.params}
 
     def is_hopeless(self, index: int, step: int, value: float) -> bool:
-        """Notes a validation and says whether the trial is below the median of the others at that step."""
+        """Records a validation; returns whether the trial is below the median of the others at
+        that step.
+        """
         found = self._find(index, optuna.trial.TrialState.RUNNING)
-        if found is None:  # tried again after a failure: the study has closed that trial
+        if found is None:  # retried after a failure: the study has closed that trial
             return False
         trial = optuna.trial.Trial(self._study, found._trial_id)
         if step not in found.intermediate_values:
@@ -60,7 +68,8 @@ class Study:
         return trial.should_prune()
 
     def conclude(self, index: int, state: str, value: float | None = None) -> None:
-        """Closes a trial as finished (with its value), pruned or failed; a closed trial stays as it is.
+        """Closes a trial as finished (with its value), pruned or failed;
+        a closed trial stays as it is.
 
         A trial that failed and finishes later is added as a second entry with the same parameters.
         """

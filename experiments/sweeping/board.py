@@ -14,7 +14,7 @@ try:
     from rich.console import Console
     from rich.live import Live
     from rich.table import Table
-except ImportError:  # the plain table says the same
+except ImportError:  # the plain table has the same content
     Console = None
 
 COLORS = {
@@ -50,7 +50,9 @@ def rows(progress: list[trials.Progress], metric: str) -> list[tuple[str, ...]]:
 
 
 def describe(overrides: Overrides | None, shared: Overrides | None = None) -> str:
-    """Returns overrides as `model.width=64 seed=1`, those in `shared` left out; `-` where there are none."""
+    """Returns overrides as `model.width=64 seed=1`, those in `shared` left out;
+    `-` where there are none.
+    """
     parts = [
         f"{name}={value}" for name, value in (overrides or {}).items() if name not in (shared or {})
     ]
@@ -68,7 +70,9 @@ def duration(seconds: float) -> str:
 
 
 def follow(root: Path, metric: str, goes_on: Callable[[], bool], refresh: float = 1.0) -> None:
-    """Shows the sweep in `root` until `goes_on` returns False, then leaves the last state on the screen."""
+    """Shows the sweep in `root` until `goes_on` returns False,
+    then leaves the last state on the screen.
+    """
     if Console is not None and sys.stdout.isatty():
         console = Console()
         with Live(console=console, auto_refresh=False) as live:
@@ -96,7 +100,7 @@ def follow(root: Path, metric: str, goes_on: Callable[[], bool], refresh: float 
 
 
 def summary(root: Path) -> str:
-    """Returns how many trials are in which state, and for each failed one the last lines of its log."""
+    """Returns the number of trials per state, and the last log lines of each failed trial."""
     progress = trials.all_progress(root)
     counts = Counter(p.state for p in progress)
     lines = [
@@ -113,7 +117,7 @@ def summary(root: Path) -> str:
 
 
 def common_overrides(progress: list[trials.Progress]) -> Overrides:
-    """Returns the overrides that all known trials have in common; nothing where there is one trial only."""
+    """Returns the overrides that all known trials share; empty if there is one trial."""
     known = [p.overrides for p in progress if p.overrides is not None]
     if len(known) < 2:
         return {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hands a sweep to a cluster's own scheduler: one SLURM array or one Kubernetes Indexed Job.
+"""Runs a sweep with a cluster scheduler: one SLURM array or one Kubernetes Indexed Job.
 
-Both run `python -m experiments.launch --index i` per trial, which exits with 0 (done), 1 (failed) or 75
-(stopped after saving: start it again). The scheduler does the rest.
+Both run `python -m experiments.launch --index i` per trial, which exits with 0 (done), 1 (failed)
+or 75 (stopped after saving: start it again). The scheduler does the rest.
 """
 
 import shlex
@@ -15,8 +15,8 @@ from bert4rec_jax.errors import UserError
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h
 
-# bash interrupts `wait` when a trapped signal arrives, before the child's exit code is known, hence the loop.
-# Stopped trials go back into the queue under their own array index.
+# A trapped signal interrupts bash's `wait` before the child exits, hence the loop. Stopped trials
+# return to the queue under their own array index.
 _SLURM_BODY = """\
 cd {directory}
 {command} --index "$SLURM_ARRAY_TASK_ID" &
@@ -48,11 +48,11 @@ def slurm_script(
     Args:
       command: launches a trial when `--index i` is appended.
       indices: trials to run.
-      workers: how many at the same time.
-      logs: folder for the tasks' own output.
+      workers: number of tasks at the same time.
+      logs: folder for the output of the tasks.
       name: of the job.
-      options: further sbatch options, such as `--partition=gpu`; they come last and win.
-      directory: where to run.
+      options: further sbatch options, such as `--partition=gpu`; they override the others.
+      directory: working directory.
     """
     header = [
         f"--job-name={name}",
@@ -70,19 +70,19 @@ def slurm_script(
 
 
 def submit(script: Path) -> str:
-    """Submits a script and returns sbatch's answer.
+    """Submits a script and returns the output of sbatch.
 
     Raises:
-      UserError: there is no sbatch, or it refuses.
+      UserError: sbatch is missing or fails.
     """
     if shutil.which("sbatch") is None:
         raise UserError(
-            f"there is no sbatch on this machine; the script is in {script}, submit it where there is one."
+            f"sbatch is not installed on this machine; submit {script} on a login node."
         )
     answer = subprocess.run(["sbatch", str(script)], capture_output=True, text=True)
     if answer.returncode != 0:
         raise UserError(
-            f"sbatch refused {script}: {answer.stderr.strip() or answer.stdout.strip()}"
+            f"sbatch rejected {script}: {answer.stderr.strip() or answer.stdout.strip()}"
         )
     return answer.stdout.strip()
 
@@ -101,18 +101,18 @@ def job_manifest(
 ) -> dict:
     """Returns a Kubernetes Indexed Job; index i of the Job is trial i.
 
-    A stopped trial (exit code 75, or a pod that was evicted or drained) is started again and not counted as a
-    failure; a failed one is tried once more and then given up, without stopping the others.
+    A stopped trial (exit code 75, or a pod that was evicted or drained) is restarted and not
+    counted as a failure; a failed one is retried once, without stopping the others.
 
     Args:
       command: launches a trial when `--index=i` is appended.
-      count: number of trials; those that are finished end at once.
+      count: number of trials; finished ones end at once.
       workers: pods at the same time.
       name: of the Job.
       image: container image with the checkout as its working directory.
       volume_claim: persistent volume claim, writable by many, that holds the sweep's folder.
-      mount: where it appears in the container.
-      gpus: NVIDIA GPUs per pod; 0 asks for none.
+      mount: mount path in the container.
+      gpus: NVIDIA GPUs per pod.
       cpus: CPUs per pod.
       memory: of a pod, such as 16Gi.
     """
@@ -122,7 +122,7 @@ def job_manifest(
     container = {
         "name": "trial",
         "image": image,
-        # $(...) is filled in by Kubernetes itself; no shell stands between it and the signals.
+        # Kubernetes expands $(...); without a shell, signals reach the program.
         "command": [*command, "--index=$(JOB_COMPLETION_INDEX)"],
         "resources": {"requests": resources, "limits": resources},
         "volumeMounts": [{"name": "sweep", "mountPath": mount}],
@@ -156,13 +156,15 @@ def job_manifest(
 
 
 def job_name(text: str) -> str:
-    """Returns `text` as a name that Kubernetes and SLURM take: lower-case letters, digits and dashes."""
+    """Returns `text` as a valid name for Kubernetes and SLURM: lower-case letters,
+    digits and dashes.
+    """
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
     return name[:50].rstrip("-") or "sweep"
 
 
 def _ranges(indices: Sequence[int]) -> str:
-    """Writes 0,1,2,5 as 0-2,5: the list of a big sweep would not fit into a line of sbatch."""
+    """Writes 0,1,2,5 as 0-2,5, because the list of a large sweep is too long for sbatch."""
     parts: list[list[int]] = []
     for index in sorted(indices):
         if parts and parts[-1][1] == index - 1:

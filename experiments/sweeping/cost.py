@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep will cost: tokens and operations of each trial, and time where a finished one tells the pace."""
+"""The cost of a sweep: tokens and operations per trial,
+and the time if a finished trial provides the speed.
+"""
 
 import statistics
 from pathlib import Path
@@ -14,14 +16,14 @@ from experiments.sweeping.sweep_file import Sweep, apply
 
 
 def plan(sweep: Sweep, root: Path, workers: int) -> str:
-    """Returns the trials with their cost: tokens, and time where a finished trial tells the speed."""
+    """Returns the trials with their cost: tokens, and the time
+    if a finished trial provides the speed.
+    """
     values = config_lib.load(sweep.config).to_dict()
     progress = [trials.progress(root, i, sweep.overrides(i)) for i in range(len(sweep))]
     items = next((p.results["dataset"]["items"] for p in progress if p.results), 0)
     configs = {p.index: apply(values, p.overrides) for p in progress if p.overrides is not None}
-    if (
-        sweep.search
-    ):  # what a search will propose is unknown; the config as it stands is the estimate
+    if sweep.search:  # the proposals of a search are unknown; the config itself is the estimate
         typical = apply(values, {**sweep.common, **sweep.search.fixed})
         configs = {p.index: configs.get(p.index, typical) for p in progress}
     costs = {
@@ -63,13 +65,13 @@ def plan(sweep: Sweep, root: Path, workers: int) -> str:
     )
     if pace:
         lines.append(
-            f"at the pace of {len(paces)} finished trial(s): {duration(pace * operations) or '0 s'} of "
-            f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} worker(s)"
+            f"at the speed of {len(paces)} finished trial(s): "
+            f"{duration(pace * operations) or '0 s'} of "
+            f"machine time, about {duration(pace * operations / workers) or '0 s'} with {workers} "
+            "worker(s)"
         )
     else:
-        lines.append(
-            "no trial has finished yet, so the time is unknown; after the first one it is estimated here"
-        )
+        lines.append("no trial has finished yet; the first finished trial provides a time estimate")
     return "\n".join([*table, *map(wrapped, lines)])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs trials on this machine: a process per worker, with its share of CPUs, devices and memory."""
+"""Runs trials on this machine: one process per worker with its share of CPUs, GPUs and memory."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Slot:
-    """A worker's share of the machine; an empty one leaves everything as the scheduler set it."""
+    """A worker's share of the machine; an empty share keeps the scheduler's settings."""
 
     cpus: tuple[int, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
@@ -31,18 +31,18 @@ class Slot:
 def divide(workers: int, cpus: Sequence[int], gpus: Sequence[str]) -> list[Slot]:
     """Divides CPUs and GPUs between workers.
 
-    With fewer workers than GPUs each gets several, otherwise workers share one and its memory.
+    With fewer workers than GPUs, each gets several; otherwise workers share a GPU and its memory.
 
     Args:
       workers: number of slots.
-      cpus: numbers of the CPUs we may use.
-      gpus: their names, as CUDA_VISIBLE_DEVICES wants them; may be empty.
+      cpus: numbers of the available CPUs.
+      gpus: GPU names for CUDA_VISIBLE_DEVICES; may be empty.
     """
     slots = []
     for worker in range(workers):
         share = tuple(cpus[len(cpus) * worker // workers : len(cpus) * (worker + 1) // workers])
         share = share or (cpus[worker % len(cpus)],)
-        # Without these each process starts a thread per CPU of the machine in BLAS and in XLA.
+        # Without these, each process starts one thread per CPU of the machine in BLAS and in XLA.
         environment = {"OMP_NUM_THREADS": str(len(share)), "OPENBLAS_NUM_THREADS": str(len(share))}
         if gpus and workers <= len(gpus):
             each = len(gpus) // workers
@@ -82,7 +82,7 @@ def visible_gpus() -> list[str]:
 
 
 class Runner:
-    """Runs trials of one sweep until told to stop.
+    """Runs trials of one sweep until it is stopped.
 
     Attributes:
       stop: set to end running trials with SIGTERM, which saves them, and to start no more.
@@ -102,9 +102,9 @@ class Runner:
         Args:
           sweep: the sweep.
           root: its folder.
-          program: the training command, before its flags.
-          study: of an adaptive sweep.
-          grace: seconds that a run has for saving after SIGTERM before it is killed.
+          program: training command without its flags.
+          study: study of an adaptive sweep.
+          grace: seconds between SIGTERM, which makes a run save, and SIGKILL.
         """
         self.stop, self.kill = threading.Event(), threading.Event()
         self._sweep, self._root, self._program, self._study = sweep, root, list(program), study
@@ -114,7 +114,7 @@ class Runner:
     def run(self, index: int, slot: Slot) -> str:
         """Starts or resumes a trial and waits for it; returns its state afterwards.
 
-        `running` means that another launcher has it. A finished or pruned trial is left alone.
+        `running` means that another launcher runs it. Finished and pruned trials are not started.
         """
         folder = trials.directory(self._root, index)
         claim = trials.Claim.take(folder)
@@ -130,7 +130,9 @@ class Runner:
             claim.release()
 
     def drain(self, indices: Sequence[int], slots: Sequence[Slot]) -> list[threading.Thread]:
-        """Starts one thread per slot that takes trials from `indices` in order; returns the threads."""
+        """Starts one thread per slot that takes trials from `indices` in order;
+        returns the threads.
+        """
         pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in indices:
             pending.put(index)
@@ -139,7 +141,7 @@ class Runner:
             if slot.cpus and hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(
                     0, slot.cpus
-                )  # of this thread; the processes that it starts inherit it
+                )  # set for this thread; its child processes inherit it
             while not self.stop.is_set():
                 try:
                     index = pending.get_nowait()
@@ -153,7 +155,7 @@ class Runner:
         return threads
 
     def _stored_state(self, index: int) -> str:
-        """Returns the state on disk as if nobody, ourselves included, were working on the trial."""
+        """Returns the state on disk, ignoring running launchers, including this one."""
         folder = trials.directory(self._root, index)
         if trials.finished(folder):
             return trials.FINISHED
@@ -163,7 +165,7 @@ class Runner:
         overrides = trials.read_json(folder / "trial.json").get("overrides")
         if overrides is None:
             overrides = self._sweep.overrides(index)
-            if overrides is None:  # a trial that changes nothing has {}
+            if overrides is None:  # a trial without changes has {}
                 overrides = self._study.overrides(index)
             trials.write_json(folder / "trial.json", {"index": index, "overrides": overrides})
         (folder / "status.json").unlink(missing_ok=True)
@@ -179,7 +181,8 @@ class Runner:
         with open(folder / "log.txt", "ab") as log:
             start = log.tell()
             try:
-                # Its own session: Ctrl-C in the terminal reaches the launcher, which asks each run to save.
+                # Its own session: Ctrl-C in the terminal reaches only the launcher, which stops
+                # each run with SIGTERM.
                 process = subprocess.Popen(
                     command,
                     stdout=log,
@@ -201,7 +204,7 @@ class Runner:
             0,
             -signal.SIGTERM,
             128 + signal.SIGTERM,
-        ):  # the last two: stopped before it could listen
+        ):  # the last two: stopped before it installed its handlers
             state = trials.INTERRUPTED
         else:
             state = trials.FAILED
@@ -219,7 +222,9 @@ class Runner:
     def _wait(
         self, process: subprocess.Popen, index: int, folder: Path, metric: str, claim: trials.Claim
     ) -> tuple[int, bool]:
-        """Waits for a process, forwards stop and kill, prunes; returns (exit code, whether it was pruned)."""
+        """Waits for a process, forwards stop and kill, prunes; returns (exit code,
+        whether it was pruned).
+        """
         asked_at, pruned, seen = None, False, -1
         while process.poll() is None:
             claim.heartbeat()

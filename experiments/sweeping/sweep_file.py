@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep file, read and checked: its config, its trials, and the flags that each of them gets."""
+"""Reads and checks a sweep file: its config, its trials, and the flags of each trial."""
 
 import importlib.util
 import json
@@ -22,25 +22,26 @@ class Sweep:
     config: str
     trials: tuple[Overrides, ...]
     search: Search | None
-    common: Overrides  # from the command line, under every trial
+    common: Overrides  # overrides from the command line, for every trial
 
     def __len__(self) -> int:
         return self.search.trials if self.search else len(self.trials)
 
     def overrides(self, index: int) -> Overrides | None:
-        """Returns what trial `index` changes; None where the search decides when the trial starts."""
+        """Returns what trial `index` changes; None if the search proposes it at the start."""
         return None if self.search else {**self.common, **self.trials[index]}
 
 
 def load(file: str, common: Overrides) -> Sweep:
-    """Reads and checks a sweep file; every trial's config is resolved, so that a typo costs no training.
+    """Reads and checks a sweep file. It resolves every trial's config,
+    so a typo is found before training.
 
     Args:
       file: path of the sweep file.
-      common: overrides for every trial, on which the trial's own win.
+      common: overrides for every trial; the trial's own have priority.
 
     Raises:
-      UserError: the file cannot be used; says which trial and which field.
+      UserError: the file is invalid; the message contains the trial and the field.
     """
     module = _import(file, "sweep file")
     config = getattr(module, "CONFIG", None)
@@ -48,12 +49,13 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(f"{file} must set CONFIG to the path of a config file.")
     if not Path(config.partition(":")[0]).is_file():
         raise UserError(
-            f"{file}: CONFIG = {config!r} does not exist; paths start where you run the command."
+            f"{file}: CONFIG = {config!r} does not exist; paths are relative to the current folder."
         )
     search, trials = getattr(module, "SEARCH", None), ()
     if (search is None) == (not hasattr(module, "sweep")):
         raise UserError(
-            f"{file} must have either a function sweep() that yields dicts, or SEARCH = Search(...)."
+            f"{file} must have either a function sweep() that yields dicts, or SEARCH = "
+            "Search(...)."
         )
     if search is None:
         trials = _trials(file, module.sweep)
@@ -63,7 +65,7 @@ def load(file: str, common: Overrides) -> Sweep:
     if not len(sweep):
         raise UserError(f"{file} has no trials.")
     values = config_lib.load(config).to_dict()
-    # Of a search the corners must be valid; one draw stands for them.
+    # A random draw checks the search space.
     corner = (
         {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}}
         if search
@@ -82,13 +84,14 @@ def apply(values: dict, overrides: Overrides) -> Config:
     """Returns the resolved config of nested `values` with dotted `overrides`.
 
     Raises:
-      UserError: an unknown field or a bad value; names the field.
+      UserError: an unknown field or an invalid value.
     """
     values = json.loads(json.dumps(values))
     for name, value in overrides.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
             raise UserError(
-                f"{name!r}: {value!r} must be the name of a field and a number, a text, True or False."
+                f"{name!r}: {value!r} must be the name of a field and a number, a text, True or "
+                "False."
             )
         group = values
         *parents, leaf = name.split(".")
@@ -106,7 +109,8 @@ def arguments(overrides: Overrides) -> list[str]:
 
 
 def parse_assignments(assignments: list[str]) -> Overrides:
-    """Reads `field=value` strings; values that read as JSON scalars, or as Python's True and False, become such.
+    """Reads `field=value` strings; values that read as JSON scalars, or as Python's True and False,
+    become such.
 
     Raises:
       UserError: no `=`.
@@ -134,13 +138,13 @@ def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overri
         trials = tuple(dict(trial) for trial in sweep())
     except UserError:
         raise
-    except Exception as error:  # the file is the user's code
+    except Exception as error:  # the file is user code
         raise UserError(
             f"{file}: sweep() does not yield dicts: {type(error).__name__}: {error}"
         ) from error
     seen: dict[str, int] = {}
     for index, trial in enumerate(trials):
-        # Not by ==, to which 1 and True are the same.
+        # Not with ==, because 1 == True.
         first = seen.setdefault(repr(sorted(trial.items(), key=repr)), index)
         if first != index:
             raise UserError(f"{file}: trials {first} and {index} are the same: {trial}.")
@@ -149,7 +153,7 @@ def _trials(file: str, sweep: Callable[[], Iterable[Overrides]]) -> tuple[Overri
 
 def _import(file: str, what: str):
     if not Path(file).is_file():
-        raise UserError(f"there is no {what} {file!r}.")
+        raise UserError(f"the {what} {file!r} does not exist.")
     spec = importlib.util.spec_from_file_location("_" + Path(file).stem, file)
     if spec is None:
         raise UserError(f"the {what} {file!r} is not a Python file.")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trials of a sweep on disk: `ROOT/sweep.json` and one run directory per trial, `ROOT/007`.
 
-Everything that a launcher knows is in these files, so any machine that sees the folder can go on.
-Beside the run's own files a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
-`status.json` (how the last attempt ended) and, while somebody works on it, `claim.json`.
+All state is in these files, so any machine that sees the folder can continue. In addition to the
+run's own files, a trial has `trial.json` (index, overrides), `log.txt` (output of every attempt),
+`status.json` (how the last attempt ended) and, while a launcher runs it, `claim.json`.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from experiments.sweeping.sweep_file import Sweep
 
 HEARTBEAT_SECONDS = 10
 _TAIL_BYTES = 65536  # of metrics.jsonl; enough for the newest validation
-STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a machine that died
+STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a dead machine
 
 WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
     "waiting",
@@ -39,12 +39,12 @@ DONE = (FINISHED, PRUNED)
 
 @dataclass(frozen=True)
 class Progress:
-    """What the files of one trial say.
+    """The state of one trial, read from its files.
 
     Attributes:
       index: number of the trial.
       state: waiting, running, interrupted, finished, pruned or failed.
-      overrides: what it changes; None where a search has not decided yet.
+      overrides: changed fields; None if the search has not proposed it yet.
       step: last step in metrics.jsonl.
       valid: last validation metrics.
       seconds: training wall seconds so far.
@@ -76,12 +76,13 @@ def read_json(path: Path) -> dict:
 
 
 def open_root(root: Path, sweep: Sweep) -> dict:
-    """Makes `root` the folder of `sweep`, or checks that it already is; returns the content of sweep.json.
+    """Makes `root` the folder of `sweep`, or checks that it already is;
+    returns the content of sweep.json.
 
-    A sweep file may grow between starts; what was started must stay as it was.
+    A sweep file may grow between starts, but started trials must not change.
 
     Raises:
-      UserError: `root` holds trials of another sweep.
+      UserError: `root` contains trials of another sweep.
     """
     root.mkdir(parents=True, exist_ok=True)
     known = read_json(root / "sweep.json")
@@ -90,12 +91,14 @@ def open_root(root: Path, sweep: Sweep) -> dict:
         expected = sweep.overrides(index)
         if started and expected is not None and started["overrides"] != expected:
             raise UserError(
-                f"{directory(root, index)} holds {started['overrides']}, but trial {index} of {sweep.file} "
+                f"{directory(root, index)} contains {started['overrides']}, but trial {index} of "
+                f"{sweep.file} "
                 f"is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
         raise UserError(
-            f"{root} holds the sweep {known['sweep']} of {known['config']}; choose another --root."
+            f"{root} contains the sweep {known['sweep']} of {known['config']}; choose another "
+            "--root."
         )
     record = {
         "sweep": sweep.file,
@@ -114,11 +117,11 @@ def read_root(root: Path) -> dict:
     """Returns sweep.json of a sweep started here or elsewhere.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no sweep.json.
     """
     record = read_json(root / "sweep.json")
     if not record:
-        raise UserError(f"{root} holds no sweep: sweep.json is missing.")
+        raise UserError(f"{root} does not contain a sweep: sweep.json is missing.")
     return record
 
 
@@ -172,7 +175,7 @@ class Claim:
 
     @classmethod
     def take(cls, folder: Path) -> "Claim | None":
-        """Claims the trial in `folder`, also from a holder that died."""
+        """Claims the trial in `folder`, also if the previous holder died."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "claim.json"
         if _claim_is_live(folder):
@@ -190,20 +193,20 @@ class Claim:
         return claim
 
     def add_process(self, pid: int) -> None:
-        """Notes the training process: should the launcher die alone, the trial is still being worked on."""
+        """Records the training process, which may survive its launcher."""
         write_json(
             self._path,
             {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]},
         )
 
     def heartbeat(self) -> None:
-        """Shows that the holder lives; cheap to call often."""
+        """Updates the heartbeat; cheap to call often."""
         if time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self._beat = time.monotonic()
             os.utime(self._path)
 
     def release(self) -> None:
-        """Gives the trial back."""
+        """Releases the trial."""
         self._path.unlink(missing_ok=True)
 
 
@@ -216,7 +219,7 @@ def _claim_is_live(folder: Path) -> bool:
     holder = read_json(path)
     if (
         holder.get("host") == socket.gethostname()
-    ):  # here we can ask, and need not wait for a silence
+    ):  # on this machine the process can be checked directly
         return any(_lives(pid, folder) for pid in holder["pids"])
     return age < STALE_SECONDS
 
@@ -230,7 +233,7 @@ def _lives(pid: int, folder: Path) -> bool:
         return True
     if pid == os.getpid():
         return True
-    try:  # process numbers are used again: is it a launcher or a run at all?
+    try:  # process ids are reused: check that it is a launcher or a run
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -245,7 +248,7 @@ def _remove_stale(path: Path) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if read_json(aside).get("token") != judged:  # somebody else took it over between our two looks
+    if read_json(aside).get("token") != judged:  # another launcher took it between the two checks
         with contextlib.suppress(FileExistsError):
             os.link(aside, path)
     aside.unlink()

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each choice of the recipe is worth on MovieLens-100K: the recipe, changed in one place at a time, three seeds.
+"""Ablation of the recipe on MovieLens-100K: one change at a time, three seeds each.
 
-  python -m experiments.launch --sweep experiments/sweeps/ablation.py --root sweeps/ablation --workers 2
-  python -m experiments.report sweeps/ablation --baseline "BERT4Rec + next item" --out sweeps/ablation/report
+  python -m experiments.launch --sweep experiments/sweeps/ablation.py --root sweeps/ablation \
+      --workers 2
+  python -m experiments.report sweeps/ablation --baseline "BERT4Rec + next item" \
+      --out sweeps/ablation/report
 
-The same on other data, here on a copy of this file: CONFIG = "configs/steam_100k.py", and `data.path` in every trial.
+For other data, copy this file and set CONFIG = "configs/steam_100k.py",
+and `data.path` in every trial.
 """
 
 from experiments.sweep import with_seeds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers in documents against records: derived, written, and found where no record stands behind them."""
+"""Numbers in documents: derived from records, written, and reported if they have no record."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_every_number_of_the_documents_follows_from_a_record(document):
     assert text == (citations.CHECKOUT / document).read_text()
 
 
-def test_every_citation_stands_in_a_document():
+def test_every_citation_occurs_in_a_document():
     known = set(citations.documents())
     assert not [c for c in citations.load() if not set(c.documents) <= known]
 
@@ -98,17 +98,17 @@ def test_numbers_are_taken_out_of_records(results):
 @pytest.mark.parametrize(
     ("spec", "source", "said"),
     [
-        ("test/ndcg@10 one .4", "ml/runs/seed_*", "its source has 3 runs"),
-        ("test/ndcg@11 mean .4", "ml/runs/seed_*", "at 'ndcg@11' there is ndcg@1, hr@1"),
-        ("test/ndcg@10 mean .4", "nothing/runs/*", "there is no experiments/results/nothing/runs"),
-        ("test/ndcg@10 median .4", "ml/runs/seed_*", "there is no 'median'"),
-        ("test/ndcg@10 mean .x", "ml/runs/seed_*", "there is no format '.x'"),
-        ("valid/ndcg@10 users .4", "ml/runs/seed_*", "known for test metrics of runs"),
+        ("test/ndcg@10 one .4", "ml/runs/seed_*", "but its source has 3"),
+        ("test/ndcg@11 mean .4", "ml/runs/seed_*", "at 'ndcg@11' it has ndcg@1, hr@1"),
+        ("test/ndcg@10 mean .4", "nothing/runs/*", "experiments/results/nothing/runs/\\* does not exist"),
+        ("test/ndcg@10 median .4", "ml/runs/seed_*", "'median' is not a reduction"),
+        ("test/ndcg@10 mean .x", "ml/runs/seed_*", "'.x' is not a format"),
+        ("valid/ndcg@10 users .4", "ml/runs/seed_*", "exists only for test metrics of runs"),
         ("test/ndcg@10", "ml/runs/seed_*", "must look like"),
         ("x/y/7 one .4", "speed.json", "at '7'"),
     ],
 )
-def test_what_cannot_be_derived_is_said(results, spec, source, said):
+def test_a_number_that_cannot_be_derived_is_reported(results, spec, source, said):
     with pytest.raises(UserError, match=said.replace("(", r"\(")):
         sources.derive(spec, source, results)
 
@@ -129,11 +129,11 @@ def test_a_sentence_is_checked_and_rewritten_whatever_its_lines(results):
     problems, text = checked(good.replace(true, ".9999").replace("1,002", "7"), results, cite)
     assert text == good and len(problems) == 2
     assert (
-        "line 1: says .9999, the record gives " + true in problems[0]
-        and "line 2: says 7" in problems[1]
+        "line 1: the document has .9999, the record has " + true in problems[0]
+        and "line 2: the document has 7" in problems[1]
     )
     for bad, times in ((good + good, 2), ("Nothing.\n", 0)):
-        assert f"stands {times} times and not once" in checked(bad, results, cite)[0][0]
+        assert f"occurs {times} times instead of once" in checked(bad, results, cite)[0][0]
     assert checked("Nothing.\n", results, cite, document="docs/b.md") == ([], "Nothing.\n")
 
 
@@ -187,13 +187,13 @@ def test_numbers_of_nobody_are_found(results):
     )  # docstrings are statements, code is not
 
 
-def test_blocks_are_written_and_cover_what_they_hold(results):
+def test_blocks_are_written_and_cover_their_numbers(results):
     text = (
         "<!-- cite: results ml/ml.csv ndcg@10 -->\nold .9999\n<!-- end -->\n"
         "<!-- cite: published beauty full leave_one_out hr@10 -->\n<!-- end -->\n<!-- cite: table speed.json -->\n<!-- end -->\n"
     )
     problems, written = checked(text, results)
-    assert problems == ["a table between comments is not what the records give"]
+    assert problems == ["a generated table differs from the records"]
     assert (
         "| BERT4Rec (Cloze) | 3 | .1050 ±.0021<sup>s</sup> ±.0074<sup>u</sup> |" in written
         and ".9999" not in written
@@ -232,7 +232,7 @@ def test_the_file_of_citations_is_checked(tmp_path):
     assert citations.load(file) == [Citation(("a",), "x {y}", "z", {"y": "test/mrr one .4"})]
 
 
-def test_the_command_writes_and_says_what_is_left(results, monkeypatch, capsys):
+def test_the_command_writes_and_reports_the_rest(results, monkeypatch, capsys):
     from absl import flags
     from absl.testing import flagsaver
 
@@ -250,11 +250,11 @@ def test_the_command_writes_and_says_what_is_left(results, monkeypatch, capsys):
     )
     with flagsaver.flagsaver():
         flags.FLAGS(["cite"])
-        assert cite.main(["cite"]) == 1 and "says .9999" in capsys.readouterr().err
-        with pytest.raises(UserError, match="no document"):
+        assert cite.main(["cite"]) == 1 and "has .9999" in capsys.readouterr().err
+        with pytest.raises(UserError, match="not a known document"):
             cite.main(["cite", "docs/none.md"])
         flags.FLAGS(["cite", "--write"])
         assert cite.main(["cite", "README.md"]) == 1
     true = sources.derive("test/hr@10 one .4", "ml/runs/seed_0", results)
     assert (results.parent / "README.md").read_text() == f"It is {true} and .1234.\n"
-    assert "'.1234' is cited from no record" in capsys.readouterr().err
+    assert "'.1234' has no citation" in capsys.readouterr().err

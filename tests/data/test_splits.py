@@ -12,136 +12,162 @@ from bert4rec_jax.errors import UserError
 
 
 def dataset_of(tmp_path, rows, header="user,item,timestamp"):
-    (tmp_path / "log.csv").write_text(
-        "\n".join([header, *(",".join(map(str, row)) for row in rows)])
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]))
+    time_column = "timestamp" if "timestamp" in header else ""
+    config = DataConfig(
+        source="table",
+        path=str(path),
+        time_column=time_column,
+        cache_dir=str(tmp_path / "cache"),
     )
-    time = "timestamp" if "timestamp" in header else ""
-    path = str(tmp_path / "log.csv")
-    return load_dataset(
-        DataConfig(source="table", path=path, time_column=time, cache_dir=str(tmp_path / "cache"))
-    )
+    return load_dataset(config)
 
 
 def test_leave_one_out(tmp_path):
     lengths = {1: 5, 2: 2, 3: 3, 4: 1}
-    data = dataset_of(tmp_path, [(u, i, i) for u, n in lengths.items() for i in range(n)])
-    split = split_dataset(data)
-    assert split.train_stop.tolist() == [3, 7, 8, 11]  # 5 - 2 | all of 2 | 3 - 2 | all of 1
-    assert split.valid_users.tolist() == split.test_users.tolist() == [0, 2]
-    assert split.valid_targets.tolist() == [3, 8] and split.test_targets.tolist() == [4, 9]
+    rows = [(user, i, i) for user, length in lengths.items() for i in range(length)]
+    split = split_dataset(dataset_of(tmp_path, rows))
+    # Users with fewer than 3 events are trained on only.
+    assert split.train_stop.tolist() == [5 - 2, 7, 10 - 2, 11]
+    assert split.valid_users.tolist() == [0, 2]
+    assert split.test_users.tolist() == [0, 2]
+    assert split.valid_targets.tolist() == [3, 8]
+    assert split.test_targets.tolist() == [4, 9]
     assert "2 users with fewer than 3 events" in split.description
 
 
-def test_some_users_validate_and_under_leave_one_out_the_others_train_on_what_would_have_been_theirs(
-    tmp_path,
-):
-    rows = [(u, i, u + 50 * i) for u in range(40) for i in range(6)] + [(40, 0, 1), (40, 1, 2)]
-    data = dataset_of(tmp_path, rows)
-    few, more, every = (split_dataset(data, SplitConfig(valid_users=count)) for count in (5, 20, 0))
+@pytest.fixture
+def forty_users(tmp_path):
+    """40 users of 6 events, and one of 2 events."""
+    rows = [(user, i, user + 50 * i) for user in range(40) for i in range(6)]
+    return dataset_of(tmp_path, [*rows, (40, 0, 1), (40, 1, 2)])
+
+
+@pytest.mark.parametrize("count", [5, 20, 0])
+def test_leave_one_out_with_some_validation_users_trains_on_the_others(forty_users, count):
+    split = split_dataset(forty_users, SplitConfig(valid_users=count))
+    stops = forty_users.offsets[1:]
+    users = np.arange(41)
+    held_out = np.where(np.isin(users, split.valid_users), 2, users < 40)
+    assert len(split.valid_users) == (count or 40)
+    assert split.train_stop.tolist() == (stops - held_out).tolist()
+    assert split.valid_targets.tolist() == (stops[split.valid_users] - 2).tolist()
+    assert split.test_users.tolist() == list(range(40))
+    assert split.test_targets.tolist() == (stops[:40] - 1).tolist()
+
+
+def test_validation_users_are_the_first_of_one_shuffle(forty_users):
+    five = split_dataset(forty_users, SplitConfig(valid_users=5))
+    twenty = split_dataset(forty_users, SplitConfig(valid_users=20))
+    assert set(five.valid_users) < set(twenty.valid_users)
+    assert five.valid_users.tolist() != list(range(5))
     assert (
-        len(few.valid_users) == 5 and len(more.valid_users) == 20 and len(every.valid_users) == 40
-    )
-    assert set(few.valid_users) < set(more.valid_users)  # the first of one shuffle
-    assert few.valid_users.tolist() != every.valid_users[:5].tolist() == list(range(5))
-    stops = data.offsets[1:]
-    for split in (few, more, every):
-        validates = np.isin(np.arange(41), split.valid_users)
-        assert (
-            split.train_stop.tolist()
-            == (stops - np.where(validates, 2, np.arange(41) < 40)).tolist()
-        )
-        assert split.valid_targets.tolist() == (stops[split.valid_users] - 2).tolist()
-        assert (
-            split.test_users.tolist() == list(range(40))
-            and split.test_targets.tolist() == (stops[:40] - 1).tolist()
-        )
-    assert (
-        "the second-last the validation target of 5 users drawn at random, trained on for the others"
-        in (few.description)
-    )
-    assert (
-        "drawn" not in every.description
-        and split_dataset(data, SplitConfig(valid_users=40)).description == every.description
-    )
-    by_time = SplitConfig(kind="temporal", test_share=0.2, valid_share=0.2)
-    some = split_dataset(data, dataclasses.replace(by_time, valid_users=5))
-    all_users = split_dataset(data, by_time)
-    assert len(some.valid_users) == 5 and set(some.valid_users) < set(all_users.valid_users)
-    assert (
-        f"(5 validation of {len(all_users.valid_users)}, drawn at random, and " in some.description
-    )
-    assert f"({len(all_users.valid_users)} validation and " in all_users.description
-    targets = dict(zip(all_users.valid_users.tolist(), all_users.valid_targets.tolist()))
+        "the second-last the validation target of 5 users drawn at random, trained on for the "
+        "others"
+    ) in five.description
+
+
+def test_more_validation_users_than_users_are_all_users(forty_users):
+    everyone = split_dataset(forty_users)
+    assert "drawn" not in everyone.description
+    forty = split_dataset(forty_users, SplitConfig(valid_users=40))
+    assert forty.description == everyone.description
+
+
+def test_temporal_with_some_validation_users(forty_users):
+    config = SplitConfig(kind="temporal", test_share=0.2, valid_share=0.2)
+    everyone = split_dataset(forty_users, config)
+    some = split_dataset(forty_users, dataclasses.replace(config, valid_users=5))
+    count = len(everyone.valid_users)
+    assert len(some.valid_users) == 5
+    assert set(some.valid_users) < set(everyone.valid_users)
+    assert f"(5 validation of {count}, drawn at random, and " in some.description
+    assert f"({count} validation and " in everyone.description
+    targets = dict(zip(everyone.valid_users.tolist(), everyone.valid_targets.tolist()))
     assert [targets[user] for user in some.valid_users] == some.valid_targets.tolist()
-    assert np.array_equal(some.train_stop, all_users.train_stop)
-    assert np.array_equal(some.test_targets, all_users.test_targets)
+    assert np.array_equal(some.train_stop, everyone.train_stop)
+    assert np.array_equal(some.test_targets, everyone.test_targets)
 
 
-@pytest.mark.parametrize("which, place", [("first", 0), ("last", -1)])
-def test_temporal(tmp_path, monkeypatch, which, place):
-    monkeypatch.setattr(
-        order_statistics, "_INTERVALS", 4
-    )  # the times' order statistics take several passes
-    monkeypatch.setattr("bert4rec_jax.data.dataset._CACHE_FROM", 0)
+def temporal_log():
     random = np.random.default_rng(0)
     rows = [
-        (u, int(random.integers(30)), int(t)) for u in range(40) for t in random.integers(0, 60, 12)
+        (user, int(random.integers(30)), int(time))
+        for user in range(40)
+        for time in random.integers(0, 60, 12)
     ]
-    rows += [
-        (40, 1, 59),
-        (40, 2, 60),
-        (41, 3, 1),
-        (42, 99, 59),
-    ]  # only new, only old, one new event
-    rows += [
-        (43, 5, 48),
-        (43, 6, 50),
-    ]  # begins in the validation period: only the second event has one before it
-    rows += [(44, 1, 10), (44, 2, 58), (44, 98, 59)]  # an item that only the last target is
+    rows += [(40, 1, 59), (40, 2, 60)]  # only new events
+    rows += [(41, 3, 1)]  # only an old event
+    rows += [(42, 99, 59)]  # one new event
+    # Begins in the validation period: only the second event has an event before it.
+    rows += [(43, 5, 48), (43, 6, 50)]
+    rows += [(44, 1, 10), (44, 2, 58), (44, 98, 59)]  # item 98 is a test target only
+    return rows
+
+
+@pytest.mark.parametrize("period_target, place", [("first", 0), ("last", -1)])
+def test_temporal(tmp_path, monkeypatch, period_target, place):
+    monkeypatch.setattr(order_statistics, "_INTERVALS", 4)  # several passes per cut
+    monkeypatch.setattr("bert4rec_jax.data.dataset._CACHE_FROM", 0)
+    rows = temporal_log()
     data = dataset_of(tmp_path, rows)
-    config = SplitConfig(kind="temporal", test_share=0.1, valid_share=0.2, period_target=which)
-    # What is kept of the other choice is not taken for this one.
-    split_dataset(
-        data, dataclasses.replace(config, period_target="first" if which == "last" else "last")
+    config = SplitConfig(
+        kind="temporal", test_share=0.1, valid_share=0.2, period_target=period_target
     )
+    # The cached result of the other choice must not be used for this one.
+    other = "first" if period_target == "last" else "last"
+    split_dataset(data, dataclasses.replace(config, period_target=other))
     split = split_dataset(data, config)
     newest = sorted(data.timestamps, reverse=True)
-    test_cut, valid_cut = newest[round(0.1 * len(rows)) - 1], newest[round(0.3 * len(rows)) - 1]
+    test_cut = newest[round(0.1 * len(rows)) - 1]
+    valid_cut = newest[round(0.3 * len(rows)) - 1]
+    assert valid_cut <= 48 < 50 < test_cut
     expected = {"valid": {}, "test": {}}
-    for u in range(data.num_users):
-        a, b = data.offsets[u : u + 2]
-        assert split.train_stop[u] == a + sum(t < valid_cut for t in data.timestamps[a:b])
-        for part, start, stop in (("valid", valid_cut, test_cut), ("test", test_cut, 61)):
-            inside = [i for i in range(a, b) if start <= data.timestamps[i] < stop]
-            if inside and inside[place] > a:
-                expected[part][u] = inside[place]
+    for user in range(data.num_users):
+        start, stop = data.offsets[user : user + 2]
+        times = data.timestamps[start:stop]
+        assert split.train_stop[user] == start + np.count_nonzero(times < valid_cut)
+        for part, begin, end in (("valid", valid_cut, test_cut), ("test", test_cut, 61)):
+            inside = [i for i in range(start, stop) if begin <= data.timestamps[i] < end]
+            if inside and inside[place] > start:
+                expected[part][user] = inside[place]
+    assert len(expected["valid"]) > 10
+    assert len(expected["test"]) > 10
     assert dict(zip(split.valid_users.tolist(), split.valid_targets.tolist())) == expected["valid"]
     assert dict(zip(split.test_users.tolist(), split.test_targets.tolist())) == expected["test"]
-    assert len(expected["valid"]) > 10 and len(expected["test"]) > 10
-    assert valid_cut <= 48 < 50 < test_cut and (43 in split.valid_users) == (which == "last")
-    trained = {item for item, time in zip(data.items.tolist(), data.timestamps) if time < valid_cut}
+    assert (43 in split.valid_users) == (period_target == "last")
+    trained = set(data.items[np.asarray(data.timestamps) < valid_cut].tolist())
     unseen = sum(data.items[target] not in trained for target in expected["test"].values())
     assert f"{unseen} test targets are items that no training event has" in split.description
-    assert f"the {which} event in it" in split.description
+    assert f"the {period_target} event in it" in split.description
 
 
-def test_shares_of_a_temporal_split_are_rounded_and_never_empty(tmp_path):
-    # Users 0 to 8 take turns, so that every period has users with a history. Every item comes twice, in a row.
-    data = dataset_of(tmp_path, [(t % 9, 100 + t // 2, t) for t in range(90)])
-    for share, events in ((0.001, 1), (0.03, 3), (0.04, 4), (0.1, 9)):  # 0.09, 2.7, 3.6 and 9 of 90
-        split = split_dataset(data, SplitConfig(kind="temporal", test_share=share, valid_share=0.1))
-        assert len(split.test_users) == events, share
-        assert f"{events} test targets are items that no training event has" in split.description
+@pytest.mark.parametrize(
+    "share, events",
+    [(0.001, 1), (0.03, 3), (0.04, 4), (0.1, 9)],  # 0.09, 2.7, 3.6 and 9 of 90 events
+)
+def test_a_temporal_test_period_has_the_rounded_share_of_events(tmp_path, share, events):
+    # Users 0 to 8 take turns, so that every period has users with a history. Each item has two
+    # consecutive events.
+    data = dataset_of(tmp_path, [(time % 9, 100 + time // 2, time) for time in range(90)])
+    config = SplitConfig(kind="temporal", test_share=share, valid_share=0.1)
+    split = split_dataset(data, config)
+    assert len(split.test_users) == events
+    assert f"{events} test targets are items that no training event has" in split.description
 
 
-def test_splits_that_cannot_be_made(tmp_path):
-    temporal = SplitConfig(kind="temporal")
-    untimed = dataset_of(tmp_path, [(u, i) for u in range(3) for i in range(5)], "user,item")
-    with pytest.raises(UserError, match="needs timestamps, and log has none"):
-        split_dataset(untimed, temporal)
-    same = dataset_of(tmp_path, [(u, i, 7) for u in range(3) for i in range(5)])
-    with pytest.raises(UserError, match="no training events"):
-        split_dataset(same, temporal)
-    short = dataset_of(tmp_path, [(u, i, 7) for u in range(3) for i in range(2)])
-    with pytest.raises(UserError, match="no validation targets"):
-        split_dataset(short)
+@pytest.mark.parametrize(
+    "kind, events, header, message",
+    [
+        ("temporal", 5, "user,item", "needs timestamps, and log has none"),
+        ("temporal", 5, "user,item,timestamp", "no training events"),  # all at the same time
+        ("leave_one_out", 2, "user,item,timestamp", "no validation targets"),
+    ],
+)
+def test_impossible_splits_are_rejected(tmp_path, kind, events, header, message):
+    columns = 3 if "timestamp" in header else 2
+    rows = [(user, item, 7)[:columns] for user in range(3) for item in range(events)]
+    data = dataset_of(tmp_path, rows, header)
+    with pytest.raises(UserError, match=message):
+        split_dataset(data, SplitConfig(kind=kind))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generator does what its docstring says, and the computed optimum is one."""
+"""The generated log has the documented structure, and the Bayes oracle is optimal on it."""
 
 import dataclasses
 
@@ -20,32 +20,32 @@ def cache(tmp_path_factory):
 
 
 def load(cache, **changes):
-    return load_dataset(
-        DataConfig(
-            source="synthetic", cache_dir=cache, synthetic=dataclasses.replace(CONFIG, **changes)
-        )
-    )
+    config = dataclasses.replace(CONFIG, **changes)
+    return load_dataset(DataConfig(source="synthetic", cache_dir=cache, synthetic=config))
 
 
-def test_shape_titles_and_seed(cache):
+def test_sizes_titles_and_seed(cache):
     data = load(cache)
-    assert data.num_users == 3000 and data.num_items == 60
-    assert data.statistics()["min_length"] >= 5
-    assert abs(data.statistics()["mean_length"] - 14) < 0.7
-    for u in range(300):
-        own = data.items[data.offsets[u] : data.offsets[u + 1]]
-        assert len(set(own.tolist())) == len(own)
+    statistics = data.statistics()
+    assert data.num_users == 3000
+    assert data.num_items == 60
+    assert statistics["min_length"] >= 5
+    assert abs(statistics["mean_length"] - 14) < 0.7
+    for start, stop in zip(data.offsets[:300], data.offsets[1:301]):
+        assert len(set(data.items[start:stop].tolist())) == stop - start
     assert data.item_table()["title"].str.fullmatch(r"Genre \d+, item \d+").all()
     assert data.item_table()["genres"].nunique() == 4
     assert load(cache, seed=4).fingerprint != data.fingerprint
-    assert data.fingerprint == "d65ab5e68c39e065"  # under every NumPy; a change needs a new VERSION
+    # With every NumPy version; a change requires another `synthetic.VERSION`.
+    assert data.fingerprint == "d65ab5e68c39e065"
 
 
 def brute_force(data, user, target):
-    """Probabilities of the next item by summing over every path of tastes, in the dataset's numbering."""
+    """Returns the probabilities of the next item, summed over all paths of tastes."""
     process = synthetic.structure(CONFIG)
     own = data.item_table()["item"].astype(int).to_numpy() - 1
-    genres, popularity = process.genres[own], process.popularity[own]
+    genres = process.genres[own]
+    popularity = process.popularity[own]
     history = data.items[data.offsets[user] : target] - 1
 
     def emission(taste, seen):
@@ -55,16 +55,17 @@ def brute_force(data, user, target):
         return anywhere if not inside.any() else 0.85 * inside / inside.sum() + 0.15 * anywhere
 
     seen = np.zeros(len(own), bool)
-    paths = {(z,): 0.25 for z in range(4)}
+    paths = {(taste,): 0.25 for taste in range(4)}
     for item in history:
-        table = [emission(z, seen) for z in range(4)]
-        paths = {
-            p + (z,): w * table[p[-1]][item] * process.transitions[p[-1], z]
-            for p, w in paths.items()
-            for z in range(4)
-        }
+        emissions = [emission(taste, seen) for taste in range(4)]
+        longer = {}
+        for path, weight in paths.items():
+            for taste in range(4):
+                probability = emissions[path[-1]][item] * process.transitions[path[-1], taste]
+                longer[(*path, taste)] = weight * probability
+        paths = longer
         seen[item] = True
-    total = sum(w * emission(p[-1], seen) for p, w in paths.items())
+    total = sum(weight * emission(path[-1], seen) for path, weight in paths.items())
     return total / total.sum(), seen
 
 
@@ -80,51 +81,52 @@ def test_optimal_ranks_equal_a_sum_over_all_paths(cache):
 
 
 def test_the_log_follows_the_probabilities(cache):
-    """Over many targets, the model's mean log probability and its hit rate are what it expects of itself."""
+    """The hit rate and the mean log probability agree with the oracle's own expectation."""
     data = load(cache)
     split = split_dataset(data)
     process = in_dataset_order(synthetic.structure(CONFIG), data)
     starts = data.offsets[split.test_users]
     scores, seen = next_item_probabilities(process, data.items, starts, split.test_targets)
-    assert np.allclose(scores.sum(axis=1), 1) and not np.any(scores[seen])
+    assert np.allclose(scores.sum(axis=1), 1)
+    assert not np.any(scores[seen])
     hits = bayes_optimal_ranks(data, split.test_users, split.test_targets) <= 10
     expected = np.sort(scores, axis=1)[:, -10:].sum(axis=1)
-    assert abs(hits.mean() - expected.mean()) < 4 * np.sqrt(
-        np.mean(expected * (1 - expected)) / len(hits)
-    )
+    error = np.sqrt(np.mean(expected * (1 - expected)) / len(hits))
+    assert abs(hits.mean() - expected.mean()) < 4 * error
     own = np.log(scores[np.arange(len(starts)), data.items[split.test_targets] - 1])
     logs = np.log(np.where(scores > 0, scores, 1))
-    entropy = np.sum(scores * logs, axis=1)
-    spread = np.sqrt(np.mean(np.sum(scores * logs**2, axis=1) - entropy**2) / len(own))
-    assert abs(own.mean() - entropy.mean()) < 4 * spread
+    expected = np.sum(scores * logs, axis=1)
+    variance = np.sum(scores * logs**2, axis=1) - expected**2
+    error = np.sqrt(np.mean(variance) / len(own))
+    assert abs(own.mean() - expected.mean()) < 4 * error
 
 
-def test_the_optimum_beats_popularity_and_the_last_item_alone(cache):
+def ndcg(ranks):
+    ranks = np.array(ranks)
+    return np.mean(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0))
+
+
+def test_the_oracle_beats_popularity_and_the_genre_of_the_last_item(cache):
     data = load(cache, num_items=300)
     split = split_dataset(data)
-    targets = data.items[split.test_targets]
     optimal = bayes_optimal_ranks(data, split.test_users, split.test_targets)
-    genre = data.item_table()["genres"]
+    genre = data.item_table()["genres"].to_numpy()
     counts = np.bincount(data.items, minlength=301)[1:]
-    popular, last = [], []
-    for u, t, target in zip(split.test_users, split.test_targets, targets):
-        history = data.items[data.offsets[u] : t] - 1
+    popular = []
+    last_genre = []
+    for user, position in zip(split.test_users, split.test_targets):
+        target = data.items[position] - 1
+        history = data.items[data.offsets[user] : position] - 1
         scores = counts.astype(float)
         scores[history] = -1
-        popular.append(np.sum(scores >= scores[target - 1]))
-        scores = scores * np.where(genre == genre[history[-1] + 1], 1000, 1)
-        last.append(np.sum(scores >= scores[target - 1]))
-    ndcg = [
-        np.mean(np.where(np.array(r) <= 10, 1 / np.log2(1 + np.array(r)), 0))
-        for r in (optimal, last, popular)
-    ]
-    assert ndcg[0] > 1.05 * ndcg[1] > 1.3 * ndcg[2]
+        popular.append(np.sum(scores >= scores[target]))
+        scores[genre == genre[history[-1]]] *= 1000
+        last_genre.append(np.sum(scores >= scores[target]))
+    assert ndcg(optimal) > 1.05 * ndcg(last_genre) > 1.3 * ndcg(popular)
 
 
-def test_filtered_data_are_refused(cache):
-    data = load_dataset(
-        DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG),
-        FilterConfig(item_core=900),
-    )
+def test_the_oracle_rejects_filtered_data(cache):
+    config = DataConfig(source="synthetic", cache_dir=cache, synthetic=CONFIG)
+    data = load_dataset(config, FilterConfig(item_core=900))
     with pytest.raises(ValueError, match="filters removed"):
         bayes_optimal_ranks(data, np.array([0]), np.array([3]))

@@ -256,7 +256,8 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
     generator = np.random.default_rng(0)
     titles = [" ".join(generator.choice(words, 3)) + f" {i}" for i in range(n)]
     catalogue = pd.DataFrame(
-        {"item": [str(i) for i in range(n)], "title": titles}, index=range(1, n + 1)
+        {"item": [str(i) for i in range(n)], "title": titles, "training_interactions": 1},
+        index=range(1, n + 1),
     )
     config = config_lib.resolve(config_lib.recommended())
     params = init_params(config.model, n, jax.random.key(0))

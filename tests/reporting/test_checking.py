@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""--check: a forged table, a forged record, and a record that the present program would not make."""
+"""--check with a forged table, a forged record, and a record that this version cannot reproduce."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def table(sweep, tmp_path):
 
 def test_a_changed_digit_is_named(table, sweep):
     code, out, _ = report("--check", table)  # finds the records by itself
-    assert code == 0 and "the program can make them again" in out
+    assert code == 0 and "this version can reproduce them" in out
     assert not checking.check(table, [str(sweep)])
 
     text = table.read_text()
@@ -57,7 +57,7 @@ def test_a_changed_digit_is_named(table, sweep):
         table.write_text(text.replace(old, new))
         assert len(checking.check(table, [])) >= 1, old
     table.write_text(text + "\n\nmore\n")
-    assert not checking.check(table, [])  # what stands outside the table is not its business
+    assert not checking.check(table, [])  # --check ignores text outside the table
 
     for suffix, old, new in (
         (".tex", cell.lstrip("0"), forged.lstrip("0")),
@@ -79,71 +79,76 @@ def test_a_changed_digit_is_named(table, sweep):
             "results.json",
             ("test", "ndcg@10"),
             0.5,
-            "results.json says test ndcg@10 = 0.500000, but ranks_test.npz gives",
+            "results.json has test ndcg@10 = 0.500000, but ranks_test.npz yields",
         ),
         (
             "results.json",
             ("baselines", "markov", "test", "mrr"),
             0.5,
-            "results.json says markov mrr = 0.500000",
+            "results.json has markov mrr = 0.500000",
         ),
-        ("results.json", ("seed",), 7, "results.json is of seed 7, config.json of seed 0"),
-        ("config.json", ("train", "steps"), 99, "results.json is of 100 steps, config.json of 99"),
+        ("results.json", ("seed",), 7, "results.json has seed 7, config.json has seed 0"),
+        ("config.json", ("train", "steps"), 99, "results.json has 100 steps, config.json has 99"),
         (
             "results.json",
             ("model",),
             "BERT4Rec",
-            "results.json calls it 'BERT4Rec', the present program 'BERT4Rec (Cloze)'",
+            "results.json has the model name 'BERT4Rec', this version 'BERT4Rec (Cloze)'",
         ),
         (
             "results.json",
             ("parameters",),
             77,
-            "results.json says 77 parameters, the model of config.json has",
+            "results.json has 77 parameters, the config's model has",
         ),
-        ("config.json", ("model", "width"), 32, "parameters, the model of config.json has"),
+        ("config.json", ("model", "width"), 32, "parameters, the config's model has"),
         (
             "results.json",
             ("best_step",),
             50,
-            "says that step 50 was the best, by metrics.jsonl it is step 100",
+            "results.json has best step 50, metrics.jsonl has 100",
         ),
         (
             "results.json",
             ("valid", "ndcg@10"),
             0.5,
-            "results.json says valid ndcg@10 = 0.500000, metrics.jsonl has",
+            "results.json has valid ndcg@10 = 0.500000, metrics.jsonl has",
         ),
         (
             "results.json",
             ("train_seconds",),
             3601.0,
-            "results.json says 3601.00 s of training, metrics.jsonl 3600.00",
+            "results.json has 3601.00 s of training, metrics.jsonl has 3600.00",
         ),
         (
             "config.json",
             ("model", "width"),
             None,
-            "says nothing of config.model.width, which is 64 in the present program",
+            "lacks config.model.width, which is 64 in this version",
         ),
         (
             "config.json",
             ("model", "width"),
             "wide",
-            "refuses its config.json: config.model.width must be of type int",
+            "rejects its config.json: config.model.width must be of type int",
         ),
         (
             "config.json",
             ("model", "old_field"),
             1,
-            "refuses its config.json: unknown config field config.model.old_field",
+            "rejects its config.json: unknown config field config.model.old_field",
         ),
         ("environment.json", ("starts",), None, "contains no history of starts"),
-        ("environment.json", ("starts", 0, "git_dirty"), True, "from files that no commit holds"),
+        (
+            "environment.json",
+            ("starts", 0, "git_dirty"),
+            True,
+            "with files that were not committed",
+        ),
         ("environment.json", ("starts", 0, "git_commit"), None, "started"),
     ],
 )
-def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys, value, said):
+def test_a_record_that_this_version_cannot_reproduce_is_reported(tmp_path, file, keys, value, said):
     run = make_run(tmp_path / "a")
     assert not checking.check_records(records.find([str(run)])[0])
     if keys[:2] == ("starts", 0):
@@ -157,7 +162,7 @@ def test_a_record_that_the_program_would_not_make_is_named(tmp_path, file, keys,
     assert any(said in problem for problem in problems), problems
 
 
-def test_a_config_that_its_command_no_longer_gives_is_named(tmp_path, monkeypatch):
+def test_a_config_that_its_command_no_longer_yields_is_reported(tmp_path, monkeypatch):
     command = [
         "main.py",
         "--config",
@@ -187,7 +192,7 @@ def test_a_config_that_its_command_no_longer_gives_is_named(tmp_path, monkeypatc
     change_json(run / "config.json", "optimizer", "beta2", value=0.97)
     (problem,) = checking.check_records(records.find([str(run)])[0])
     assert (
-        "with the present configs/quickstart.py gives config.optimizer.beta2 = 0.98, its config.json has 0.97"
+        "with today's configs/quickstart.py sets config.optimizer.beta2 = 0.98, its config.json has 0.97"
         in problem
     )
     change_json(run / "config.json", "optimizer", "beta2", value=0.98)
@@ -196,7 +201,7 @@ def test_a_config_that_its_command_no_longer_gives_is_named(tmp_path, monkeypatc
         config_lib, "recommended", lambda: changed(recommended())
     )  # as if its file had been changed
     (problem,) = checking.check_records(records.find([str(run)])[0])
-    assert "gives config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
+    assert "sets config.optimizer.clip_norm = 5.0, its config.json has 0.0" in problem
 
 
 def changed(config):
@@ -215,7 +220,7 @@ def test_metrics_of_tied_targets_follow_from_the_ranks(tmp_path):
     assert not checking.check_records(records.find([str(run)])[0])
     change_json(run / "results.json", "test_untied", "mrr", value=0.9)
     (problem,) = checking.check_records(records.find([str(run)])[0])
-    assert "results.json says test_untied mrr = 0.900000" in problem
+    assert "results.json has test_untied mrr = 0.900000" in problem
 
 
 def test_what_changes_nothing_may_be_missing_from_a_config(tmp_path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The committed tables and records: derived again, and still made by the present program."""
+"""The committed tables and records can be derived again, and this version can reproduce them."""
 
 import pytest
 from hand_made_runs import CHECKOUT

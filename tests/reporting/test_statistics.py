@@ -51,7 +51,7 @@ def test_both_variances_are_added_with_their_degrees_of_freedom():
     assert difference.p_equivalent(margin) == pytest.approx(stats.t.sf(worse, degrees))
 
 
-def test_one_seed_of_a_trained_row_says_nothing_about_seeds():
+def test_one_seed_has_no_error_over_seeds():
     first, second = two_rows(np.random.default_rng(1), 200, 3, 0.05)
     for pair in ((first[:, :1], second), (first, second[:, :1])):
         difference = statistics.compare(*pair)

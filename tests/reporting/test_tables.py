@@ -46,7 +46,7 @@ def test_runs_that_were_ranked_in_the_middle_of_training_are_named(tmp_path):
     make_run(
         tmp_path / "ended", seed=4, train__steps=3000, train__patience=2, results={"best_step": 25}
     )
-    # Ranked with the model of another run: there is no curve.
+    # It evaluated another run's model, so there is no curve.
     ranked = make_run(tmp_path / "ranked", seed=5, train__steps=3000)
     (ranked / "metrics.jsonl").write_text('{"step": 100, "split": "test"}\n')
     note, name = "Ranked in the middle of training: ", tmp_path.name
@@ -60,7 +60,7 @@ def test_runs_that_were_ranked_in_the_middle_of_training_are_named(tmp_path):
     )
 
 
-def test_table_holds_means_both_errors_places_and_comparisons(sweep, tmp_path):
+def test_a_table_has_means_both_errors_places_and_comparisons(sweep, tmp_path):
     flags = ("--format", "csv", "--nofigures", "--metrics", "ndcg@10,mrr")
     code, _, err = report(sweep, "--baseline", "width=32", "--out", tmp_path / "out", *flags)
     assert code == 0, err
@@ -236,7 +236,7 @@ def test_verdicts_keep_to_alpha():
         )
 
 
-def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
+def test_a_row_lists_its_command_and_commits(tmp_path):
     resumed = ({}, {"git_commit": "fff5678fff5678fff", "git_dirty": True, "mode": "train"})
     make_run(tmp_path / "a", seed=0, starts=resumed)
     make_run(tmp_path / "c", 0.1, seed=2, data__items_path="/x/films.csv")
@@ -259,7 +259,7 @@ def test_a_row_says_how_it_is_made_again_and_by_which_commits(tmp_path):
     assert records.shown(CHECKOUT / "experiments/results/x") == "experiments/results/x"
 
 
-def test_published_numbers_stand_apart_with_what_differs(tmp_path):
+def test_published_rows_have_their_own_table_with_differences(tmp_path):
     make_run(tmp_path / "a", data="ml-1m", eval__protocol="pop100")
     table = build(tmp_path / "a")
     names = {row.id: row for row in table.published}
@@ -280,7 +280,7 @@ def test_published_numbers_stand_apart_with_what_differs(tmp_path):
     assert not build(tmp_path / "a", split="valid").published
 
 
-def test_published_file_says_everything_about_every_number():
+def test_the_published_file_is_complete():
     from experiments.reporting.published import load
 
     rows = load()
@@ -324,7 +324,7 @@ def test_markdown_marks(sweep, tmp_path):
     )
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path):
+def test_incomparable_rows_are_rejected(tmp_path):
     a = make_run(tmp_path / "a", seed=0)
     b = make_run(tmp_path / "b", seed=1, protocol="leave one out; 100 sampled negatives")
     code, out, err = report(a, b)
@@ -350,7 +350,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     assert (
         process.returncode == 2
         and process.stderr.count("\n") == 1
-        and "name at least one" in process.stderr
+        and "at least one run directory" in process.stderr
     )
     old = make_run(tmp_path / "old", seed=3)
     (old / "environment.json").write_text('{"git_commit": "abc", "command": []}')
@@ -374,7 +374,7 @@ def test_other_cases_candidates_or_baselines_are_refused(tmp_path):
     arrays = dict(np.load(other / "ranks_test.npz"))
     arrays["markov_rank"] = arrays["markov_rank"] + 1
     np.savez(other / "ranks_test.npz", **arrays)
-    with pytest.raises(UserError, match="baseline markov came out differently"):
+    with pytest.raises(UserError, match="baseline markov differs"):
         build(first, other)
 
 

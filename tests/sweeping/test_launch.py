@@ -392,7 +392,7 @@ def test_mistakes_are_one_line(place):
     process = subprocess.run(
         command(place, "--watch"), cwd=CHECKOUT, capture_output=True, text=True
     )
-    assert process.returncode == 2 and "holds no sweep" in process.stderr
+    assert process.returncode == 2 and "does not contain a sweep" in process.stderr
 
 
 def test_trials_are_a_pure_function_of_the_file():
@@ -500,7 +500,7 @@ def test_slurm_array_runs_every_trial_and_requeues_a_stopped_one(place):
     assert steps == list(range(1, 13))  # it went on where it had stopped
     assert "seven layers" in (place / "root/slurm/77_2.txt").read_text()
     code, _, err = launch(place, *flags, env={**os.environ, "PATH": "/nowhere"})
-    assert code == 2 and "there is no sbatch" in err
+    assert code == 2 and "sbatch is not installed" in err
 
 
 def test_kubernetes_manifest_is_a_valid_indexed_job(place):

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import IO
 
 from tqdm import tqdm
@@ -110,7 +111,7 @@ def _progress_bar(url: str, expected: int | None) -> tqdm:
 
 
 @contextlib.contextmanager
-def _removed_after_an_error(path: str):
+def _removed_after_an_error(path: str) -> Iterator[None]:
     try:
         yield
     except BaseException:

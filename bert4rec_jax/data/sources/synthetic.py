@@ -73,11 +73,12 @@ class SyntheticLog:
     def blocks(self) -> Iterator[pa.Table]:
         """Yields tables with the columns `user`, `item` and `time`."""
         log = generate(self._config)
-        for first in range(0, len(log.times), _BATCH_ROWS):
+        times = np.asarray(log.times)
+        for first in range(0, len(times), _BATCH_ROWS):
             rows = slice(first, first + _BATCH_ROWS)
             users = pa.DictionaryArray.from_arrays(log.users.codes[rows], log.users.values)
             items = pa.DictionaryArray.from_arrays(log.items.codes[rows], log.items.values)
-            yield pa.table({"user": users, "item": items, "time": log.times[rows]})
+            yield pa.table({"user": users, "item": items, "time": times[rows]})
 
 
 def generate(config: SyntheticConfig) -> Log:

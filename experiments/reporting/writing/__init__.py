@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A table in four formats.
 
-`grids` says what stands in which cell, whatever the format; `markdown`, `latex` and `comma_separated` write it down,
-and so does `web`, a page with figures and captions, which is not imported here as it waits for matplotlib.
+`grids` defines the cells of each table for all formats; `markdown`, `latex` and `comma_separated`
+write them, and so does `web`, a page with figures, which is not imported here because it imports
+matplotlib.
 """
 
 from experiments.reporting.writing.comma_separated import comma_separated

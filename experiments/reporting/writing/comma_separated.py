@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table as CSV: one line per row and metric, with six significant digits, and what it takes to make it again."""
+"""A table as CSV: one line per row and metric, with six significant digits,
+and the data needed to reproduce it.
+"""
 
 import csv
 import io
@@ -40,7 +42,7 @@ HEADER = (
 
 
 def comma_separated(table: Table) -> str:
-    """Returns the table's rows and comparisons; published numbers are not among them."""
+    """Returns the table's rows and comparisons, without published numbers."""
     facts = dict(table.reproducibility)
     comparisons = {(c.row, c.metric): c for c in table.comparisons}
     text = io.StringIO()

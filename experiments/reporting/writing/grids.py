@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in which cell of a table, in whatever format: headers and lines of text, and captions."""
+"""The contents of a table for all formats: headers, lines of cells, and captions."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +15,10 @@ class Grid:
     """A table of plain text.
 
     Attributes:
-      caption: what it shows.
+      caption: text above the table.
       header: names of the columns.
       body: lines of cells.
-      notes: sentences below.
+      notes: sentences below the table.
     """
 
     caption: str
@@ -29,7 +29,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Marks:
-    """How a format marks the best, the second and an error's kind; each holds `{}` for the text.
+    """How a format marks the best, the second and an error's kind; each contains `{}` for the text.
 
     Attributes:
       best: of a column.
@@ -43,7 +43,8 @@ class Marks:
 
 
 def main(table: Table, marks: Marks, text: Callable[[str], str] = str) -> Grid:
-    """Returns the table's rows; a cell is the mean, its errors over seeds and over users, and a dagger.
+    """Returns the table's rows; a cell is the mean, its errors over seeds and over users,
+    and a dagger.
 
     Args:
       table: the table.
@@ -78,7 +79,7 @@ def main(table: Table, marks: Marks, text: Callable[[str], str] = str) -> Grid:
 
 
 def others(table: Table) -> list[Grid]:
-    """Returns the plain grids that stand below the table: differences, ties, published numbers; those there are."""
+    """Returns the grids below the table: differences, ties and published numbers, if any."""
     return [grid for grid in (_differences(table), _ties(table), _published(table)) if grid.body]
 
 
@@ -98,7 +99,7 @@ def _differences(table: Table) -> Grid:
             f"{c.difference:+.{digits}f}",
             "-"
             if math.isnan(c.low)
-            else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",  # of a single user
+            else f"[{c.low:+.{digits}f}, {c.high:+.{digits}f}]",  # metrics of a single user
             *errors,
             _p(max(c.p_t, c.p_bootstrap)),
             _p(c.p_equivalent),
@@ -106,14 +107,19 @@ def _differences(table: Table) -> Grid:
         ]
 
     caption = (
-        f"Differences from {table.options.baseline}: 95 % interval from the variance of users and of seeds, standard "
-        "errors of either; p is the larger of the two tests' and p equal that of equivalence, after Holm's correction. "
-        f"`equal`: a difference of {percent(table.options.margin)} of {table.options.baseline}'s value or more is "
-        "excluded by two one-sided tests; `undecided`: neither a difference nor its absence is shown."
+        f"Differences from {table.options.baseline}: 95 % interval from the variance of users and "
+        "of seeds, standard "
+        "errors of either; p is the larger of the two tests' and p equal that of equivalence, "
+        "after Holm's correction. "
+        f"`equal`: a difference of {percent(table.options.margin)} of {table.options.baseline}'s "
+        "value or more is "
+        "excluded by two one-sided tests; `undecided`: neither a difference nor its absence is "
+        "shown."
     )
     if any(c.verdict == ONE_SEED for c in table.comparisons):
         caption += (
-            " `one seed`: a row of one training says nothing about seeds; interval and p-values are of the users "
+            " `one seed`: a row of one training says nothing about seeds; interval and p-values "
+            "are of the users "
             "alone, and hold for these very runs."
         )
     header = ["model", "metric", "difference", "95 % interval", "se users", "se seeds"]
@@ -124,7 +130,8 @@ def _differences(table: Table) -> Grid:
 def _ties(table: Table) -> Grid:
     digits = table.options.digits
     return Grid(
-        "Test targets that carry the time of their predecessor, whose order is the file's, and all others.",
+        "Test targets that carry the time of their predecessor, whose order is the file's, and all "
+        "others.",
         ["model", "metric", "tied in time", "others"],
         [
             [row, metric, f"{tied:.{digits}f}", f"{other:.{digits}f}"]
@@ -136,7 +143,8 @@ def _ties(table: Table) -> Grid:
 def _published(table: Table) -> Grid:
     header, body, notes = lettered(table.published, table.options.metrics)
     return Grid(
-        "Published by others, and not measured here; below stand the source of each, its protocol, and what is "
+        "Published by others, and not measured here; below stand the source of each, its protocol, "
+        "and what is "
         "different from ours.",
         header,
         body,

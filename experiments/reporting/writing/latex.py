@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table as LaTeX floats; they need the package booktabs alone."""
+"""A table as LaTeX floats; they need only the package booktabs."""
 
 import re
 
@@ -24,15 +24,17 @@ _ESCAPES = {
     "|": r"$|$",
     "`": "`{}",
 }
-# The share of the line that a column may take; others are as wide as their text.
+# The share of the line for a column; the others are as wide as their text.
 _WIDTHS = {"model": 0.15, "published model": 0.3, "chosen on": 0.15}
-# Shorter names; captions say what they are.
+# Shorter names; the captions explain them.
 _NAMES = {"seeds": "n", "difference": "diff.", "se users": "se u", "se seeds": "se s"}
 _MARKS = grids.Marks(r"\textbf{{{}}}", r"\underline{{{}}}", r"\textsuperscript{{{}}}")
 
 
 def latex(table: Table) -> str:
-    """Returns the table and the grids below it, a float each, with the way to make it again in comments."""
+    """Returns the table and the grids below it as one float each,
+    with the commands that reproduce them in comments.
+    """
     label = "tab:" + re.sub(r"[^a-z0-9]+", "-", table.name.lower()).strip("-")
     lines = [f"% {what}: {value}" for what, value in table.reproducibility]
     lines += _float(grids.main(table, _MARKS, _escape), label)
@@ -59,14 +61,14 @@ def _float(grid: grids.Grid, label: str) -> list[str]:
         r"\centering",
         r"\caption{" + _escape(grid.caption) + "}",
         r"\label{" + label + "}",
-        # So that three metrics fit into the text width of an article; resizing would need another package.
+        # Three metrics fit into the text width of an article; resizing would need another package.
         r"\scriptsize",
         r"\setlength{\tabcolsep}{1.8pt}",
         r"\begin{tabular}{"
         + "".join("l" if w is None else rf"p{{{w}\linewidth}}" for w in widths)
         + "}",
         r"\toprule",
-        # Not \\, to which \raggedright gives another meaning.
+        # Not \\, because \raggedright redefines it.
         " & ".join(_escape(_NAMES.get(name, name)) for name in grid.header) + r" \tabularnewline",
         r"\midrule",
         *(" & ".join(row) + r" \tabularnewline" for row in body),
@@ -78,7 +80,7 @@ def _float(grid: grids.Grid, label: str) -> list[str]:
 
 
 def _narrow(cell: str) -> str:
-    """Leaves out the zero before a point, as papers in this field do."""
+    """Omits the zero before the decimal point, as papers in this field do."""
     return re.sub(r"(?<![\d.])0(?=\.\d)", "", cell)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table as Markdown, with what it takes to derive it again in a comment."""
+"""A table as Markdown, with a comment that contains its options and records."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from experiments.reporting.records import Run
 from experiments.reporting.tables import Table, dump_options
 from experiments.reporting.writing import grids
 
-# Of each table in a file: places of its records, and its options.
+# The comment of each table: paths of its records, and its options.
 TAG = re.compile(r"<!-- report of (\[.*?\]) with (\{.*?\}) -->")
 _MARKS = grids.Marks("**{}**", "<u>{}</u>", "<sup>{}</sup>")
 
@@ -21,8 +21,8 @@ def markdown(table: Table, runs: Sequence[Run], folder: Path) -> str:
 
     Args:
       table: the table.
-      runs: its records.
-      folder: where the text will be kept; paths of records in the comment are relative to it.
+      runs: records of the table.
+      folder: folder of the Markdown file; paths of records in the comment are relative to it.
     """
     lines = [f"### {table.name}", "", *_grid(grids.main(table, _MARKS)), ""]
     lines += [f"{note}  " for note in table.notes]

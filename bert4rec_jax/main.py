@@ -122,7 +122,7 @@ def main(arguments: list[str]) -> int:
         print(summary(results))
         # Reading a checkpoint takes all processes, and only one is here.
         if not FLAGS.distributed:
-            print(recommend.example(FLAGS.trained or FLAGS.workdir, config))
+            print(recommend.example(config, FLAGS.trained or FLAGS.workdir, FLAGS.workdir))
     return 0
 
 

@@ -99,7 +99,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
     The columns are title, year (0: unknown), genres (indices of `genre_names`) and weight
     (popularity, for sorting).
     """
-    catalogue = recommender.catalogue
+    catalogue = recommender.items_table
     titles = catalogue["item"].astype(str)
     if "title" in catalogue:
         titles = catalogue["title"].fillna(titles).astype(str)
@@ -114,7 +114,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
         "year": years.tolist(),
         "genre_names": names,
         "genres": [[index[name] for name in genres] for genres in item_genres],
-        "weight": _popularity(recommender).tolist(),
+        "weight": recommender.popularity.tolist(),
     }
 
 
@@ -124,11 +124,6 @@ def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
     ignored = ("", "(no genres listed)")
     texts = catalogue["genres"].fillna("").astype(str)
     return [[name for name in text.split("|") if name not in ignored] for text in texts]
-
-
-def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns int[num_items], the training events of each item."""
-    return recommender.catalogue["training_interactions"].to_numpy()
 
 
 def run_description(recommender: Recommender) -> dict:
@@ -209,10 +204,10 @@ def _own_points(recommender: Recommender, count: int) -> list[dict]:
     """
     lengths_V1 = np.linalg.norm(recommender.embeddings, axis=1, keepdims=True)
     unit_VD = recommender.embeddings / np.maximum(lengths_V1, 1e-9)
-    genres = [set(names) for names in _genres(recommender.catalogue)]
+    genres = [set(names) for names in _genres(recommender.items_table)]
     points: list[dict] = []
     used: set[int] = set()
-    for seed in np.argsort(-_popularity(recommender), kind="stable").tolist():
+    for seed in np.argsort(-recommender.popularity, kind="stable").tolist():
         if len(points) == count:
             break
         related_V = np.array([not genres[seed] or bool(genres[seed] & other) for other in genres])

@@ -220,14 +220,18 @@ class Recommender:
         Raises:
           UserError: as `item_numbers`.
         """
+        scores = self.score_numbers([self.item_numbers(history) for history in histories])
+        if items is None:
+            return scores
+        numbers = np.array([self._item_number(item) for item in items], np.int64)
+        return scores[:, numbers - 1]
+
+    def score_numbers(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Returns the scores of all items after histories of item numbers, float32[n, num_items]; see `score`."""
         self._check_process()
-        columns = np.arange(1, self.num_items + 1)
-        if items is not None:
-            columns = np.array([self._item_number(item) for item in items], np.int64)
-        numbers = [self.item_numbers(history) for history in histories]
-        if not numbers:
-            return np.empty((0, len(columns)), np.float32)
-        return self._scorer.all_scores(_spans(numbers))[:, columns]
+        if not len(histories):
+            return np.empty((0, self.num_items), np.float32)
+        return self._scorer.all_scores(_spans(histories))[:, 1 : self.num_items + 1]
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:

@@ -138,7 +138,7 @@ def history(tab):
 
 
 def expected(recommender, numbers):
-    return [r.number for r in recommender.recommend(numbers, 10)]
+    return [r.number for r in recommender.recommend_numbers([numbers], 10)[0]]
 
 
 @pytest.mark.slow
@@ -198,7 +198,7 @@ def test_reasons_are_the_model_without_one_item(site, opened):
     values = opened.locator("#list > li:nth-child(1) .number").all_inner_texts()
 
     def log_probability(numbers):
-        scores = recommender.score([numbers])[0].astype(np.float64)
+        scores = recommender.score_numbers([numbers])[0].astype(np.float64)
         return scores[first - 1] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
 
     whole = log_probability([3, 9, 12])
@@ -263,7 +263,8 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
     params = init_params(config.model, n, jax.random.key(0))
     random = SimpleNamespace(
         config=config,
-        catalogue=catalogue,
+        items_table=catalogue,
+        popularity=catalogue["training_interactions"].to_numpy(),
         titles=TitleIndex(catalogue),
         num_items=n,
         results=None,

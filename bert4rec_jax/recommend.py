@@ -194,9 +194,7 @@ def _print_recommendations() -> int:
         if f[name].present:
             raise UserError(f"--{name} requires --out FILE.")
     if bool(f.history) == bool(f.histories):
-        raise UserError(
-            "give --history TITLE (once per item, oldest first) or --histories FILE."
-        )
+        raise UserError("give --history TITLE (once per item, oldest first) or --histories FILE.")
     from bert4rec_jax.serving import Recommender, read_histories
 
     named = read_histories(f.histories) if f.histories else {"": f.history}
@@ -220,9 +218,7 @@ def _write_lists() -> int:
     if f.json:
         raise UserError("--out writes the lists of many users and cannot be used with --json.")
     if not f.users and not f.histories:
-        raise UserError(
-            "no users selected: pass --users all, --users FILE or --histories LOG."
-        )
+        raise UserError("no users selected: pass --users all, --users FILE or --histories LOG.")
     from bert4rec_jax.serving import Recommender
     from bert4rec_jax.serving.lists import ListOptions, write_lists
 

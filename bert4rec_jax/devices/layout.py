@@ -151,9 +151,7 @@ class Layout:
         function = functools.partial(function, placement=self.placement)
         if self._pmap:
             mapped = self._compile_pmap(function, (None, 0), 0)
-            return lambda params, batch: jax.tree.map(
-                _merge_two_dimensions, mapped(params, batch)
-            )
+            return lambda params, batch: jax.tree.map(_merge_two_dimensions, mapped(params, batch))
         return self._compile_jit(function, (self._specs(params), self._rows), self._rows)
 
     def _compile_jit(

@@ -185,7 +185,9 @@ def _case_sections(
     for title, cases in (("Best cases", best_first), ("Worst cases", worst_first)):
         shown = cases[:_CASES].tolist()
         users = [int(ranks["user"][case]) for case in shown]
-        lists = recommender.recommend_numbers([histories[user] for user in users], _SHOWN_RECOMMENDATIONS)
+        lists = recommender.recommend_numbers(
+            [histories[user] for user in users], _SHOWN_RECOMMENDATIONS
+        )
         rows = []
         for case, user, entries in zip(shown, users, lists):
             newest = [label(item) for item in histories[user][-_SHOWN_HISTORY:]]

@@ -436,9 +436,7 @@ def _rank(
             if filter_seen:
                 index, items = spans.seen_items(block.cases)
                 is_other = items != targets[index]
-                seen = _count_pairs_above(
-                    block, index[is_other], items[is_other], target_scores
-                )
+                seen = _count_pairs_above(block, index[is_other], items[is_other], target_scores)
                 above = above - seen[0]
                 tied = tied - seen[1]
                 others = others - seen[2]

@@ -32,7 +32,9 @@ class Cases(NamedTuple):
         """Returns the histories of all cases."""
         return HistorySpans(dataset.items, self.starts, self.targets)
 
-    def target_items(self, dataset: Dataset, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def target_items(
+        self, dataset: Dataset, chosen: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
         """Returns the item to predict in each chosen case, int32."""
         return np.asarray(dataset.items[self.targets[chosen]], np.int32)
 

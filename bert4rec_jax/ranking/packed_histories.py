@@ -142,9 +142,7 @@ class PackedHistories:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         devices = range(self._layout.num_devices)
         case_ids = [self.case_ids(first + device) for device in devices]
-        rows = [
-            device * self.batch_size + np.arange(len(case_ids[device])) for device in devices
-        ]
+        rows = [device * self.batch_size + np.arange(len(case_ids[device])) for device in devices]
         used = np.concatenate(rows)
         arrays = self._layout.to_host(output)
         return np.concatenate(case_ids), {name: x[used] for name, x in arrays.items()}

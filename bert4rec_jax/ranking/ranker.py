@@ -56,7 +56,9 @@ def rank_step(
     count = len(histories.slots_N)
     targets_N = all_gather_rows(targets_N, axis)
     is_sampled = sampled_NS.shape[1] > 0
-    if not is_sampled and is_large(len(targets_N), len(params["items"]["bias"]), placement.platform):
+    if not is_sampled and is_large(
+        len(targets_N), len(params["items"]["bias"]), placement.platform
+    ):
         target_N, result = rank_in_chunks(
             config.model, num_items, params, histories, targets_N, LIST_LENGTH, placement
         )
@@ -73,7 +75,11 @@ def rank_step(
             counts = count_above_and_tied(scores_NV, target_N)
             greater_N, ties_N = (sum_over_shards(count_N, axis) for count_N in counts)
             ties_N -= 1  # the target itself
-        result = {"greater": greater_N, "ties": ties_N, "top": top_k(scores_NV, LIST_LENGTH, axis).items}
+        result = {
+            "greater": greater_N,
+            "ties": ties_N,
+            "top": top_k(scores_NV, LIST_LENGTH, axis).items,
+        }
     if not with_top:
         del result["top"]
     result["finite"] = _is_finite(target_N, params["items"], axis).astype(jnp.int32)

@@ -110,9 +110,7 @@ def top_k_of_shards(best: BestItems, k: int, axis: str | None) -> BestItems:
     return BestItems(items_NK, best.scores)
 
 
-def scores_of_items(
-    scores_NC: jax.Array, items: jax.Array, first_id: jax.Array | int
-) -> jax.Array:
+def scores_of_items(scores_NC: jax.Array, items: jax.Array, first_id: jax.Array | int) -> jax.Array:
     """Returns the scores of items of each history, float32 in the shape of `items`.
 
     Args:
@@ -140,9 +138,7 @@ def merge_shard_scores(scores: jax.Array, axis: str | None) -> jax.Array:
     return sum_over_shards(jnp.where(scores == ELSEWHERE_SCORE, 0, scores), axis)
 
 
-def count_above_and_tied(
-    scores_NC: jax.Array, target_N: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def count_above_and_tied(scores_NC: jax.Array, target_N: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns how many columns score above the target of each history, and how many the same: two int32[N].
 
     The target's own column counts as tied if it is among the columns.

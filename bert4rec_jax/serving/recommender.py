@@ -134,7 +134,9 @@ class Recommender:
             )
         numbers = [self._item_number(item) for item in history]
         if not numbers:
-            raise UserError("a history is a list of at least one title or original id; this one is empty.")
+            raise UserError(
+                "a history is a list of at least one title or original id; this one is empty."
+            )
         return numbers
 
     def _item_number(self, item: str | int) -> int:

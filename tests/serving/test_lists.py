@@ -147,7 +147,9 @@ def test_a_new_log_is_served_and_its_unknown_items_are_counted(
     assert "2 of 5 events are of 2 items" in said and "1 of 3 users have no item" in said
     lists = pd.read_csv(out, dtype={"item": str})
     assert lists["user"].unique().tolist() == ["yan", "zoe"]
-    expected = [r.item for r in recommender.recommend_numbers([[5, 9]], 5)[0] if r.item != untrained][:4]
+    expected = [
+        r.item for r in recommender.recommend_numbers([[5, 9]], 5)[0] if r.item != untrained
+    ][:4]
     assert lists[lists["user"] == "zoe"]["item"].tolist() == expected
 
 

@@ -344,7 +344,10 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
     (tmp_path / "h.json").write_text(json.dumps({"known": [TITLE], "unknown": ["Nothing"]}))
     answer = command("--workdir", run[0], "--histories", tmp_path / "h.json")
     assert answer.returncode == 0, answer.stderr
-    assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
+    assert (
+        f"history: {TITLE} [id" in answer.stdout
+        and "showing the most popular items" in answer.stdout
+    )
     shell = f"{sys.executable} -m bert4rec_jax.recommend --workdir {run[0]} --history '{TITLE}' --k 60 | head -1"
     piped = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False

@@ -78,7 +78,9 @@ def read_item_filter(path: str, flag: str, items_table: pd.DataFrame) -> ItemFil
             "user and item."
         ) from None
     if not lines:
-        raise UserError(f"{where} is empty; give one item id per line, or the columns user and item.")
+        raise UserError(
+            f"{where} is empty; give one item id per line, or the columns user and item."
+        )
     fingerprint = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     known = pa.array(items_table["item"].astype(str), pa.string())
     separator = _separator(lines[0])

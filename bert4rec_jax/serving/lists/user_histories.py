@@ -65,9 +65,7 @@ class UserHistories:
         spans = dataclasses.replace(
             self.spans, starts=self.spans.starts[rows], stops=self.spans.stops[rows]
         )
-        return dataclasses.replace(
-            self, users=users.filter(has_history), spans=spans, notes=notes
-        )
+        return dataclasses.replace(self, users=users.filter(has_history), spans=spans, notes=notes)
 
 
 def from_run(recommender: Recommender) -> UserHistories:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts configs/ into the wheel; everything else is in pyproject.toml."""
+"""Adds configs/ to the wheel; pyproject.toml contains everything else."""
 
 import shutil
 from pathlib import Path
@@ -9,10 +9,10 @@ from setuptools.command.build_py import build_py
 
 
 class WithConfigs(build_py):
-    """Copies configs/ to bert4rec_jax/configs of a built package; an editable one finds them where they are."""
+    """Copies configs/ into the built package; an editable one reads them in the checkout."""
 
-    def run(self):
-        """Builds."""
+    def run(self) -> None:
+        """Builds the package and copies the configs."""
         super().run()
         if not self.editable_mode:
             folder = Path(self.build_lib, "bert4rec_jax", "configs")

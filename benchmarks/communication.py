@@ -17,8 +17,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from benchmarks.formulas import Job
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.devices.communication import Job
 
 LAYOUTS = {
     "jit 8x1": {},
@@ -72,7 +72,7 @@ def measure(name: str) -> list[str]:
     """Compiles a layout's step and returns a row of the table."""
     import jax
 
-    from bert4rec_jax.devices.program import parse, sent_bytes
+    from benchmarks.hlo import parse, sent_bytes
 
     experiment = _experiment(LAYOUTS[name])
     c = experiment.config
@@ -81,10 +81,11 @@ def measure(name: str) -> list[str]:
     ).compile()
     sent = sent_bytes(parse(step.as_text()), 8)
     params = experiment.template.params
+    encoder = sum(x.size for x in jax.tree.leaves(params["encoder"]))
     job = Job(
         params["items"]["bias"].size,
         c.model.width,
-        sum(x.size for x in jax.tree.leaves(params["encoder"])),
+        encoder,
         c.train.batch_rows // 8,
         c.model.max_length,
         experiment.num_slots,

@@ -7,8 +7,9 @@ import ctypes
 def keep_freed_memory() -> None:
     """Makes glibc reuse freed memory. A step on CPU asks for some hundred megabytes anew each time.
 
-    By default freed pages go back to the kernel and are faulted in one by one, which costs a fifth of a step. This has
-    to be said before the first thread takes memory, so before NumPy is imported; other C libraries are left alone.
+    By default freed pages go back to the kernel and are faulted in one by one, which costs a fifth
+    of a step. This has to be said before the first thread takes memory, so before NumPy is
+    imported; other C libraries are left alone.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

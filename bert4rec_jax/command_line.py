@@ -4,6 +4,7 @@
 import contextlib
 import inspect
 import logging
+import math
 import os
 import runpy
 import signal
@@ -146,6 +147,10 @@ def _parse(arguments: list[str]) -> list[str]:
     """Parses the command's own flags and returns everything else."""
     config_flags, others = split_arguments(arguments)
     try:
-        return flags.FLAGS(others) + config_flags
+        positional = flags.FLAGS(others)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
+    for name, value in flags.FLAGS.flag_values_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} must be a finite number, not {value}.")
+    return positional + config_flags

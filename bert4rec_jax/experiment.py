@@ -20,7 +20,7 @@ from bert4rec_jax.data import (
     split_dataset,
     training_counts,
 )
-from bert4rec_jax.devices import Layout, StopSignal, check_memory, explained
+from bert4rec_jax.devices import Layout, StopSignal, check_memory, step_memory, translate_errors
 from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.model import fold_features, masks_per_history
 from bert4rec_jax.progress import waiting
@@ -128,14 +128,7 @@ class Experiment:
     def step_bytes(self) -> int:
         """Returns the memory that a training step takes on each device: state, batch, activations, gradients."""
         compiled = self.step.lower(self.template, self.batch(0), self.root).compile()
-        sizes = compiled.memory_analysis()
-        # The state is updated in place: its bytes are both argument and output.
-        return (
-            sizes.argument_size_in_bytes
-            + sizes.output_size_in_bytes
-            - sizes.alias_size_in_bytes
-            + sizes.temp_size_in_bytes
-        )
+        return step_memory(compiled)
 
     def validator(self, stop: StopSignal) -> Callable[[Any], dict[str, float] | None]:
         """Returns a function from parameters to validation metrics, or to None when a signal came in between."""
@@ -264,7 +257,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict | None:
         run.claim(experiment.dataset, experiment.popularity, "train")
         with (
             Checkpoints(run.files.checkpoints_path) as checkpoints,
-            explained(config, experiment.step_bytes),
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = experiment.train(run, checkpoints, stop)
             return None if progress is None else experiment.test(run, checkpoints, progress, stop)
@@ -294,7 +287,7 @@ def evaluate(config: Config, workdir: str, trained: str = "") -> dict | None:
         folder = RunFiles(trained or workdir).checkpoints_path
         with (
             Checkpoints(folder, read_only=bool(trained)) as checkpoints,
-            explained(config, experiment.step_bytes),
+            translate_errors(config, experiment.step_bytes),
         ):
             progress = checkpoints.latest_progress()
             if progress is None or progress["best_step"] is None:

@@ -85,13 +85,9 @@ def main(arguments: list[str]) -> int:
     values = config_lib.read(FLAGS.config)
     config = config_lib.resolve(config_lib.with_fields(values, fields))
     if FLAGS.compile_for:
-        from bert4rec_jax.devices import targets
+        from bert4rec_jax import aot
 
-        target = targets.parse(FLAGS.compile_for)
-        target.prepare()
-        from bert4rec_jax import compile_for
-
-        return compile_for.main(config, target, FLAGS.items, FLAGS.json)
+        return aot.main(config, FLAGS.compile_for, FLAGS.items, FLAGS.json)
     if FLAGS.mode == "suggest":
         from bert4rec_jax.data import suggestions_text
 
@@ -103,13 +99,13 @@ def main(arguments: list[str]) -> int:
     import jax
 
     from bert4rec_jax import experiment, recommend
-    from bert4rec_jax.devices import join_cluster, leaving_together
+    from bert4rec_jax.devices import exit_on_user_error, join_cluster
     from bert4rec_jax.run_files import RunFiles
     from bert4rec_jax.training import curves, summary
 
     if FLAGS.distributed:
         join_cluster()
-    with leaving_together():
+    with exit_on_user_error():
         if FLAGS.mode == "train":
             results = experiment.train_and_evaluate(config, FLAGS.workdir)
         else:

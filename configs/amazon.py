@@ -19,7 +19,7 @@ all categories, .csv or .csv.gz. A customer is then one user across categories.
   python -m bert4rec_jax.main --config configs/amazon.py:2023 --workdir runs/amazon_2023 \
       --config.data.path=rating_only --config.data.memory=16GiB --config.loss.name=sampled_softmax
 
-The hyperparameters are those of beauty.py.
+The hyperparameters are the same as in beauty.py.
 
 Expected result: not measured; this config was not run on these files.
 """

@@ -3,7 +3,7 @@
 
   python -m bert4rec_jax.main --config configs/ml_32m.py --workdir runs/ml_32m
 
-The hyperparameters are those of ml_20m.py, with more steps.
+The hyperparameters are the same as in ml_20m.py, with more steps.
 
 Expected result: not measured; this config was not run. Device: a GPU or TPU is recommended.
 """

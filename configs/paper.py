@@ -3,7 +3,7 @@
 
   python -m bert4rec_jax.main --config configs/paper.py --workdir runs/paper
 
-The settings are those of sections 3 and 4.2 and of the authors' code. Model: width 64, 2 layers, 2
+The settings follow sections 3 and 4.2 and the authors' code. Model: width 64, 2 layers, 2
 heads, FFN 256, 200 positions, post-LN, GELU, and a transform before the tied output with bias.
 Masking: a fifth of the items, at most 40, always by [MASK]; in one of eleven histories only the
 last item. Optimizer: AdamW with learning rate 1e-4, weight decay 0.01, gradients clipped at 5, 100

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 import yaml
 from absl import flags
@@ -103,48 +104,50 @@ def main(argv: list[str]) -> int:
         return _slurm(sweep, root)
     study = None
     if sweep.search:
+        storage = STORAGE.value or str(root / "optuna.journal")
         name = f"{Path(sweep.file).stem}-{record['id']}"
-        study = Study(
-            sweep.search, STORAGE.value or str(root / "optuna.journal"), name, sweep.common
-        )
-    runner = local.Runner(
-        sweep,
-        root,
-        shlex.split(PROGRAM.value) or [sys.executable, "-m", "bert4rec_jax.main"],
-        study,
-        GRACE.value,
-    )
-    _listen(runner)
-    return (
-        _one(runner, root, INDEX.value) if INDEX.value is not None else _local(runner, sweep, root)
-    )
+        study = Study(sweep.search, storage, name, sweep.common)
+    program = shlex.split(PROGRAM.value) or [sys.executable, "-m", "bert4rec_jax.main"]
+    runner = local.Runner(sweep, root, program, study, GRACE.value)
+    _handle_signals(runner)
+    if INDEX.value is not None:
+        return _run_one(runner, root, INDEX.value)
+    return _run_all(runner, sweep, root)
 
 
-def _local(runner: local.Runner, sweep: sweep_file.Sweep, root: Path) -> int:
+def _run_all(runner: local.Runner, sweep: sweep_file.Sweep, root: Path) -> int:
     slots = local.divide(WORKERS.value, local.visible_cpus(), local.visible_gpus())
     threads = runner.drain(range(len(sweep)), slots)
-    board.follow(root, _metric(sweep.config), lambda: any(thread.is_alive() for thread in threads))
+
+    def is_running() -> bool:
+        return any(thread.is_alive() for thread in threads)
+
+    board.follow(root, _metric(sweep.config), is_running)
     print(board.summary(root))
-    states = {p.state for p in trials.all_progress(root)}
+    states = {status.state for status in trials.all_statuses(root)}
     if runner.stop.is_set() or not states <= {*trials.DONE, trials.FAILED}:
         print("not all trials are done; run the same command again to continue")
         return clusters.UNFINISHED
     return 1 if trials.FAILED in states else 0
 
 
-def _one(runner: local.Runner, root: Path, index: int) -> int:
-    while (state := runner.run(index, local.Slot())) == trials.RUNNING and not runner.stop.is_set():
+def _run_one(runner: local.Runner, root: Path, index: int) -> int:
+    state = runner.run(index, local.Slot())
+    while state == trials.RUNNING and not runner.stop.is_set():
         time.sleep(5)  # after a requeue, the previous claim may have to expire first
-    now = trials.progress(root, index, None)
-    print(f"trial {index} {state} ({board.describe(now.overrides)})", *now.failure, sep="\n    ")
+        state = runner.run(index, local.Slot())
+    status = trials.trial_status(root, index, None)
+    heading = f"trial {index} {state} ({board.describe(status.overrides)})"
+    print(heading, *status.failure, sep="\n    ")
     return {trials.FINISHED: 0, trials.PRUNED: 0, trials.FAILED: 1}.get(state, clusters.UNFINISHED)
 
 
 def _slurm(sweep: sweep_file.Sweep, root: Path) -> int:
+    skipped = {*trials.DONE, trials.RUNNING}
     left = [
-        i
-        for i in range(len(sweep))
-        if trials.progress(root, i, None).state not in (*trials.DONE, trials.RUNNING)
+        index
+        for index in range(len(sweep))
+        if trials.trial_status(root, index, None).state not in skipped
     ]
     if not left:
         print(board.summary(root))
@@ -152,12 +155,16 @@ def _slurm(sweep: sweep_file.Sweep, root: Path) -> int:
     logs = root / "slurm"
     logs.mkdir(exist_ok=True)
     script = logs / "array.sh"
-    name = clusters.job_name(Path(sweep.file).stem)
-    script.write_text(
-        clusters.slurm_script(
-            _task_command(sys.executable), left, WORKERS.value, logs, name, SLURM.value, Path.cwd()
-        )
+    text = clusters.slurm_script(
+        command=_task_command(sys.executable),
+        indices=left,
+        workers=WORKERS.value,
+        logs=logs,
+        name=clusters.job_name(Path(sweep.file).stem),
+        options=SLURM.value,
+        directory=Path.cwd(),
     )
+    script.write_text(text)
     print(f"wrote {script}: {len(left)} trials, {WORKERS.value} at a time")
     if SUBMIT.value:
         print(clusters.submit(script))
@@ -173,18 +180,17 @@ def _kubernetes(sweep: sweep_file.Sweep) -> int:
             f"--root {ROOT.value} must be below --k8s_mount {MOUNT.value}, the mount path of the "
             "volume."
         )
-    manifest = clusters.job_manifest(
-        _task_command("python"),
-        len(sweep),
-        WORKERS.value,
-        clusters.job_name(Path(sweep.file).stem),
-        IMAGE.value,
-        CLAIM.value,
-        MOUNT.value,
-        GPUS.value,
-        CPUS.value,
-        MEMORY.value,
+    pod = clusters.Pod(
+        image=IMAGE.value,
+        volume_claim=CLAIM.value,
+        mount=MOUNT.value,
+        gpus=GPUS.value,
+        cpus=CPUS.value,
+        memory=MEMORY.value,
     )
+    name = clusters.job_name(Path(sweep.file).stem)
+    command = _task_command("python")
+    manifest = clusters.job_manifest(command, len(sweep), WORKERS.value, name, pod)
     print(yaml.safe_dump(manifest, sort_keys=False), end="")
     return 0
 
@@ -208,25 +214,24 @@ def _task_command(python: str) -> list[str]:
 def _watch(root: Path) -> int:
     record = trials.read_root(root)
     ended = {*trials.DONE, trials.FAILED}
+
+    def is_running() -> bool:
+        return any(status.state not in ended for status in trials.all_statuses(root))
+
     with contextlib.suppress(KeyboardInterrupt):
-        board.follow(
-            root,
-            _metric(record["config"]),
-            lambda: any(p.state not in ended for p in trials.all_progress(root)),
-        )
+        board.follow(root, _metric(record["config"]), is_running)
     print(board.summary(root))
     return 0
 
 
 def _metric(config: str) -> str:
-    return sweep_file.apply(config_lib.load(config).to_dict(), {}).eval.metric
+    return config_lib.resolve(config_lib.read(config)).eval.metric
 
 
-def _listen(runner: local.Runner) -> None:
-    def stop(number, frame):
-        if (
-            number == signal.SIGINT and runner.stop.is_set()
-        ):  # only users press Ctrl-C twice; schedulers repeat signals
+def _handle_signals(runner: local.Runner) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Only users press Ctrl-C twice; schedulers repeat other signals.
+        if number == signal.SIGINT and runner.stop.is_set():
             runner.kill.set()
         runner.stop.set()
 
@@ -235,4 +240,17 @@ def _listen(runner: local.Runner) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(
+        main,
+        sections={
+            "With --backend slurm": ["slurm_option", "submit"],
+            "With --backend k8s": [
+                "k8s_image",
+                "k8s_volume_claim",
+                "k8s_mount",
+                "k8s_gpus",
+                "k8s_cpus",
+                "k8s_memory",
+            ],
+        },
+    )

@@ -86,7 +86,7 @@ def rename_fields(folder: str) -> bool:
       Whether a file changed.
 
     Raises:
-      UserError: the folder has no readable config.json.
+      UserError: config.json is missing or cannot be read.
     """
     files = RunFiles(folder)
     config = files.config()

@@ -52,20 +52,22 @@ SPREAD = flags.DEFINE_enum(
     "Error over seeds: standard deviation or standard error of the mean.",
 )
 ALPHA = flags.DEFINE_float("alpha", 0.05, "Level of significance.", lower_bound=0, upper_bound=1)
-RESAMPLES = flags.DEFINE_integer("resamples", 10_000, "Of the bootstrap.", lower_bound=100)
+RESAMPLES = flags.DEFINE_integer(
+    "resamples", 10_000, "Number of bootstrap resamples.", lower_bound=100
+)
 MARGIN = flags.DEFINE_float(
     "margin",
     0.05,
     "Largest difference from --baseline that counts as equal, as a share of its value.",
     lower_bound=0,
 )
-DIGITS = flags.DEFINE_integer("digits", 4, "After the point.", lower_bound=1, upper_bound=8)
+DIGITS = flags.DEFINE_integer("digits", 4, "Number of decimals.", lower_bound=1, upper_bound=8)
 FIGURES = flags.DEFINE_bool("figures", True, "With --out: draw the figures as PDF and PNG.")
 CHECK = flags.DEFINE_string(
     "check",
     "",
-    "Markdown table to derive again from its records; folders of records may "
-    "follow, default are those that the table names.",
+    "Markdown file with tables to derive again. Arguments are folders of records; default: the "
+    "folders named in the file.",
 )
 RECORDS = flags.DEFINE_string(
     "records", "", "Copy the runs' records here, without checkpoints, data and host names."
@@ -93,14 +95,14 @@ def main(argv: list[str]) -> int:
         if name not in FORMATS:
             raise UserError(f"--format {name!r} is not one of {', '.join(FORMATS)}.")
     options = tables.Options(
-        tuple(METRICS.value),
-        SPLIT.value,
-        BASELINE.value,
-        SPREAD.value,
-        ALPHA.value,
-        RESAMPLES.value,
-        DIGITS.value,
-        MARGIN.value,
+        metrics=tuple(METRICS.value),
+        split=SPLIT.value,
+        baseline=BASELINE.value,
+        spread=SPREAD.value,
+        alpha=ALPHA.value,
+        resamples=RESAMPLES.value,
+        digits=DIGITS.value,
+        margin=MARGIN.value,
     )
     groups = records.by_dataset(runs)
     built = {name: tables.build(name, group, options) for name, group in groups.items()}
@@ -121,7 +123,8 @@ def _render(kind: str, table: tables.Table, runs: list[records.Run], folder: Pat
 
 def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tables.Table]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    written, parts = [], []
+    written = []
+    parts = []
     for name, table in built.items():
         prefix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         for kind in formats:
@@ -131,9 +134,8 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
                 written.append(path)
         drawn = {}
         if FIGURES.value:
-            from experiments.reporting import (
-                figures,
-            )  # matplotlib takes a second to import; tables do not need it
+            # Here, because matplotlib takes a second to import.
+            from experiments.reporting import figures
 
             drawn = figures.draw_all(
                 name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value

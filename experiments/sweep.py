@@ -44,7 +44,8 @@ class Uniform:
 
     def sample(self, u: float) -> int | float:
         """Maps `u`, uniform in [0, 1), to a value."""
-        low, high = self.low, self.high + (1 if self.integer else 0)
+        low = self.low
+        high = self.high + (1 if self.integer else 0)
         value = low * (high / low) ** u if self.log else low + (high - low) * u
         return min(int(value), int(self.high)) if self.integer else float(value)
 
@@ -105,7 +106,7 @@ class Search:
     prune_after: int = 0
 
     def __post_init__(self):
-        space, fixed = self.space, self.fixed
+        space = self.space
         if not isinstance(space, dict) or not all(
             isinstance(part, Uniform | Choice) for part in space.values()
         ):
@@ -113,7 +114,7 @@ class Search:
                 "Search: space must map config fields to uniform(), log_uniform(), integer() or "
                 "choice()."
             )
-        if not isinstance(fixed, dict):
+        if not isinstance(self.fixed, dict):
             raise UserError("Search: fixed must map config fields to values.")
         if type(self.trials) is not int or not 0 < self.trials < 2**31:
             raise UserError(f"Search: trials must be a whole number above 0, not {self.trials!r}.")

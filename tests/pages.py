@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests need of a page: its blocks of code, and the changes that it shows."""
+"""Reads the documentation: fenced blocks of a page, and diffs to apply."""
 
 import pathlib
 import re
@@ -15,12 +15,12 @@ class Block:
     """A fenced block.
 
     Attributes:
-      document: path from the checkout's root.
-      line: number of its fence.
-      kind: language, or "" where none is given.
-      caption: of a `{code-block}`, or "".
-      text: what it holds.
-      before: the page up to it.
+      document: path relative to the checkout.
+      line: number of the line with the opening fence.
+      kind: language, or "".
+      caption: caption of a `{code-block}`, or "".
+      text: content of the block.
+      before: content of the page before the block.
     """
 
     document: str
@@ -36,26 +36,21 @@ def blocks(document: str) -> list[Block]:
     page = (ROOT / document).read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(page):
-        kind, text, caption = match["info"].strip(), match["text"], ""
+        kind = match["info"].strip()
+        text = match["text"]
+        caption = ""
         if kind.startswith("{code-block}"):
             kind = kind.removeprefix("{code-block}").strip()
             caption = _CAPTION.match(text)[1]
             text = _CAPTION.sub("", text, count=1)
-        found.append(
-            Block(
-                document,
-                page.count("\n", 0, match.start()) + 1,
-                kind,
-                caption,
-                text,
-                page[: match.start()],
-            )
-        )
+        before = page[: match.start()]
+        line = before.count("\n") + 1
+        found.append(Block(document, line, kind, caption, text, before))
     return found
 
 
 def apply(diff: str, folder: pathlib.Path) -> None:
-    """Makes the changes of a unified diff below a folder; every hunk must fit exactly once."""
+    """Applies a unified diff to the files in a folder; every hunk must match exactly once."""
     for part in re.split(r"^--- a/", diff, flags=re.M)[1:]:
         head, *hunks = re.split(r"^@@.*\n", part, flags=re.M)
         file = folder / head.split("\n")[0]
@@ -65,7 +60,7 @@ def apply(diff: str, folder: pathlib.Path) -> None:
             old = "".join(line[1:] + "\n" for line in lines if not line.startswith("+"))
             new = "".join(line[1:] + "\n" for line in lines if not line.startswith("-"))
             assert text.count(old) == 1, (
-                f"{file.name} has not once, but {text.count(old)} times:\n{old}"
+                f"{file.name} contains this hunk {text.count(old)} times instead of once:\n{old}"
             )
             text = text.replace(old, new)
         file.write_text(text)

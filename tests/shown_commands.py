@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every command that README, docs, notebooks and docstrings show, and why some of them are not run by a test."""
+"""Commands in README, docs, notebooks and docstrings, and reasons why tests do not run some of them."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ MODULES = {
     "bert4rec_jax.export": "bert4rec_jax.export.__main__",
     "bert4rec_jax.portrait": "bert4rec_jax.portrait.__main__",
 }
-# What stands for something of the reader's.
+# Parts of commands that readers replace.
 PLACEHOLDERS = (
     "FILE",
     "FOLDER",
@@ -54,27 +54,27 @@ PLACEHOLDERS = (
     "json_lines.py",
     "...",
 )
-# Why a command is not run by tests/docs/test_examples.py; the first that matches.
+# Reasons why tests/docs/test_examples.py does not run a command; the first match counts.
 NOT_RUN = {
-    r"pip |.* -m pip ": "installs packages, which takes a network",
+    r"pip |.* -m pip ": "installs packages from a network",
     r"(PYTHON=\S+ )?make ": "checked against the Makefile, whose recipes are the commands of the other tests",
-    r"docker |kubectl |srun ": "takes a container engine or a cluster",
+    r"docker |kubectl |srun ": "requires a container engine or a cluster",
     r"\S*python3? -m http.server": "serves until it is stopped",
-    r".*--distributed": "takes several hosts; tests/devices/test_multiprocess.py runs several processes",
-    r".*--compile_for": "takes compilers for TPUs or GPUs; tests/devices/test_targets.py",
+    r".*--distributed": "requires several hosts; tests/devices/test_multiprocess.py runs several processes",
+    r".*--compile_for": "requires compilers for TPUs or GPUs; tests/aot/test_targets.py",
     r".*--format page": "fetches onnxruntime-web; tests/export/test_page.py",
-    r".*--backend": "takes a cluster; tests/sweeping/test_launch.py writes and reads the job",
+    r".*--backend": "requires a cluster; tests/sweeping/test_launch.py writes and reads the job",
     r".*experiments/sweeps/ablation.py|.* sweeps/ablation ": "takes hours; tests/sweeping reads every sweep file",
-    r"\S*python3? (-m )?benchmarks|.*--plan": "measures for minutes, beside programs that are installed for it",
+    r"\S*python3? (-m )?benchmarks|.*--plan": "measures for minutes and installs other programs",
     r"\S*python3? docs/_extensions": "`make docs` runs it",
-    r"\S*python3? docs/drawings": "draws files of the checkout anew",
+    r"\S*python3? docs/drawings": "redraws files of the checkout",
     r".* --write": "changes the documents; tests/citing",
 }
 
 
 @dataclass(frozen=True, order=True)
 class Command:
-    """A command and where it is shown; `inline` in a sentence, where it may be a part of one."""
+    """A command and its place; `inline` commands are in a sentence and may be incomplete."""
 
     text: str
     where: str
@@ -82,13 +82,13 @@ class Command:
 
     @property
     def why_not(self) -> str:
-        """Why no test runs it, or "" where one does."""
+        """The reason why no test runs it, or ""."""
         if self.inline:
-            return "stands in a sentence; what it names is checked"
+            return "is part of a sentence; its flags and files are checked"
         return next((why for pattern, why in NOT_RUN.items() if re.match(pattern, self.text)), "")
 
     def parts(self) -> tuple[str, list[str]]:
-        """Returns the module that a command of ours runs, and its arguments."""
+        """Returns the module that a command of this project runs, and its arguments."""
         words = shlex.split(self.text)
         while words[0] not in MODULES and not re.fullmatch(
             r"(\S*/)?python3?", words[0]
@@ -101,8 +101,9 @@ class Command:
         return MODULES.get(words[2], words[2]), words[3:]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Returns (flag, value); a flag without a value has "", what is no flag has the name ""."""
-        found, left = [], self.parts()[1]
+        """Returns (flag, value); the value of a switch is "", and so is the name of other words."""
+        found = []
+        left = self.parts()[1]
         while left:
             word = left.pop(0)
             if not word.startswith("--"):
@@ -117,7 +118,7 @@ class Command:
 
 
 def texts() -> list[tuple[str, str, str]]:
-    """Returns (where, text of a block, running text) of all that is shown."""
+    """Returns (place, code block, running text) for all documents."""
     found = []
     for page in PAGES:
         for block in blocks(page):
@@ -139,7 +140,7 @@ def texts() -> list[tuple[str, str, str]]:
 
 
 def shown() -> list[Command]:
-    """Returns every command that is shown, continued lines joined."""
+    """Returns all commands, with continued lines joined."""
     found = set()
     for where, block, running in texts():
         for line in re.sub(r"\\\n\s*", "", block).split("\n"):

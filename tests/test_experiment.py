@@ -64,13 +64,13 @@ class FourDevices(Layout):
 @pytest.mark.parametrize(
     "layout, fields, named",
     [
-        (Layout, {"masking.next_item_share": 0.3}, "next_item = 0.3 of 8 rows"),
+        (Layout, {"masking.next_item_share": 0.3}, "next_item_share = 0.3 of 8 rows"),
         (
             Layout,
             {"masking.next_item_share": 0.25, "train.accumulate": 4},
-            "next_item = 0.25 of 2 rows",
+            "next_item_share = 0.25 of 2 rows",
         ),
-        (FourDevices, {"masking.next_item_share": 0.25}, "next_item = 0.25 of 2 rows"),
+        (FourDevices, {"masking.next_item_share": 0.25}, "next_item_share = 0.25 of 2 rows"),
         (
             FourDevices,
             {"train.accumulate": 4},

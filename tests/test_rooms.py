@@ -11,7 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # The layers, lowest first. A module imports from its own layer and from lower ones.
 LAYERS = [
-    {"errors", "files", "progress", "run_files", "terminal", "allocator"},
+    {"errors", "files", "progress", "run_files", "terminal", "allocator", "host_memory"},
     {"config"},
     {"command_help", "command_line"},
     {"data"},
@@ -20,7 +20,7 @@ LAYERS = [
     {"ranking"},
     {"training"},
     {"experiment"},
-    {"serving", "compile_for"},
+    {"serving", "aot"},
     {"recommend", "export", "portrait"},
     {"main"},
 ]

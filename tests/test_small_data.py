@@ -85,7 +85,7 @@ def test_a_user_with_most_of_the_catalogue(tmp_path):
 @pytest.mark.parametrize("users", [1, 3])
 def test_users_with_a_few_events(tmp_path, users, events):
     config = configure(tmp_path, shop(users, 6, events))
-    # With three events, one is left for training, and there is no next item to learn.
+    # With three events, only one is left for training: its next item is a target.
     message = "has no validation targets" if events < 3 else NO_NEXT_ITEM
     with pytest.raises(UserError, match=message):
         bert4rec_jax.train(config, str(tmp_path / "run"))

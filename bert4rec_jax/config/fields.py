@@ -262,9 +262,16 @@ class ModelConfig:
     attention_dropout: float = option(0.1, "Dropout rate of the attention weights.", BELOW_ONE)
     attention: Literal["auto", "dense", "blockwise", "pallas_tpu"] = option(
         "auto",
-        "Implementation of attention; all give the same model. dense: array operations. "
-        "pallas_tpu, pallas_gpu: fused kernels, interpreted (slowly) on other devices. auto: the "
-        "kernel of the device, dense on CPU.",
+        "Implementation of attention; all give the same model. dense: all weights of a row in "
+        "memory. blockwise: a loop over blocks of keys, with memory linear in the length. "
+        "pallas_tpu: a fused kernel, interpreted (slowly) on other devices. auto: pallas_tpu on "
+        "TPUs, dense on CPUs, and on GPUs dense up to a length of 1,024 and blockwise above.",
+    )
+    matmul_precision: Literal["default", "high", "highest"] = option(
+        "default",
+        "Precision of float32 matrix products on accelerators. default: the fastest (TF32 on "
+        "NVIDIA, bfloat16 on TPU). high: three passes of those (TF32x3, bfloat16x3). highest: "
+        "float32. Without effect on CPUs.",
     )
     init_scale: float = option(
         0.02, "Standard deviation of the truncated normal that initializes weights.", POSITIVE

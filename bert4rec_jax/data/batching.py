@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Histories packed into rows, and batches that are a pure function of (seed, step).
 
-Batches have no state: a checkpoint stores only the step, a resumed run gets the same batches, and
+Batches are stateless: a checkpoint stores only the step, a resumed run gets the same batches, and
 every host can build any part of any batch.
 """
 

@@ -35,7 +35,7 @@ class Dataset:
       items: int32[interactions], ids 1..num_items in chronological order within a user;
         memory-mapped.
       offsets: int64[num_users + 1]; the events of user u are items[offsets[u]:offsets[u + 1]].
-      timestamps: int64[interactions], Unix seconds; None if the source has no times.
+      timestamps: int64[interactions], Unix seconds; None if the source lacks times.
       num_users: number of users.
       num_items: number of items; 0 is the padding id, num_items + 1 is [MASK].
       folder: the prepared folder.
@@ -58,10 +58,10 @@ class Dataset:
         """Returns `timestamps` of data that have them.
 
         Raises:
-          ValueError: the data have no timestamps.
+          ValueError: the data lack timestamps.
         """
         if self.timestamps is None:
-            raise ValueError(f"{self.folder} has no timestamps")
+            raise ValueError(f"{self.folder} lacks timestamps")
         return self.timestamps
 
     def item_table(self) -> pd.DataFrame:

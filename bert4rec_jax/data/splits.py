@@ -126,7 +126,7 @@ def _temporal(dataset: Dataset, config: SplitConfig) -> Split:
     unseen = int(found[0, -1])
     valid_targets = gap_start - 1 if last else train_stop
     test_targets = stops - 1 if last else test_start
-    # A user without an event before the target has no history to predict from.
+    # Prediction needs a history, so at least one event has to precede the target.
     may_validate = (train_stop < gap_start) & (valid_targets > starts)
     may_test = (test_start < stops) & (test_targets > starts)
     candidates = np.flatnonzero(may_validate).astype(np.int32)
@@ -182,7 +182,7 @@ def _first_events(dataset: Dataset, cuts: _Cuts, last_is_target: bool) -> np.nda
     """Returns every user's first event at or after each cut, int64[3, users + 1].
 
     The rows belong to the cuts valid, gap and test. Element [0, -1] is the number of test targets
-    whose item has no training event.
+    whose item does not occur in training.
     """
     times_of_cuts = (cuts.valid, cuts.gap, cuts.test)
     found = np.zeros((3, dataset.num_users + 1), np.int64)

@@ -1,31 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machines a run is laid over: meshes, processes, and what they throw at it.
+"""Devices and processes of a run.
 
-`layout` maps a function of one device's arrays over all of them, `processes` joins several, `errors` says in words what
-XLA and lost processes report, `signals` hears when a run is to stop, `cpu` holds what is there only because of one
-backend.
-
-`placement` is the kind of device and the mesh axes of a compiled function. `targets` describes accelerators that are not here,
-`program` reads what a program compiled for them holds, reads and sends, `communication` what it would have to.
+`layout` compiles a function of one device's arrays for all devices. `processes` joins several
+processes, `signals` handles stop signals, `memory` checks that a state fits, and `errors`
+translates XLA's errors. `cpu` contains workarounds for XLA's CPU backend, and `placement`
+describes where a compiled function runs: the kind of device and its mesh axes.
 """
 
 from bert4rec_jax.devices import cpu
-from bert4rec_jax.devices.errors import check_memory, explained, lost_process
+from bert4rec_jax.devices.errors import translate_errors
 from bert4rec_jax.devices.layout import Layout, in_parameter_layout
+from bert4rec_jax.devices.memory import check_memory, step_memory
 from bert4rec_jax.devices.placement import Placement
-from bert4rec_jax.devices.processes import agreed, join_cluster, leaving_together
+from bert4rec_jax.devices.processes import (
+    all_processes_ok,
+    exit_on_user_error,
+    join_cluster,
+    lost_process,
+)
 from bert4rec_jax.devices.signals import StopSignal
 
 __all__ = [
     "Layout",
     "Placement",
     "StopSignal",
-    "agreed",
+    "all_processes_ok",
     "check_memory",
     "cpu",
-    "explained",
+    "exit_on_user_error",
     "in_parameter_layout",
     "join_cluster",
-    "leaving_together",
     "lost_process",
+    "step_memory",
+    "translate_errors",
 ]

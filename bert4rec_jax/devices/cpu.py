@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is there only because of XLA's CPU backend.
+"""Workarounds for XLA's CPU backend.
 
-Loop bodies run on one core there, so chunks of a catalogue are unrolled (`model/losses.py`); gathers and scatters are
-slower than products with one-hot matrices (`model/encoder.py`); and independent operations all start at once.
+Loop bodies use only one core there, so the chunks of a large item table are unrolled
+(`model/softmax_unrolled.py`). Gathers and scatters are slower than products with one-hot matrices
+(`model/encoder.py`). Independent operations all start at once.
 """
 
 import functools
@@ -12,58 +13,74 @@ import jax
 import jax.numpy as jnp
 
 
-def compiler_options(platform: str) -> dict | None:
-    """Returns what XLA is told where it compiles for a CPU, None for other machines.
+def compiler_options(platform: str) -> dict[str, str | int] | None:
+    """Returns XLA's options if it compiles for a CPU, otherwise None.
 
-    Operations are ordered by memory: its default starts independent ones as early as it can, so that all chunks of a
-    large catalogue would be alive at once. Vectors are as wide as the processor has them: its default is 256 bits, also
-    where there are 512.
+    Operations are ordered by memory. By default, XLA starts independent operations as early as it
+    can, so that all chunks of a large item table would be in memory at once. Vectors are as wide as
+    the processor's; by default, XLA uses 256 bits even if the processor has 512.
     """
     if platform != "cpu":
         return None
-    wide = {"xla_cpu_prefer_vector_width": 512} if _has_wide_vectors() else {}
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED", **wide}
+    options: dict[str, str | int] = {
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    }
+    if _has_wide_vectors():
+        options["xla_cpu_prefer_vector_width"] = 512
+    return options
 
 
 @functools.cache
-def _has_wide_vectors(description: str = "/proc/cpuinfo") -> bool:
-    """Returns whether the processor, in Linux's description of it, has AVX-512; False where there is none."""
+def _has_wide_vectors(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Returns whether the processor has AVX-512, according to Linux; False on other systems."""
     try:
-        return "avx512f" in Path(description).read_text().split()
+        return "avx512f" in Path(cpuinfo).read_text().split()
     except OSError:
         return False
 
 
-def after(x: jax.Array, done: list[jax.Array]) -> jax.Array:
-    """Returns x, but not before `done` is computed: unrolled chunks then live one after another, not all at once.
+def order_after(x: jax.Array, done: list[jax.Array]) -> jax.Array:
+    """Returns x unchanged, but not before the arrays `done` are computed.
 
-    XLA drops an `optimization_barrier` before it schedules on CPU, so this is a dependence that it cannot see through:
-    nothing is added, but a compiler has to respect NaN. It also keeps XLA from taking the exponentials of the forward
-    pass for those of the backward pass.
+    Unrolled chunks are thus in memory one after another instead of all at once. XLA removes
+    `optimization_barrier` before it schedules for CPUs. Adding 0 * y is a dependence that it cannot
+    remove, because y might be NaN. It also prevents XLA from reusing the exponentials of the
+    forward pass in the backward pass.
     """
-    return x + sum((0 * y.reshape(-1)[0] for y in done), jnp.zeros((), x.dtype)).astype(x.dtype)
+    zero = jnp.zeros((), x.dtype)
+    for y in done:
+        zero += 0 * y.reshape(-1)[0]
+    return x + zero.astype(x.dtype)
 
 
 @jax.custom_vjp
-def rows(table_PD: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns table_PD[ids]; the gradient is a product with a one-hot matrix, where a scatter would be slow."""
-    return table_PD[ids]
+def lookup_with_one_hot_gradient(table_RD: jax.Array, ids: jax.Array) -> jax.Array:
+    """Returns table_RD[ids]; the gradient is a product with a one-hot matrix instead of a slow scatter.
+
+    Args:
+      table_RD: [rows, width].
+      ids: row numbers, of any shape.
+    """
+    return table_RD[ids]
 
 
-def _rows_forward(table_PD, ids):
-    return table_PD[ids], (ids, table_PD.shape[0])
+def _lookup_forward(table_RD: jax.Array, ids: jax.Array) -> tuple[jax.Array, tuple[jax.Array, int]]:
+    return table_RD[ids], (ids, table_RD.shape[0])
 
 
-def _rows_backward(residuals, gradient):
+def _lookup_backward(
+    residuals: tuple[jax.Array, int], gradient: jax.Array
+) -> tuple[jax.Array, None]:
     ids, count = residuals
-    one_hot_NP = jax.nn.one_hot(ids.reshape(-1), count, dtype=gradient.dtype)
-    return jnp.einsum("np,nd->pd", one_hot_NP, gradient.reshape(-1, gradient.shape[-1])), None
+    one_hot_NR = jax.nn.one_hot(ids.reshape(-1), count, dtype=gradient.dtype)
+    gradient_ND = gradient.reshape(-1, gradient.shape[-1])
+    return jnp.einsum("nr,nd->rd", one_hot_NR, gradient_ND), None
 
 
-rows.defvjp(_rows_forward, _rows_backward)
+lookup_with_one_hot_gradient.defvjp(_lookup_forward, _lookup_backward)
 
 
-def pick(x_BLD: jax.Array, slots_BK: jax.Array) -> jax.Array:
-    """Returns x_BLD[b, slots_BK[b]] as a product with a one-hot matrix: [B, K, D]."""
+def gather_by_one_hot(x_BLD: jax.Array, slots_BK: jax.Array) -> jax.Array:
+    """Returns x_BLD[b, slots_BK[b]], shape [B, K, D], as a product with a one-hot matrix."""
     one_hot_BKL = jax.nn.one_hot(slots_BK, x_BLD.shape[1], dtype=x_BLD.dtype)
     return one_hot_BKL @ x_BLD

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
 
-A step or a ranking is written for one device's part of the batch, with a `Placement` that names the mesh axes of
-its sums. `Layout.compile_update` and `Layout.compile_per_row` turn it into a function of global arrays. Rows of a
-batch are split over all devices, the item table (and its optimizer moments) over the devices of the items axis;
-everything else is replicated.
+A step or a ranking is written for one device's part of the batch, with a `Placement` that names
+the mesh axes of its sums. `Layout.compile_update` and `Layout.compile_per_row` turn it into a
+function of global arrays. Rows of a batch are split over all devices, the item table (and its
+optimizer moments) over the devices of the items axis; everything else is replicated.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental.layout import Layout as Order
 from jax.experimental.layout import with_layout_constraint
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert4rec_jax.config import ParallelConfig
@@ -23,7 +23,8 @@ from bert4rec_jax.devices.cpu import compiler_options
 from bert4rec_jax.devices.placement import Placement, platform_of
 from bert4rec_jax.errors import UserError
 
-DATA, ITEMS = "data", "items"
+DATA = "data"
+ITEMS = "items"
 TPU_LANES = 128
 
 
@@ -33,7 +34,8 @@ class Layout:
     Attributes:
       placement: the keyword argument `placement` of every compiled function.
       num_devices: devices over which rows are split.
-      process: this process's number among `processes`, each of which feeds an equal share of the rows.
+      process: this process's number among `processes`, each of which feeds an equal share of the
+        rows.
       processes: number of processes.
     """
 
@@ -42,20 +44,27 @@ class Layout:
 
         Args:
           config: its shape.
-          devices: what to lay functions over; None for all that this job has. Those of a `targets.Target` are only
+          devices: what to lay functions over; None for all that this job has. Those of a
+            `targets.Target` are only
             described: functions then compile and do not run.
 
         Raises:
           UserError: the devices there are do not fit the configuration.
         """
-        # A process feeds the rows after those of the process before it, so its devices must lie together in the mesh;
-        # TPUs number theirs by place in the machine.
-        # Slices of TPUs are joined by the slower network of the data centre: they come one after another, so that the
-        # data axis spans them and the items axis stays inside of one.
+        # A process feeds the rows after those of the process before it, so its devices must lie
+        # together in the mesh; TPUs number theirs by place in the machine.
+        # Slices of TPUs are joined by the slower network of the data centre: they come one after
+        # another, so that the data axis spans them and the items axis stays inside of one.
         devices = sorted(
             devices or jax.devices(),
             key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
         )
+        if config.mode == "pmap" and jax.process_count() > 1:
+            raise UserError(
+                "config.parallel.mode = 'pmap' works in one process only, because the arrays that pmap "
+                "returns belong to one process and cannot be saved; use config.parallel.mode = 'jit' "
+                f"with the {jax.process_count()} processes of this job."
+            )
         data = config.data or max(len(devices) // config.item_shards, 1)
         wanted = data * config.item_shards
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
@@ -70,7 +79,8 @@ class Layout:
         )
         self._pmap, self._catalogue = config.mode == "pmap", config.item_shards
         self._devices = devices[:wanted]
-        # The mesh of pmap has one axis; an array on another mesh would be compiled for a second time.
+        # The mesh of pmap has one axis; an array on another mesh would be compiled for a second
+        # time.
         names = (DATA,) if self._pmap else (DATA, ITEMS)
         grid = np.array(self._devices).reshape((data, config.item_shards)[: len(names)])
         self._mesh = Mesh(grid, names, axis_types=(AxisType.Auto,) * len(names))
@@ -96,6 +106,11 @@ class Layout:
                 f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
                 "of two up to 64 always does."
             )
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        """The mesh without its devices, to trace functions for devices that are only described."""
+        return self._mesh.abstract_mesh
 
     def row_sharding(self) -> NamedSharding:
         """Returns the sharding of arrays whose first dimension runs over rows or cases."""
@@ -178,8 +193,8 @@ class Layout:
             devices=self._devices,
             donate_argnums=donated,
         )
-        # pmap itself has no compiler options. Inside jit it would take a process's arrays for those of all processes.
-        if compiler_options(self.placement.platform) and self.processes == 1:
+        # pmap has no compiler options of its own.
+        if compiler_options(self.placement.platform):
             mapped = self._jit(mapped, donated)
         return mapped
 
@@ -217,8 +232,8 @@ def _merge_two_dimensions(x):
 def in_parameter_layout(x: jax.Array, platform: str) -> jax.Array:
     """Returns x in the memory layout in which a TPU stores parameters of its shape; unchanged on other platforms.
 
-    A TPU stores arrays with rows shorter than a register by columns, which avoids padding. Otherwise XLA copies and
-    pads the parameters to match row-major gradients, and back.
+    A TPU stores arrays with rows shorter than a register by columns, which avoids padding.
+    Otherwise XLA copies and pads the parameters to match row-major gradients, and back.
     """
     if platform == "tpu" and x.ndim == 2 and x.shape[1] < TPU_LANES <= x.shape[0]:
         return with_layout_constraint(x, Order(major_to_minor=(1, 0)))

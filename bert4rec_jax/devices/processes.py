@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one job: how they find each other, agree, and leave together."""
+"""The processes of one job: joining them, agreeing on a decision, and ending together."""
 
 import contextlib
 import os
@@ -7,43 +7,53 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.terminal import say
 
 
 def join_cluster() -> None:
-    """Connects this process with the others of its job; call it before anything touches a device.
+    """Connects this process with the others of its job; call this before anything uses a device.
 
-    SLURM, Open MPI, Kubernetes and TPU pods are recognised; elsewhere the environment variables
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID say how.
+    JAX detects SLURM, Open MPI, Kubernetes and TPU pods. Elsewhere, the environment variables
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID are required.
 
     Raises:
-      UserError: the others were not found.
+      UserError: the other processes cannot be reached.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    explicit = {
-        name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")
-    }
+    settings = {}
+    for name in ("num_processes", "process_id"):
+        value = os.environ.get(f"JAX_{name.upper()}")
+        if value is not None:
+            settings[name] = _whole_number(f"JAX_{name.upper()}", value)
     try:
         jax.distributed.initialize(
             coordinator_address=os.environ.get("JAX_COORDINATOR_ADDRESS"),
-            **{name: int(value) for name, value in explicit.items() if value is not None},
+            **settings,
             heartbeat_timeout_seconds=30,
             initialization_timeout=300,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: the other processes were not found ({error}); start it under SLURM, Kubernetes or with "
-            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set."
+            f"--distributed: the other processes were not found ({error}); use SLURM or Kubernetes, "
+            "or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from None
 
 
-@contextlib.contextmanager
-def leaving_together() -> Iterator[None]:
-    """Makes a user error end this process at once when it is one of several.
+def _whole_number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise UserError(f"{name} = {value!r} is not a whole number; correct this variable.")
+    return int(value)
 
-    The usual way out waits for the others, which wait for this one; they notice its end within a minute.
+
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Ends this process at once on a user error if the job has several processes.
+
+    A normal exit waits for the other processes, which in turn wait for this one. They detect the
+    end of this process within a minute.
     """
     try:
         yield
@@ -54,10 +64,16 @@ def leaving_together() -> Iterator[None]:
         os._exit(2)
 
 
-def agreed(ok: bool) -> bool:
-    """Returns whether all processes say `ok`."""
+def all_processes_ok(ok: bool) -> bool:
+    """Returns whether `ok` is true in all processes."""
     if jax.process_count() == 1:
         return ok
-    from jax.experimental import multihost_utils
-
     return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+def lost_process(reason: str) -> UserError:
+    """Returns the error for a failed operation between the processes of a job."""
+    return UserError(
+        f"another process of this job has ended or cannot be reached ({reason}); the last checkpoint "
+        "is intact: start all processes again to continue from it."
+    )

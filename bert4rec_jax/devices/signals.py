@@ -21,11 +21,12 @@ _END = b"\0"  # in place of a signal's number
 class StopSignal:
     """Turns SIGTERM, SIGUSR1, SIGHUP and the first Ctrl-C into a flag; a context manager.
 
-    Batch systems send these before they take a machine away; the loop saves and returns at the next step. Python runs
-    handlers between two of its own instructions, and XLA may compile or compute for minutes in between: a thread,
-    woken by the signal itself, answers at once, and a second signal ends the process whatever XLA does. A signal that
-    is ignored stays ignored: under nohup a run outlives its connection. Python lets only the main thread listen: a run
-    in another is asked by nobody, and signals stay with whoever has that thread.
+    Batch systems send these before they take a machine away; the loop saves and returns at the next
+    step. Python runs handlers between two of its own instructions, and XLA may compile or compute
+    for minutes in between: a thread, woken by the signal itself, answers at once, and a second
+    signal ends the process whatever XLA does. A signal that is ignored stays ignored: under nohup a
+    run outlives its connection. Python lets only the main thread listen: a run in another is asked
+    by nobody, and signals stay with whoever has that thread.
     """
 
     def __init__(self):
@@ -54,8 +55,8 @@ class StopSignal:
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        # The thread ends once it has answered what came before. Closing the pipe would not end it where a process that
-        # was forked meanwhile holds it too.
+        # The thread ends once it has answered what came before. Closing the pipe would not end it
+        # where a process that was forked meanwhile holds it too.
         os.write(self._write, _END)
         self._watching.join()
         os.close(self._write)

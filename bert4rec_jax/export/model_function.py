@@ -36,7 +36,7 @@ def score_histories(
     inputs = Inputs(tokens_BL, real_BL, jnp.maximum(distances_BL, 0), slots_B1)
     no_pairs = jnp.zeros((0,), jnp.int32)
     histories = Histories(inputs, jnp.arange(B), no_pairs, no_pairs)
-    # All platforms that read the file have the operations of the implementations for CPU.
+    # The operations of the CPU's implementations exist on every platform.
     return item_scores(config, num_items, params, histories, Placement("cpu"))
 
 

@@ -27,6 +27,7 @@ _METRICS = {
 _LIST_LENGTH = 50  # page.js requests as many
 _STARTING_POINTS = 3
 _OWN_POINT_ITEMS = 4
+_TEXT_LENGTH = 300
 
 
 def write(
@@ -103,6 +104,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
     titles = catalogue["item"].astype(str)
     if "title" in catalogue:
         titles = catalogue["title"].fillna(titles).astype(str)
+    titles = titles.map(_short_text)
     years = pd.Series(0, catalogue.index)
     if "year" in catalogue:
         years = catalogue["year"].fillna(0).astype(int)
@@ -118,12 +120,19 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
     }
 
 
+def _short_text(text: str) -> str:
+    """Returns a text without repeated spaces, cut to a length that browsers handle quickly."""
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
+
+
 def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
     if "genres" not in catalogue:
         return [[] for _ in range(len(catalogue))]
     ignored = ("", "(no genres listed)")
     texts = catalogue["genres"].fillna("").astype(str)
-    return [[name for name in text.split("|") if name not in ignored] for text in texts]
+    split = [[_short_text(name) for name in text.split("|")] for text in texts]
+    return [[name for name in names if name not in ignored] for names in split]
 
 
 def run_description(recommender: Recommender) -> dict:
@@ -169,7 +178,9 @@ def starting_points(recommender: Recommender, histories: dict[str, list[str]]) -
         found = [_find(recommender, title) for title in titles]
         items = [item for item in dict.fromkeys(found) if item is not None]
         if len(items) >= 2:
-            points.append({"name": name, "items": items, "missing": len(titles) - len(items)})
+            points.append(
+                {"name": _short_text(name), "items": items, "missing": len(titles) - len(items)}
+            )
     return points + _own_points(recommender, max(0, _STARTING_POINTS - len(points)))
 
 
@@ -216,7 +227,7 @@ def _own_points(recommender: Recommender, count: int) -> list[dict]:
         if used & set(near) or len(near) < 2:
             continue
         used |= set(near)
-        name = f"Like {recommender.titles.label(seed + 1)}"
+        name = _short_text(f"Like {recommender.titles.label(seed + 1)}")
         items = [index + 1 for index in reversed(near)]
         points.append({"name": name, "items": items, "missing": 0})
     return points

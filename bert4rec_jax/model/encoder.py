@@ -155,7 +155,7 @@ class Encoder(nn.Module):
         if c.positions != "rotary":
             table_LD = self.param("position_embedding", _initializer(c), (c.max_length, c.width))
             if self.platform == "cpu":
-                x_BLD = x_BLD + cpu.rows(table_LD, inputs.positions)
+                x_BLD = x_BLD + cpu.lookup_with_one_hot_gradient(table_LD, inputs.positions)
             else:
                 x_BLD = x_BLD + table_LD[inputs.positions]
         x_BLD = x_BLD.astype(c.dtype)
@@ -270,7 +270,7 @@ def gelu(x: jax.Array) -> jax.Array:
 def at_slots(x_BLD: jax.Array, slots_BK: jax.Array, platform: str) -> jax.Array:
     """Returns x_BLD[b, slots_BK[b]]: [B, K, D]."""
     if platform == "cpu":
-        return cpu.pick(x_BLD, slots_BK)
+        return cpu.gather_by_one_hot(x_BLD, slots_BK)
     return jnp.take_along_axis(x_BLD, slots_BK[:, :, None], axis=1, mode="clip")
 
 

@@ -35,7 +35,7 @@ def log_sum_exp(
     saved = []
     log_sums: list[jax.Array] = []
     for chunk in chunks:
-        operand_MD = h_MD if keep else cpu.after(h_MD, log_sums[-1:])
+        operand_MD = h_MD if keep else cpu.order_after(h_MD, log_sums[-1:])
         e_MC, max_M = _exponentials(operand_MD, embedding_VD[chunk], bias_V[chunk])
         saved.append((e_MC if keep else None, max_M))
         log_sums.append(max_M + jnp.log(e_MC.sum(axis=1)))
@@ -59,7 +59,7 @@ def gradients(
     for chunk, (e_MC, max_M) in zip(chunks, saved):
         if e_MC is None:
             done = [slots.lse_M, d_h_MD, *d_embedding[-1:], *d_bias[-1:]]
-            operand_MD = cpu.after(h_MD, done)
+            operand_MD = cpu.order_after(h_MD, done)
             e_MC, _ = _exponentials(operand_MD, embedding_VD[chunk], bias_V[chunk])
         scale_M = slots.scale_M * jnp.exp(max_M - slots.lse_M)
         e_MC = e_MC.astype(h_MD.dtype)

@@ -90,7 +90,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def image(figure: Figure, description: str, caption: str = "") -> str:
     """Returns a figure as an embedded PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", dpi=150)
     data = base64.b64encode(buffer.getvalue()).decode()
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     source = f"data:image/png;base64,{data}"

@@ -86,7 +86,8 @@ def rank_in_chunks(
     """
     axis = placement.items
     items = params["items"]
-    states_ND = history_states(config, params, histories, placement)
+    with jax.default_matmul_precision(config.matmul_precision):
+        states_ND = history_states(config, params, histories, placement)
     count = len(states_ND)
     rows = len(items["bias"])
     offset = shard_offset(rows, axis)
@@ -96,7 +97,8 @@ def rank_in_chunks(
 
     def scores_of(chunk: _Chunk) -> jax.Array:
         part = _slice_rows(items, chunk.start, size)
-        scores_NC = score_rows(states_ND, part, num_items, offset + chunk.start)
+        with jax.default_matmul_precision(config.matmul_precision):
+            scores_NC = score_rows(states_ND, part, num_items, offset + chunk.start)
         scores_NC = mask_removed(scores_NC, *removed, offset + chunk.start)
         is_new_C = chunk.start + jnp.arange(size) >= chunk.first_new
         return jnp.where(is_new_C, scores_NC, ELSEWHERE_SCORE)

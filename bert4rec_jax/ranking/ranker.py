@@ -53,37 +53,39 @@ def rank_step(
     """
     histories, (targets_N, sampled_NS) = batch
     axis = placement.items
-    count = len(histories.slots_N)
+    items = params["items"]
     targets_N = all_gather_rows(targets_N, axis)
     is_sampled = sampled_NS.shape[1] > 0
-    if not is_sampled and is_large(
-        len(targets_N), len(params["items"]["bias"]), placement.platform
-    ):
+    if not is_sampled and is_large(len(targets_N), len(items["bias"]), placement.platform):
         target_N, result = rank_in_chunks(
             config.model, num_items, params, histories, targets_N, LIST_LENGTH, placement
         )
     else:
         scores_NV = item_scores(config.model, num_items, params, histories, placement)
         scores_NV = mask_removed_items(scores_NV, histories, axis)
-        offset = shard_offset(scores_NV.shape[1], axis)
-        target_N = merge_shard_scores(scores_of_items(scores_NV, targets_N, offset), axis)
-        if is_sampled:
-            sampled_NS = all_gather_rows(sampled_NS, axis)
-            compared_NS = merge_shard_scores(scores_of_items(scores_NV, sampled_NS, offset), axis)
-            greater_N, ties_N = count_above_and_tied(compared_NS, target_N)
-        else:
-            counts = count_above_and_tied(scores_NV, target_N)
-            greater_N, ties_N = (sum_over_shards(count_N, axis) for count_N in counts)
-            ties_N -= 1  # the target itself
-        result = {
-            "greater": greater_N,
-            "ties": ties_N,
-            "top": top_k(scores_NV, LIST_LENGTH, axis).items,
-        }
+        target_N, result = _rank_scores(scores_NV, targets_N, sampled_NS, axis)
     if not with_top:
         del result["top"]
-    result["finite"] = _is_finite(target_N, params["items"], axis).astype(jnp.int32)
-    return {name: local_rows(x, count, axis) for name, x in result.items()}
+    result["finite"] = _is_finite(target_N, items, axis).astype(jnp.int32)
+    return {name: local_rows(x, len(histories.slots_N), axis) for name, x in result.items()}
+
+
+def _rank_scores(
+    scores_NV: jax.Array, targets_N: jax.Array, sampled_NS: jax.Array, axis: str | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the score of each target, float32[N'], and its `greater`, `ties` and `top`, as in `Ranking`."""
+    offset = shard_offset(scores_NV.shape[1], axis)
+    target_N = merge_shard_scores(scores_of_items(scores_NV, targets_N, offset), axis)
+    if sampled_NS.shape[1]:
+        sampled_NS = all_gather_rows(sampled_NS, axis)
+        compared_NS = merge_shard_scores(scores_of_items(scores_NV, sampled_NS, offset), axis)
+        greater_N, ties_N = count_above_and_tied(compared_NS, target_N)
+    else:
+        counts = count_above_and_tied(scores_NV, target_N)
+        greater_N, ties_N = (sum_over_shards(count_N, axis) for count_N in counts)
+        ties_N -= 1  # the target itself
+    top_NK = top_k(scores_NV, LIST_LENGTH, axis).items
+    return target_N, {"greater": greater_N, "ties": ties_N, "top": top_NK}
 
 
 def _is_finite(target_N: jax.Array, items: ItemTable, axis: str | None) -> jax.Array:

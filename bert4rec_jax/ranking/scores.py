@@ -54,9 +54,10 @@ def item_scores(
       rows of the table. Rows that are not items are not candidates, see `score_results`.
     """
     items = params["items"]
-    states_ND = history_states(config, params, histories, placement)
     offset = shard_offset(items["bias"].shape[0], placement.items)
-    return score_rows(states_ND, items, num_items, offset)
+    with jax.default_matmul_precision(config.matmul_precision):
+        states_ND = history_states(config, params, histories, placement)
+        return score_rows(states_ND, items, num_items, offset)
 
 
 def history_states(

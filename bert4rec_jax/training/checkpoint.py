@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from bert4rec_jax.devices import agreed, lost_process
+from bert4rec_jax.devices import all_processes_ok, lost_process
 from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.progress import waiting
 from bert4rec_jax.training.step import TrainState
@@ -249,7 +249,7 @@ class Checkpoints:
             result = read(step)
         except _Damaged as error:
             damage = error
-        if agreed(damage is None):
+        if all_processes_ok(damage is None):
             return result
         logging.warning(
             "checkpoint %d is damaged (%s); going on to another",
@@ -265,7 +265,7 @@ class Checkpoints:
             aside = os.path.join(os.path.dirname(self._folder), f"checkpoint-{step}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
-        agreed(True)  # the others wait until it is gone
+        all_processes_ok(True)  # the others wait until it is gone
         self._manager.reload()
 
     def _read(self, step: int, templates: dict[str, Any]) -> tuple[dict[str, Any], dict]:

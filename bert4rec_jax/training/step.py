@@ -252,7 +252,8 @@ def train_step(
     fold = functools.partial(fold_features, features=spec.features, axis=placement.items)
     params, unfold = jax.vjp(fold, state.params)
     keys = step_keys(root, state.step)
-    total, targets, gradient = _sum_parts(spec, params, packed, keys, placement)
+    with jax.default_matmul_precision(config.model.matmul_precision):
+        total, targets, gradient = _sum_parts(spec, params, packed, keys, placement)
 
     # Sums of numerators and denominators, because shards have different numbers of targets.
     total, targets = placement.sum((total, targets))

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Derives committed tables from their records again,
-and checks that this version can reproduce the records.
-"""
+"""Derives committed tables from their records again, and checks the records themselves."""
 
 import functools
 import json
@@ -13,7 +11,16 @@ from pathlib import Path
 import jax
 
 from bert4rec_jax.command_line import flag
-from bert4rec_jax.config import NOT_IDENTITY, ModelConfig, load, resolve, shipped
+from bert4rec_jax.config import (
+    NOT_IDENTITY,
+    ModelConfig,
+    parse_flags,
+    read,
+    resolve,
+    shipped,
+    split_arguments,
+    with_fields,
+)
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
@@ -21,7 +28,6 @@ from experiments.reporting.records import Run, by_dataset, find, flatten
 from experiments.reporting.tables import Table, build, load_options
 from experiments.reporting.writing import comma_separated, latex, markdown
 from experiments.reporting.writing.markdown import TAG
-from experiments.sweeping.sweep_file import apply, parse_assignments
 
 
 def check(file: Path, paths: Sequence[str]) -> list[str]:
@@ -32,8 +38,8 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
       paths: folders of the records; if empty, those in the table's comment, relative to the file.
 
     Returns:
-      The problems, one sentence each; empty if the tables are right
-      and this version can reproduce the records.
+      The problems, one sentence each; empty if the tables are right and this version can
+      reproduce the records.
 
     Raises:
       UserError: the file contains no table, or records are missing or damaged.
@@ -47,7 +53,8 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
         raise UserError(
             f"{file} does not contain a generated table: the comment with its options is missing."
         )
-    problems, begin = [], 0
+    problems: list[str] = []
+    begin = 0
     for tag in tags:
         part = text[begin : tag.start()]
         begin = tag.end()
@@ -55,31 +62,27 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
         runs, _ = find(paths or [str(file.parent / place) for place in json.loads(tag[1])])
         groups = by_dataset(runs)
         if name is None or name[1] not in groups:
+            title = name[1] if name else "a table without a heading"
             raise UserError(
-                f"{file}: there is no record for "
-                f"{name[1] if name else 'a table without a heading'!r}; "
-                f"there are records for {', '.join(groups)}."
+                f"{file}: there is no record for {title!r}; there are records for "
+                f"{', '.join(groups)}."
             )
         group = groups[name[1]]
         problems += check_records(group)
         try:
             table = build(name[1], group, load_options(tag[2]))
             derived = markdown(table, group, file.parent)
-            problems += _differences(part[name.start() :], derived[: TAG.search(derived).start()])
-            problems += _beside(file, table)
-        except (
-            UserError,
-            TypeError,
-            KeyError,
-        ) as error:  # the last two: options or records of another version
+            derived_part = derived[: TAG.search(derived).start()]
+            problems += _differences(part[name.start() :], derived_part)
+            problems += _other_formats(file, table)
+        except (UserError, TypeError, KeyError) as error:
+            # The last two: options or records of another version.
             problems.append(f"the table cannot be derived: {error}")
     return problems
 
 
 def check_records(runs: Sequence[Run]) -> list[str]:
-    """Returns the differences between records and the runs that their configs describe today,
-    one sentence each.
-    """
+    """Returns the differences between records and the runs that their configs describe today."""
     return [f"{run.path}: {problem}" for run in runs for problem in _problems(run)]
 
 
@@ -89,10 +92,10 @@ def _problems(run: Run) -> Iterator[str]:
     except UserError as error:
         yield f"this version rejects its config.json: {error}"
     else:
-        now, then = flatten(config.to_dict()), flatten(run.config)
-        for name in now:
-            if name not in then and not name.startswith(NOT_IDENTITY):
-                yield f"its config.json lacks config.{name}, which is {now[name]!r} in this version"
+        recorded_fields = flatten(run.config)
+        for name, value in flatten(config.to_dict()).items():
+            if name not in recorded_fields and not name.startswith(NOT_IDENTITY):
+                yield f"its config.json lacks config.{name}, which is {value!r} in this version"
         if run.results["seed"] != config.seed:
             yield f"results.json has seed {run.results['seed']}, config.json has seed {config.seed}"
         if run.results["steps"] > config.train.steps:
@@ -131,58 +134,43 @@ def _command(run: Run) -> Iterator[str]:
     path = shipped().get(name.removesuffix(".py"))
     if path is None:
         return
-    base = load(path + colon + variant).to_dict()
-    texts = {field for field, value in flatten(base).items() if isinstance(value, str)}
-    given = [
-        word.removeprefix("--config.")
-        for word in command
-        if word.startswith("--config.") and "=" in word
-    ]
-    overrides = {
-        field: str(value) if field in texts else value
-        for field, value in parse_assignments(given).items()
-    }
-    now, then = flatten(apply(base, overrides).to_dict()), flatten(run.config)
-    for field in now.keys() & then.keys():
-        if now[field] != then[field] and not field.startswith(NOT_IDENTITY):
+    overrides = parse_flags(split_arguments(command)[0])
+    values = with_fields(read(path + colon + variant), overrides)
+    today = flatten(resolve(values).to_dict())
+    recorded = flatten(run.config)
+    for field in today.keys() & recorded.keys():
+        if today[field] != recorded[field] and not field.startswith(NOT_IDENTITY):
             yield (
-                f"its command with today's configs/{name} sets config.{field} = {now[field]!r}, "
-                f"its config.json has {then[field]!r}"
+                f"its command with today's configs/{name} sets config.{field} = {today[field]!r}, "
+                f"its config.json has {recorded[field]!r}"
             )
 
 
 def _curve(run: Run) -> Iterator[str]:
-    """Compares results.json with metrics.jsonl: the best step, its validation metrics,
-    and the seconds of training.
-    """
+    """Compares results.json with metrics.jsonl: best step, validation metrics and seconds."""
     valid = {line["step"]: line for line in run.curve if line["split"] == "valid"}
     if not valid:  # evaluated the model of another run
         return
-    best, metric = run.results["best_step"], run.config["eval"]["metric"]
+    best = run.results["best_step"]
+    metric = run.config["eval"]["metric"]
     chosen = max(sorted(valid), key=lambda step: valid[step][metric])
     if best != chosen:
         yield f"results.json has best step {best}, metrics.jsonl has {chosen}"
         return
-    for name in run.results["valid"].keys() & valid[best].keys():
-        if (
-            abs(run.results["valid"][name] - valid[best][name]) > 5e-5
-        ):  # two rankings may differ on an accelerator
+    best_line = valid[best]
+    for name, value in run.results["valid"].items():
+        # Two rankings may differ slightly on an accelerator.
+        if name in best_line and abs(value - best_line[name]) > 5e-5:
             yield (
-                f"results.json has valid {name} = {run.results['valid'][name]:.6f}, metrics.jsonl "
-                "has "
-                f"{valid[best][name]:.6f} at step {best}"
+                f"results.json has valid {name} = {value:.6f}, metrics.jsonl has "
+                f"{best_line[name]:.6f} at step {best}"
             )
-    last = max(
-        (x for x in run.curve if x["split"] == "train"), key=lambda x: x["step"], default=None
-    )
-    if (
-        last
-        and last["step"] == run.results["steps"]
-        and abs(last["seconds"] - run.results["train_seconds"]) > 0.01
-    ):
+    seconds = {line["step"]: line["seconds"] for line in run.curve if line["split"] == "train"}
+    last = max(seconds, default=None)
+    recorded = run.results["train_seconds"]
+    if last == run.results["steps"] and abs(seconds[last] - recorded) > 0.01:
         yield (
-            f"results.json has {run.results['train_seconds']:.2f} s of training, "
-            f"metrics.jsonl has {last['seconds']:.2f}"
+            f"results.json has {recorded:.2f} s of training, metrics.jsonl has {seconds[last]:.2f}"
         )
 
 
@@ -191,53 +179,53 @@ def _numbers(run: Run) -> Iterator[str]:
     ranks = run.ranks
     parts = [("test", run.results["test"], ranks["rank"])]
     if "tied" in ranks:
-        chosen = {"test_tied": ranks["tied"], "test_untied": ~ranks["tied"]}
-        parts += [
-            (part, run.results.get(part, {}), ranks["rank"][which])
-            for part, which in chosen.items()
-        ]
+        masks = {"test_tied": ranks["tied"], "test_untied": ~ranks["tied"]}
+        for part, mask in masks.items():
+            parts.append((part, run.results.get(part, {}), ranks["rank"][mask]))
     for name, results in run.results.get("baselines", {}).items():
         parts.append((name, results["test"], ranks[f"{name}_rank"]))
-    for part, recorded, of in parts:
-        derived = from_ranks(of) if recorded else {}
+    for part, recorded, part_ranks in parts:
+        derived = from_ranks(part_ranks) if recorded else {}
         for metric in recorded.keys() & derived.keys():
             if abs(recorded[metric] - derived[metric]) > 1e-6:
                 yield (
                     f"results.json has {part} {metric} = {recorded[metric]:.6f}, but "
-                    "ranks_test.npz yields "
-                    f"{derived[metric]:.6f}"
+                    f"ranks_test.npz yields {derived[metric]:.6f}"
                 )
 
 
-def _beside(file: Path, table: Table) -> Iterator[str]:
+def _other_formats(file: Path, table: Table) -> Iterator[str]:
     """Compares the .tex and .csv files with the same name."""
     for suffix, write in ((".tex", latex), (".csv", comma_separated)):
         path = file.with_suffix(suffix)
         if path.exists():
-            yield from (
-                f"{path.name}: {problem}"
-                for problem in _differences(path.read_text(), write(table))
-            )
+            for problem in _differences(path.read_text(), write(table)):
+                yield f"{path.name}: {problem}"
 
 
 def _differences(committed: str, derived: str) -> list[str]:
     """Compares two texts line by line, and lines of a Markdown table cell by cell."""
-    mine, theirs = committed.rstrip().split("\n"), derived.rstrip().split("\n")
-    problems, header = [], []
-    if len(mine) != len(theirs):
-        problems.append(f"the table has {len(mine)} lines, the records yield {len(theirs)}")
-    for old, new in zip(mine, theirs):
-        cells, expected = _split(old), _split(new)
+    committed_lines = committed.rstrip().split("\n")
+    derived_lines = derived.rstrip().split("\n")
+    problems = []
+    header: list[str] = []
+    if len(committed_lines) != len(derived_lines):
+        problems.append(
+            f"the table has {len(committed_lines)} lines, the records yield {len(derived_lines)}"
+        )
+    for old, new in zip(committed_lines, derived_lines):
+        cells = _split(old)
+        expected = _split(new)
         header = (header or expected) if expected else []
         if old == new:
             continue
         if expected and len(cells) == len(expected):
-            problems += [
-                f"row {expected[0]!r}, column {header[i]!r}: the table has {a!r}, the records "
-                f"yield {b!r}"
-                for i, (a, b) in enumerate(zip(cells, expected))
-                if a != b
-            ]
+            for column, cell, expected_cell in zip(header, cells, expected):
+                if cell != expected_cell:
+                    problems.append(
+                        f"row {expected[0]!r}, column {column!r}: the table has {cell!r}, the "
+                        f"records yield {expected_cell!r}"
+                    )
         else:
             problems.append(f"the table has {old!r}, the records yield {new!r}")
     return problems

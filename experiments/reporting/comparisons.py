@@ -13,13 +13,18 @@ from experiments.reporting import statistics
 from experiments.reporting.rows import Row
 
 PER_USER = re.compile(r"mrr|(ndcg|hr|recall|mrr|map)@\d+")
-BETTER, WORSE, EQUAL, UNDECIDED, ONE_SEED = "better", "worse", "equal", "undecided", "one seed"
+BETTER = "better"
+WORSE = "worse"
+EQUAL = "equal"
+UNDECIDED = "undecided"
+ONE_SEED = "one seed"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row compared with the baseline on one metric;
-    p-values have Holm's correction over the whole table.
+    """A row compared with the baseline on one metric.
+
+    The p-values have Holm's correction over the whole table.
 
     Attributes:
       row: name of the row.
@@ -71,54 +76,63 @@ def compare(
       margin: largest difference that counts as equal, as a share of the baseline's value.
 
     Raises:
-      UserError: there is nothing to compare, rows ranked different cases,
-        or significance is impossible.
+      UserError: there is nothing to compare, rows ranked different cases, or significance is
+        impossible.
     """
-    metrics = [m for m in metrics if PER_USER.fullmatch(m)]
-    others = [row for row in found if row is not base]
-    if not metrics or not others:
+    metrics = [metric for metric in metrics if PER_USER.fullmatch(metric)]
+    pairs = [(row, metric) for row in found if row is not base for metric in metrics]
+    _require_comparable(found, pairs, alpha, resamples)
+    per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
+    differences = []
+    margins = []
+    for row, metric in pairs:
+        values = per_user[row.name, metric]
+        base_values = per_user[base.name, metric]
+        trained = (not row.baseline, not base.baseline)
+        differences.append(statistics.compare(values, base_values, trained))
+        margins.append(margin * float(base_values.mean()))
+    p_t = statistics.holm([difference.p_value() for difference in differences])
+    p_bootstrap = statistics.holm(_bootstrap(per_user, pairs, base, resamples))
+    p_equivalent = statistics.holm([d.p_equivalent(m) for d, m in zip(differences, margins)])
+    compared = []
+    for i, (row, metric) in enumerate(pairs):
+        difference = differences[i]
+        low, high = difference.interval()
+        p_different = max(p_t[i], p_bootstrap[i])
+        compared.append(
+            Comparison(
+                row=row.name,
+                metric=metric,
+                difference=difference.mean,
+                low=low,
+                high=high,
+                se_users=difference.se_users,
+                se_seeds=difference.se_seeds,
+                p_t=float(p_t[i]),
+                p_bootstrap=float(p_bootstrap[i]),
+                p_equivalent=float(p_equivalent[i]),
+                margin=margins[i],
+                verdict=_verdict(difference, p_different, p_equivalent[i], alpha),
+            )
+        )
+    return compared
+
+
+def _require_comparable(
+    found: Sequence[Row], pairs: Sequence[tuple[Row, str]], alpha: float, resamples: int
+) -> None:
+    if not pairs:
         raise UserError(
             "--baseline needs another row to compare, and a metric that exists per user "
             "(ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr)."
         )
     _require_same_cases(found)
-    pairs = [(row, metric) for row in others for metric in metrics]
     # The smallest p-value that a bootstrap can give, times the tests of Holm's first step.
     if 0 < alpha <= len(pairs) / (resamples + 1):
         raise UserError(
             f"with --resamples={resamples} none of {len(pairs)} comparisons could be significant "
-            f"at {alpha:g}; "
-            f"give --resamples={len(pairs) / alpha + 1:.0f} or more."
+            f"at {alpha:g}; give --resamples={len(pairs) / alpha + 1:.0f} or more."
         )
-    per_user = {(row.name, metric): row.per_user(metric) for row in found for metric in metrics}
-    differences = [
-        statistics.compare(
-            per_user[row.name, metric],
-            per_user[base.name, metric],
-            (not row.baseline, not base.baseline),
-        )
-        for row, metric in pairs
-    ]
-    margins = [margin * float(per_user[base.name, metric].mean()) for _, metric in pairs]
-    p_t = statistics.holm([d.p_value() for d in differences])
-    p_bootstrap = statistics.holm(_bootstrap(per_user, pairs, base, resamples))
-    p_equivalent = statistics.holm([d.p_equivalent(m) for d, m in zip(differences, margins)])
-    return [
-        Comparison(
-            row.name,
-            metric,
-            d.mean,
-            *d.interval(),
-            d.se_users,
-            d.se_seeds,
-            float(p_t[i]),
-            float(p_bootstrap[i]),
-            float(p_equivalent[i]),
-            margins[i],
-            _verdict(d, max(p_t[i], p_bootstrap[i]), p_equivalent[i], alpha),
-        )
-        for i, ((row, metric), d) in enumerate(zip(pairs, differences))
-    ]
 
 
 def _verdict(
@@ -150,6 +164,5 @@ def _require_same_cases(found: Sequence[Row]) -> None:
         if run.cases_digest != runs[0].cases_digest:
             raise UserError(
                 f"{runs[0].path} and {run.path} ranked different test cases or candidates, so they "
-                "cannot be compared "
-                "user by user."
+                "cannot be compared user by user."
             )

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs grouped into the rows of a table: one row per setting, one value per seed;
-a baseline is a row of one run.
-"""
+"""Groups runs into the rows of a table: one row per setting or baseline, one value per seed."""
 
 import itertools
 import json
@@ -50,11 +48,10 @@ class Row:
             parts = [run.results["baselines"][self.baseline].get(split, {}) for run in self.runs]
             return np.array([part.get(metric, np.nan) for part in parts], np.float64)
         for run in self.runs:
-            if metric not in (known := run.results.get(split, {})):
-                raise UserError(
-                    f"{run.path} lacks {split} {metric}; it has "
-                    f"{', '.join(known) or 'no metrics of this split'}."
-                )
+            known = run.results.get(split, {})
+            if metric not in known:
+                metrics = ", ".join(known) or "no metrics of this split"
+                raise UserError(f"{run.path} lacks {split} {metric}; it has {metrics}.")
         return np.array([run.results[split][metric] for run in self.runs], np.float64)
 
     def ranks(self, run: Run) -> np.ndarray:
@@ -66,14 +63,14 @@ class Row:
         return np.stack([per_user(metric, self.ranks(run)) for run in self.runs], axis=1)
 
     def per_user(self, metric: str) -> np.ndarray:
-        """Returns float64[users, runs]. A user's cases are not independent,
-        so their mean is one observation.
+        """Returns float64[users, runs], the mean over the cases of each user.
+
+        The cases of a user are not independent, so they are one observation.
         """
-        _, places = np.unique(self.runs[0].ranks["user"], return_inverse=True)
-        counts = np.bincount(places)
-        return np.stack(
-            [np.bincount(places, case) / counts for case in self.per_case(metric).T], axis=1
-        )
+        _, users = np.unique(self.runs[0].ranks["user"], return_inverse=True)
+        counts = np.bincount(users)
+        means = [np.bincount(users, values) / counts for values in self.per_case(metric).T]
+        return np.stack(means, axis=1)
 
     def users_error(self, metric: str) -> float:
         """Returns the standard error of one run's metric over users."""
@@ -92,46 +89,52 @@ def rows(runs: Sequence[Run]) -> tuple[list[Row], dict]:
     Raises:
       UserError: two runs of one setting have the same seed, or a baseline differs between two runs.
     """
-    groups: dict[tuple, list[Run]] = {}
-    for run in runs:
-        setting = {k: v for k, v in run.fields.items() if not k.startswith(_NOT_A_SETTING)}
-        groups.setdefault((run.results["model"], json.dumps(setting, sort_keys=True)), []).append(
-            run
-        )
-    found, commons = _baseline_rows(runs), {}
-    for model in dict.fromkeys(key[0] for key in groups):
-        own = [
-            sorted(group, key=lambda run: run.seed)
-            for key, group in groups.items()
-            if key[0] == model
-        ]
+    found = _baseline_rows(runs)
+    commons = {}
+    for model, settings in _runs_by_setting(runs).items():
+        fields = [group[0].fields for group in settings]
         varying = [
             name
-            for name in own[0][0].fields
+            for name in fields[0]
             if not name.startswith(_NOT_A_SETTING)
-            and len({repr(group[0].fields.get(name)) for group in own}) > 1
+            and len({repr(values.get(name)) for values in fields}) > 1
         ]
         common = {}
         if len(varying) > 2:
             # Among equally common values, the first run decides: an ablation starts with its base.
-            common = {n: Counter(g[0].fields[n] for g in own).most_common(1)[0][0] for n in varying}
+            for name in varying:
+                counts = Counter(values[name] for values in fields)
+                common[name] = counts.most_common(1)[0][0]
             commons[model] = common
-        for group in own:
+        for group, values in zip(settings, fields):
             _require_distinct_seeds(group)
             changes = {
-                n: group[0].fields[n]
-                for n in varying
-                if n not in common or group[0].fields[n] != common[n]
+                name: values[name]
+                for name in varying
+                if name not in common or values[name] != common[name]
             }
-            found.append(
-                Row(", ".join([model, *describe(changes, varying)]), tuple(group), "", changes)
-            )
+            title = ", ".join([model, *describe(changes, varying)])
+            found.append(Row(title, tuple(group), "", changes))
     return found, commons
 
 
+def _runs_by_setting(runs: Sequence[Run]) -> dict[str, list[list[Run]]]:
+    """Returns, per model, the runs of each setting in the order of their seeds."""
+    groups: dict[str, dict[str, list[Run]]] = {}
+    for run in runs:
+        setting = {
+            name: value for name, value in run.fields.items() if not name.startswith(_NOT_A_SETTING)
+        }
+        settings = groups.setdefault(run.results["model"], {})
+        settings.setdefault(json.dumps(setting, sort_keys=True), []).append(run)
+    return {
+        model: [sorted(group, key=lambda run: run.seed) for group in settings.values()]
+        for model, settings in groups.items()
+    }
+
+
 def describe(changes: dict, among: Sequence[str]) -> list[str]:
-    """Returns fields as `width=64`, with the group's name only if `among` has two fields of
-    that name.
+    """Returns fields as `width=64`, with their groups if `among` has two fields of one name.
 
     A field called `name` is shown as its group: `loss=gbce`.
     """
@@ -149,15 +152,11 @@ def find_row(found: Sequence[Row], name: str) -> Row:
     Raises:
       UserError: no row matches, or several do.
     """
-    matches = [row for row in found if row.name == name] or [
-        row for row in found if name in row.name
-    ]
+    exact = [row for row in found if row.name == name]
+    matches = exact or [row for row in found if name in row.name]
     if len(matches) != 1:
-        raise UserError(
-            f"--baseline {name!r} matches {len(matches)} rows; the rows are: "
-            + "; ".join(row.name for row in found)
-            + "."
-        )
+        names = "; ".join(row.name for row in found)
+        raise UserError(f"--baseline {name!r} matches {len(matches)} rows; the rows are: {names}.")
     return matches[0]
 
 

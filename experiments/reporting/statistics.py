@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of the tables: errors over users and over seeds, tests that include both,
-Holm's correction.
+"""Statistics of the tables: errors over users and seeds, significance tests, Holm's correction.
 
 A number in a table has two sources of error: the sample of users and the seed of the training. The
 runs of a row rank the same users, so the values [users, seeds] are a crossed two-way layout.
@@ -41,9 +40,7 @@ class Difference:
         return 2 * self._tail(abs(self.mean))
 
     def p_equivalent(self, margin: float) -> float:
-        """Returns the p-value of a difference of `margin` or more, in either direction
-        (two one-sided tests).
-        """
+        """Returns the p-value of a difference of at least `margin` (two one-sided tests)."""
         return max(self._tail(margin - self.mean), self._tail(margin + self.mean))
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
@@ -68,19 +65,16 @@ def spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def half_width(values: np.ndarray, confidence: float = 0.95) -> float:
-    """Returns half the width of Student's confidence interval for the mean of [n] values;
-    0 for n = 1.
-    """
+    """Returns half of Student's confidence interval for the mean of [n] values; 0 for n = 1."""
     if len(values) < 2:
         return 0.0
     return float(special.stdtrit(len(values) - 1, (1 + confidence) / 2) * spread(values)[1])
 
 
 def users_error(values: np.ndarray) -> float:
-    """Returns the standard error over users of one run's mean:
-    the root mean square over the runs of [users, runs].
+    """Returns the standard error over users of one run's mean, for values [users, runs].
 
-    The result is nan for a single user.
+    It is the root mean square over the runs, and nan for a single user.
     """
     if len(values) < 2:
         return float("nan")
@@ -90,8 +84,7 @@ def users_error(values: np.ndarray) -> float:
 def compare(
     first: np.ndarray, second: np.ndarray, trained: tuple[bool, bool] = (True, True)
 ) -> Difference:
-    """Compares two rows under a two-way random-effects model:
-    users crossed with the seeds of each row.
+    """Compares two rows under a two-way random-effects model, users crossed with seeds.
 
     The variance of the difference of means is the sum of two parts: the variance of the users'
     differences (averaged over seeds) and the variance of each row's mean over its seeds. The
@@ -107,21 +100,23 @@ def compare(
     if users < 2:  # a constant difference has no spread
         return Difference(float(first.mean() - second.mean()), *[float("nan")] * 3)
     parts = [(np.var(first.mean(axis=1) - second.mean(axis=1), ddof=1) / users, users - 1)]
-    seeds_tell = True
+    seeds_vary = True
     for values, has_seed in zip((first, second), trained):
         seeds = values.shape[1]
         if has_seed and seeds > 1:
             parts.append((np.var(values.mean(axis=0), ddof=1) / seeds, seeds - 1))
         elif has_seed:
-            seeds_tell = False
-    if not seeds_tell:
+            seeds_vary = False
+    if not seeds_vary:
         parts = parts[:1]
-    total, weight = sum(v for v, _ in parts), sum(v**2 / degrees for v, degrees in parts)
+    total = sum(variance for variance, _ in parts)
+    weight = sum(variance**2 / degrees for variance, degrees in parts)
+    seeds_variance = sum(variance for variance, _ in parts[1:])
     return Difference(
-        float(first.mean() - second.mean()),
-        float(np.sqrt(parts[0][0])),
-        float(np.sqrt(sum(v for v, _ in parts[1:]))) if seeds_tell else float("nan"),
-        float(total**2 / weight) if weight else float(users - 1),
+        mean=float(first.mean() - second.mean()),
+        se_users=float(np.sqrt(parts[0][0])),
+        se_seeds=float(np.sqrt(seeds_variance)) if seeds_vary else float("nan"),
+        degrees=float(total**2 / weight) if weight else float(users - 1),
     )
 
 
@@ -157,7 +152,8 @@ def hierarchical_bootstrap(
             np.bincount(generator.integers(users, size=users), minlength=users) for _ in range(size)
         ]
         means[start : start + size] = np.stack(draws).astype(np.float64) @ columns / users
-    resampled, observed = [], []
+    resampled = []
+    observed = []
     for group in groups:
         n = len(group)
         counts = generator.multinomial(n, np.full(n, 1 / n), size=resamples)

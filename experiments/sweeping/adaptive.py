@@ -40,7 +40,9 @@ class Study:
                 "clone: pip install -e '.[sweeps]')."
             )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._search, self._name, self._common = search, name, common
+        self._search = search
+        self._name = name
+        self._common = common
         self._storage = _open_storage(storage)
         self._study = self._open(0)
         self._space = {key: _distribution(part) for key, part in search.space.items()}

@@ -5,10 +5,12 @@ Both run `python -m experiments.launch --index i` per trial, which exits with 0 
 or 75 (stopped after saving: start it again). The scheduler does the rest.
 """
 
+import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bert4rec_jax.errors import UserError
@@ -87,18 +89,50 @@ def submit(script: Path) -> str:
     return answer.stdout.strip()
 
 
-def job_manifest(
-    command: Sequence[str],
-    count: int,
-    workers: int,
-    name: str,
-    image: str,
-    volume_claim: str,
-    mount: str,
-    gpus: int,
-    cpus: int,
-    memory: str,
-) -> dict:
+@dataclass(frozen=True)
+class Pod:
+    """The pods of a Kubernetes Job.
+
+    Attributes:
+      image: container image with the checkout as its working directory.
+      volume_claim: persistent volume claim with the folder of the sweep, writable by many pods.
+      mount: mount path of the volume in the container.
+      gpus: NVIDIA GPUs per pod.
+      cpus: CPUs per pod.
+      memory: memory per pod, such as 16Gi.
+    """
+
+    image: str
+    volume_claim: str
+    mount: str
+    gpus: int
+    cpus: int
+    memory: str
+
+    def template(self, command: Sequence[str]) -> dict:
+        """Returns the pod template that runs `command`."""
+        resources = {"cpu": str(self.cpus), "memory": self.memory}
+        if self.gpus:
+            resources["nvidia.com/gpu"] = str(self.gpus)
+        container = {
+            "name": "trial",
+            "image": self.image,
+            "command": list(command),
+            "resources": {"requests": resources, "limits": resources},
+            "volumeMounts": [{"name": "sweep", "mountPath": self.mount}],
+        }
+        claim = {"claimName": self.volume_claim}
+        return {
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 300,
+                "containers": [container],
+                "volumes": [{"name": "sweep", "persistentVolumeClaim": claim}],
+            }
+        }
+
+
+def job_manifest(command: Sequence[str], count: int, workers: int, name: str, pod: Pod) -> dict:
     """Returns a Kubernetes Indexed Job; index i of the Job is trial i.
 
     A stopped trial (exit code 75, or a pod that was evicted or drained) is restarted and not
@@ -108,38 +142,13 @@ def job_manifest(
       command: launches a trial when `--index=i` is appended.
       count: number of trials; finished ones end at once.
       workers: pods at the same time.
-      name: of the Job.
-      image: container image with the checkout as its working directory.
-      volume_claim: persistent volume claim, writable by many, that holds the sweep's folder.
-      mount: mount path in the container.
-      gpus: NVIDIA GPUs per pod.
-      cpus: CPUs per pod.
-      memory: of a pod, such as 16Gi.
+      name: name of the Job.
+      pod: resources of each trial.
     """
-    resources = {"cpu": str(cpus), "memory": memory} | (
-        {"nvidia.com/gpu": str(gpus)} if gpus else {}
-    )
-    container = {
-        "name": "trial",
-        "image": image,
-        # Kubernetes expands $(...); without a shell, signals reach the program.
-        "command": [*command, "--index=$(JOB_COMPLETION_INDEX)"],
-        "resources": {"requests": resources, "limits": resources},
-        "volumeMounts": [{"name": "sweep", "mountPath": mount}],
-    }
-    pod = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 300,
-        "containers": [container],
-        "volumes": [{"name": "sweep", "persistentVolumeClaim": {"claimName": volume_claim}}],
-    }
-    rules = [
-        {
-            "action": "Ignore",
-            "onExitCodes": {"containerName": "trial", "operator": "In", "values": [UNFINISHED]},
-        },
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
+    stopped = {"containerName": "trial", "operator": "In", "values": [UNFINISHED]}
+    evicted = {"type": "DisruptionTarget", "status": "True"}
+    # Kubernetes expands $(...); without a shell, signals reach the program.
+    indexed_command = [*command, "--index=$(JOB_COMPLETION_INDEX)"]
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -149,17 +158,20 @@ def job_manifest(
             "completions": count,
             "parallelism": min(workers, count),
             "backoffLimitPerIndex": 1,
-            "podFailurePolicy": {"rules": rules},
-            "template": {"spec": pod},
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onExitCodes": stopped},
+                    {"action": "Ignore", "onPodConditions": [evicted]},
+                ]
+            },
+            "template": pod.template(indexed_command),
         },
     }
 
 
 def job_name(text: str) -> str:
-    """Returns `text` as a valid name for Kubernetes and SLURM: lower-case letters,
-    digits and dashes.
-    """
-    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower()).strip("-")
+    """Returns `text` as a name for Kubernetes and SLURM: lower-case letters, digits and dashes."""
+    name = re.sub(r"[^a-z0-9]", "-", text.lower()).strip("-")
     return name[:50].rstrip("-") or "sweep"
 
 

@@ -11,12 +11,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from bert4rec_jax import config as config_lib
+from experiments.sweep import Overrides
 from experiments.sweeping import sweep_file, trials
 from experiments.sweeping.adaptive import Study
 
 POLL_SECONDS = 0.2
+COMMAND_NOT_FOUND = 127  # exit code of shells
+# Exit codes of a stopped run; the last two if it was stopped before it installed its handlers.
+_STOPPED_CODES = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 LOG_LINES = 15
 
 
@@ -40,15 +45,15 @@ def divide(workers: int, cpus: Sequence[int], gpus: Sequence[str]) -> list[Slot]
     """
     slots = []
     for worker in range(workers):
-        share = tuple(cpus[len(cpus) * worker // workers : len(cpus) * (worker + 1) // workers])
-        share = share or (cpus[worker % len(cpus)],)
+        first = len(cpus) * worker // workers
+        last = len(cpus) * (worker + 1) // workers
+        share = tuple(cpus[first:last]) or (cpus[worker % len(cpus)],)
         # Without these, each process starts one thread per CPU of the machine in BLAS and in XLA.
         environment = {"OMP_NUM_THREADS": str(len(share)), "OPENBLAS_NUM_THREADS": str(len(share))}
         if gpus and workers <= len(gpus):
             each = len(gpus) // workers
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(
-                gpus[worker * each : (worker + 1) * each]
-            )
+            own_gpus = gpus[worker * each : (worker + 1) * each]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(own_gpus)
         elif gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
             sharers = -(-workers // len(gpus))
@@ -73,12 +78,8 @@ def visible_gpus() -> list[str]:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [
-        str(i)
-        for i, _ in enumerate(
-            line for line in listing.stdout.splitlines() if line.startswith("GPU")
-        )
-    ]
+    count = sum(line.startswith("GPU") for line in listing.stdout.splitlines())
+    return [str(number) for number in range(count)]
 
 
 class Runner:
@@ -106,10 +107,14 @@ class Runner:
           study: study of an adaptive sweep.
           grace: seconds between SIGTERM, which makes a run save, and SIGKILL.
         """
-        self.stop, self.kill = threading.Event(), threading.Event()
-        self._sweep, self._root, self._program, self._study = sweep, root, list(program), study
+        self.stop = threading.Event()
+        self.kill = threading.Event()
+        self._sweep = sweep
+        self._root = root
+        self._program = list(program)
+        self._study = study
         self._grace = grace
-        self._values = config_lib.load(sweep.config).to_dict()
+        self._values = config_lib.read(sweep.config)
 
     def run(self, index: int, slot: Slot) -> str:
         """Starts or resumes a trial and waits for it; returns its state afterwards.
@@ -124,24 +129,21 @@ class Runner:
             state = self._stored_state(index)
             if state not in trials.DONE:
                 state = self._attempt(index, folder, slot, claim)
-            self._tell(index, folder, state)
+            self._conclude(index, folder, state)
             return state
         finally:
             claim.release()
 
     def drain(self, indices: Sequence[int], slots: Sequence[Slot]) -> list[threading.Thread]:
-        """Starts one thread per slot that takes trials from `indices` in order;
-        returns the threads.
-        """
+        """Starts and returns one thread per slot that takes trials from `indices` in order."""
         pending: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in indices:
             pending.put(index)
 
         def work(slot: Slot) -> None:
             if slot.cpus and hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(
-                    0, slot.cpus
-                )  # set for this thread; its child processes inherit it
+                # Of this thread; its child processes inherit it.
+                os.sched_setaffinity(0, slot.cpus)
             while not self.stop.is_set():
                 try:
                     index = pending.get_nowait()
@@ -162,14 +164,51 @@ class Runner:
         return trials.read_json(folder / "status.json").get("state", trials.WAITING)
 
     def _attempt(self, index: int, folder: Path, slot: Slot, claim: trials.Claim) -> str:
+        """Runs a trial once; writes status.json and returns the state."""
+        overrides = self._overrides(index, folder)
+        (folder / "status.json").unlink(missing_ok=True)
+        log_path = folder / "log.txt"
+        with open(log_path, "ab") as log:
+            start = log.tell()
+            process = self._start(folder, overrides, slot, log)
+            pruned = False
+            code = COMMAND_NOT_FOUND
+            if process is not None:
+                claim.add_process(process.pid)
+                metric = sweep_file.apply(self._values, overrides).eval.metric
+                pruned = self._wait(process, index, metric, claim)
+                code = process.returncode
+        if trials.finished(folder):
+            state = trials.FINISHED
+        elif pruned:
+            state = trials.PRUNED
+        elif code in _STOPPED_CODES:
+            state = trials.INTERRUPTED
+        else:
+            state = trials.FAILED
+        status = {
+            "state": state,
+            "exit": code,
+            "ended": time.time(),
+            "log": _last_lines(log_path, start, code),
+        }
+        trials.write_json(folder / "status.json", status)
+        return state
+
+    def _overrides(self, index: int, folder: Path) -> Overrides:
+        """Returns the overrides of a trial, which are fixed in trial.json from its first start."""
         overrides = trials.read_json(folder / "trial.json").get("overrides")
         if overrides is None:
             overrides = self._sweep.overrides(index)
             if overrides is None:  # a trial without changes has {}
                 overrides = self._study.overrides(index)
             trials.write_json(folder / "trial.json", {"index": index, "overrides": overrides})
-        (folder / "status.json").unlink(missing_ok=True)
-        metric = sweep_file.apply(self._values, overrides).eval.metric
+        return overrides
+
+    def _start(
+        self, folder: Path, overrides: Overrides, slot: Slot, log: BinaryIO
+    ) -> subprocess.Popen | None:
+        """Starts the training process, or returns None if the program cannot be started."""
         command = [
             *self._program,
             "--config",
@@ -178,73 +217,46 @@ class Runner:
             "--workdir",
             str(folder),
         ]
-        with open(folder / "log.txt", "ab") as log:
-            start = log.tell()
-            try:
-                # Its own session: Ctrl-C in the terminal reaches only the launcher, which stops
-                # each run with SIGTERM.
-                process = subprocess.Popen(
-                    command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env={**os.environ, **slot.environment},
-                )
-            except OSError as error:
-                log.write(f"{command[0]}: {error}\n".encode())
-                code, pruned = 127, False
-            else:
-                claim.add_process(process.pid)
-                code, pruned = self._wait(process, index, folder, metric, claim)
-        if trials.finished(folder):
-            state = trials.FINISHED
-        elif pruned:
-            state = trials.PRUNED
-        elif code in (
-            0,
-            -signal.SIGTERM,
-            128 + signal.SIGTERM,
-        ):  # the last two: stopped before it installed its handlers
-            state = trials.INTERRUPTED
-        else:
-            state = trials.FAILED
-        trials.write_json(
-            folder / "status.json",
-            {
-                "state": state,
-                "exit": code,
-                "ended": time.time(),
-                "log": _last_lines(folder / "log.txt", start, code),
-            },
-        )
-        return state
+        try:
+            # Its own session: Ctrl-C in the terminal reaches only the launcher, which stops each
+            # run with SIGTERM.
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **slot.environment},
+            )
+        except OSError as error:
+            log.write(f"{command[0]}: {error}\n".encode())
+            return None
 
     def _wait(
-        self, process: subprocess.Popen, index: int, folder: Path, metric: str, claim: trials.Claim
-    ) -> tuple[int, bool]:
-        """Waits for a process, forwards stop and kill, prunes; returns (exit code,
-        whether it was pruned).
-        """
-        asked_at, pruned, seen = None, False, -1
+        self, process: subprocess.Popen, index: int, metric: str, claim: trials.Claim
+    ) -> bool:
+        """Waits for a process, forwards stop and kill, and returns whether it was pruned."""
+        stopped_at = None
+        pruned = False
+        last_step = -1
         while process.poll() is None:
             claim.heartbeat()
-            if self._study and asked_at is None:
-                now = trials.progress(self._root, index, None)
-                step = now.valid.get("step", -1)
-                if step > seen and metric in now.valid:
-                    seen = step
-                    pruned = self._study.is_hopeless(index, step, now.valid[metric])
-            if asked_at is None and (pruned or self.stop.is_set()):
-                asked_at = time.monotonic()
+            if self._study and stopped_at is None:
+                valid = trials.trial_status(self._root, index, None).valid
+                step = valid.get("step", -1)
+                if step > last_step and metric in valid:
+                    last_step = step
+                    pruned = self._study.is_hopeless(index, step, valid[metric])
+            if stopped_at is None and (pruned or self.stop.is_set()):
+                stopped_at = time.monotonic()
                 _signal_group(process, signal.SIGTERM)
-            if asked_at is not None and (
-                self.kill.is_set() or time.monotonic() - asked_at > self._grace
-            ):
-                _signal_group(process, signal.SIGKILL)
+            if stopped_at is not None:
+                overdue = time.monotonic() - stopped_at > self._grace
+                if overdue or self.kill.is_set():
+                    _signal_group(process, signal.SIGKILL)
             time.sleep(POLL_SECONDS)
-        return process.returncode, pruned
+        return pruned
 
-    def _tell(self, index: int, folder: Path, state: str) -> None:
+    def _conclude(self, index: int, folder: Path, state: str) -> None:
         if not self._study or state == trials.INTERRUPTED:
             return
         value = None

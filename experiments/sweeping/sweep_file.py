@@ -2,7 +2,6 @@
 """Reads and checks a sweep file: its config, its trials, and the flags of each trial."""
 
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -33,8 +32,9 @@ class Sweep:
 
 
 def load(file: str, common: Overrides) -> Sweep:
-    """Reads and checks a sweep file. It resolves every trial's config,
-    so a typo is found before training.
+    """Reads and checks a sweep file.
+
+    It resolves the config of every trial, so a typo is found before training.
 
     Args:
       file: path of the sweep file.
@@ -51,7 +51,8 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(
             f"{file}: CONFIG = {config!r} does not exist; paths are relative to the current folder."
         )
-    search, trials = getattr(module, "SEARCH", None), ()
+    search = getattr(module, "SEARCH", None)
+    trials: tuple[Overrides, ...] = ()
     if (search is None) == (not hasattr(module, "sweep")):
         raise UserError(
             f"{file} must have either a function sweep() that yields dicts, or SEARCH = "
@@ -64,20 +65,23 @@ def load(file: str, common: Overrides) -> Sweep:
     sweep = Sweep(file, config, trials, search, common)
     if not len(sweep):
         raise UserError(f"{file} has no trials.")
-    values = config_lib.load(config).to_dict()
-    # A random draw checks the search space.
-    corner = (
-        {**common, **search.fixed, **{n: part.sample(0.0) for n, part in search.space.items()}}
-        if search
-        else None
-    )
-    for index in range(1 if search else len(sweep)):
-        overrides = corner if search else sweep.overrides(index)
+    _check_configs(sweep)
+    return sweep
+
+
+def _check_configs(sweep: Sweep) -> None:
+    """Resolves the config of every trial, or of one point in the space of a search."""
+    values = config_lib.read(sweep.config)
+    if sweep.search:
+        point = {name: part.sample(0.0) for name, part in sweep.search.space.items()}
+        checked = [{**sweep.common, **sweep.search.fixed, **point}]
+    else:
+        checked = [{**sweep.common, **trial} for trial in sweep.trials]
+    for index, overrides in enumerate(checked):
         try:
             apply(values, overrides)
         except UserError as error:
-            raise UserError(f"{file}, trial {index}: {error}") from None
-    return sweep
+            raise UserError(f"{sweep.file}, trial {index}: {error}") from None
 
 
 def apply(values: dict, overrides: Overrides) -> Config:
@@ -86,21 +90,13 @@ def apply(values: dict, overrides: Overrides) -> Config:
     Raises:
       UserError: an unknown field or an invalid value.
     """
-    values = json.loads(json.dumps(values))
     for name, value in overrides.items():
         if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
             raise UserError(
                 f"{name!r}: {value!r} must be the name of a field and a number, a text, True or "
                 "False."
             )
-        group = values
-        *parents, leaf = name.split(".")
-        for parent in parents:
-            group = group.setdefault(parent, {})
-            if not isinstance(group, dict):
-                raise UserError(f"unknown config field config.{name}.")
-        group[leaf] = value
-    return resolve(values)
+    return resolve(config_lib.with_fields(values, overrides))
 
 
 def arguments(overrides: Overrides) -> list[str]:
@@ -109,23 +105,16 @@ def arguments(overrides: Overrides) -> list[str]:
 
 
 def parse_assignments(assignments: list[str]) -> Overrides:
-    """Reads `field=value` strings; values that read as JSON scalars, or as Python's True and False,
-    become such.
+    """Returns the overrides of `field=value` strings; values get the types of their fields.
 
     Raises:
-      UserError: no `=`.
+      UserError: a string has no name or no `=`.
     """
-    overrides = {}
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        name, equals, _ = assignment.partition("=")
         if not name or not equals:
             raise UserError(f"--set {assignment!r} must look like data.path=FOLDER.")
-        try:
-            value = json.loads(text.lower() if text in ("True", "False") else text)
-        except (ValueError, RecursionError):
-            value = text
-        overrides[name] = value if isinstance(value, (bool, int, float, str)) else text
-    return overrides
+    return config_lib.parse_flags([f"--config.{assignment}" for assignment in assignments])
 
 
 def _text(value) -> str:

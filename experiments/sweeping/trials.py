@@ -22,23 +22,21 @@ from bert4rec_jax.run_files import RunFiles
 from experiments.sweep import Overrides
 from experiments.sweeping.sweep_file import Sweep
 
-HEARTBEAT_SECONDS = 10
 _TAIL_BYTES = 65536  # of metrics.jsonl; enough for the newest validation
+HEARTBEAT_SECONDS = 10
 STALE_SECONDS = 90  # a claim without a heartbeat for this long belongs to a dead machine
 
-WAITING, RUNNING, INTERRUPTED, FINISHED, PRUNED, FAILED = (
-    "waiting",
-    "running",
-    "interrupted",
-    "finished",
-    "pruned",
-    "failed",
-)
+WAITING = "waiting"
+RUNNING = "running"
+INTERRUPTED = "interrupted"
+FINISHED = "finished"
+PRUNED = "pruned"
+FAILED = "failed"
 DONE = (FINISHED, PRUNED)
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrialStatus:
     """The state of one trial, read from its files.
 
     Attributes:
@@ -76,8 +74,9 @@ def read_json(path: Path) -> dict:
 
 
 def open_root(root: Path, sweep: Sweep) -> dict:
-    """Makes `root` the folder of `sweep`, or checks that it already is;
-    returns the content of sweep.json.
+    """Makes `root` the folder of `sweep`, or checks that it already is.
+
+    Returns the content of sweep.json.
 
     A sweep file may grow between starts, but started trials must not change.
 
@@ -92,8 +91,7 @@ def open_root(root: Path, sweep: Sweep) -> dict:
         if started and expected is not None and started["overrides"] != expected:
             raise UserError(
                 f"{directory(root, index)} contains {started['overrides']}, but trial {index} of "
-                f"{sweep.file} "
-                f"is {expected}; choose another --root, or delete that folder."
+                f"{sweep.file} is {expected}; choose another --root, or delete that folder."
             )
     if known and (known["config"], known["adaptive"]) != (sweep.config, sweep.search is not None):
         raise UserError(
@@ -133,14 +131,18 @@ def finished(folder: Path) -> dict:
         return {}
 
 
-def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
-    """Reads one trial's state from its files."""
+def trial_status(root: Path, index: int, overrides: Overrides | None) -> TrialStatus:
+    """Reads the status of one trial from its files.
+
+    Args:
+      root: folder of the sweep.
+      index: number of the trial.
+      overrides: changed fields of the trial, if it has not started yet.
+    """
     folder = directory(root, index)
-    trial, status, results = (
-        read_json(folder / "trial.json"),
-        read_json(folder / "status.json"),
-        finished(folder),
-    )
+    trial = read_json(folder / "trial.json")
+    status = read_json(folder / "status.json")
+    results = finished(folder)
     if results:
         state = FINISHED
     elif _claim_is_live(folder):
@@ -148,29 +150,30 @@ def progress(root: Path, index: int, overrides: Overrides | None) -> Progress:
     else:
         state = status.get("state", INTERRUPTED if trial else WAITING)
     step, valid, seconds = _last_metrics(RunFiles(folder))
-    return Progress(
-        index,
-        state,
-        trial.get("overrides", overrides),
-        step,
-        valid,
-        seconds,
-        results,
-        tuple(status.get("log", ())) if state == FAILED else (),
+    return TrialStatus(
+        index=index,
+        state=state,
+        overrides=trial.get("overrides", overrides),
+        step=step,
+        valid=valid,
+        seconds=seconds,
+        results=results,
+        failure=tuple(status.get("log", ())) if state == FAILED else (),
     )
 
 
-def all_progress(root: Path) -> list[Progress]:
-    """Reads every trial of the sweep in `root`."""
+def all_statuses(root: Path) -> list[TrialStatus]:
+    """Reads the status of every trial of the sweep in `root`."""
     record = read_root(root)
-    return [progress(root, index, record["trials"][index]) for index in range(record["count"])]
+    return [trial_status(root, index, record["trials"][index]) for index in range(record["count"])]
 
 
 class Claim:
     """The right to work on a trial, held by one launcher at a time."""
 
     def __init__(self, path: Path, token: str):
-        self._path, self._token = path, token
+        self._path = path
+        self._token = token
         self._beat = time.monotonic()
 
     @classmethod
@@ -184,20 +187,14 @@ class Claim:
         claim = cls(path, uuid.uuid4().hex)
         try:
             with open(path, "x") as file:
-                json.dump(
-                    {"token": claim._token, "host": socket.gethostname(), "pids": [os.getpid()]},
-                    file,
-                )
+                json.dump(claim._holder(), file)
         except FileExistsError:
             return None
         return claim
 
     def add_process(self, pid: int) -> None:
         """Records the training process, which may survive its launcher."""
-        write_json(
-            self._path,
-            {"token": self._token, "host": socket.gethostname(), "pids": [os.getpid(), pid]},
-        )
+        write_json(self._path, self._holder(pid))
 
     def heartbeat(self) -> None:
         """Updates the heartbeat; cheap to call often."""
@@ -209,6 +206,10 @@ class Claim:
         """Releases the trial."""
         self._path.unlink(missing_ok=True)
 
+    def _holder(self, *processes: int) -> dict:
+        pids = [os.getpid(), *processes]
+        return {"token": self._token, "host": socket.gethostname(), "pids": pids}
+
 
 def _claim_is_live(folder: Path) -> bool:
     path = folder / "claim.json"
@@ -217,9 +218,7 @@ def _claim_is_live(folder: Path) -> bool:
     except OSError:
         return False
     holder = read_json(path)
-    if (
-        holder.get("host") == socket.gethostname()
-    ):  # on this machine the process can be checked directly
+    if holder.get("host") == socket.gethostname():  # the process can be checked directly
         return any(_lives(pid, folder) for pid in holder["pids"])
     return age < STALE_SECONDS
 

@@ -100,7 +100,11 @@ def test_numbers_are_taken_out_of_records(results):
     [
         ("test/ndcg@10 one .4", "ml/runs/seed_*", "but its source has 3"),
         ("test/ndcg@11 mean .4", "ml/runs/seed_*", "at 'ndcg@11' it has ndcg@1, hr@1"),
-        ("test/ndcg@10 mean .4", "nothing/runs/*", "experiments/results/nothing/runs/\\* does not exist"),
+        (
+            "test/ndcg@10 mean .4",
+            "nothing/runs/*",
+            "experiments/results/nothing/runs/\\* does not exist",
+        ),
         ("test/ndcg@10 median .4", "ml/runs/seed_*", "'median' is not a reduction"),
         ("test/ndcg@10 mean .x", "ml/runs/seed_*", "'.x' is not a format"),
         ("valid/ndcg@10 users .4", "ml/runs/seed_*", "exists only for test metrics of runs"),

@@ -190,6 +190,6 @@ def test_a_failed_pip_download_is_reported(tmp_path, wheel):
 
 def test_a_missing_pip_is_reported(tmp_path, wheel, monkeypatch):
     monkeypatch.setattr(recbole.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"no pip .*ensurepip"):
+    with pytest.raises(UserError, match=r"pip, .*is missing .*ensurepip"):
         ml_100k(tmp_path)
     assert os.listdir(tmp_path / "raw") == []

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real data sets, where $BERT4REC_TEST_DATA names a folder that holds them; they may not be redistributed."""
+"""Real data sets, which may not be redistributed.
+
+The tests run if the folder $BERT4REC_TEST_DATA contains them.
+"""
 
 import os
 
@@ -16,7 +19,7 @@ FOLDER = os.environ.get("BERT4REC_TEST_DATA", "")
 def load(tmp_path, name, **options):
     path = os.path.join(FOLDER, name)
     if not FOLDER or not os.path.isdir(path):
-        pytest.skip(f"$BERT4REC_TEST_DATA holds no {name}")
+        pytest.skip(f"$BERT4REC_TEST_DATA does not contain {name}")
     return load_dataset(*data_and_filter(path=path, cache_dir=str(tmp_path), **options))
 
 
@@ -25,16 +28,14 @@ def test_ml_1m_is_the_published_benchmark(tmp_path):
     assert (data.num_users, data.num_items, len(data.items)) == (6040, 3416, 999_611)
     split = split_dataset(data)
     sas_item = data.item_table()["sas_item"].astype(int)
-    target = pd.Series(
-        sas_item[data.items[split.test_targets]].to_numpy(),
-        index=data.user_table()["user"].astype(int).iloc[split.test_users],
-    )
-    order = pd.read_parquet(os.path.join(FOLDER, "ml-1m", "users_sas.parquet")).sort_values(
-        "sas_user"
-    )
-    target = target[order["user"]]
-    assert (target.sum(), target.nunique()) == (5_820_632, 1873)
-    assert target.head(10).tolist() == [79, 138, 249, 260, 415, 78, 642, 515, 173, 722]
+    test_items = sas_item[data.items[split.test_targets]].to_numpy()
+    users = data.user_table()["user"].astype(int).iloc[split.test_users]
+    numbering = pd.read_parquet(os.path.join(FOLDER, "ml-1m", "users_sas.parquet"))
+    order = numbering.sort_values("sas_user")["user"]
+    targets = pd.Series(test_items, index=users)[order]
+    assert targets.sum() == 5_820_632
+    assert targets.nunique() == 1873
+    assert targets.head(10).tolist() == [79, 138, 249, 260, 415, 78, 642, 515, 173, 722]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_counts_and_order(tmp_path, name, options, counts):
     data = load(tmp_path, name, **{"source": "table"} | options)
     assert (data.num_users, data.num_items, len(data.items)) == counts
     if data.manifest["name"] != "ml-latest-small":
-        # These files are in the order to use, so the sequences must be their rows: null times must not move any.
+        # These files are sorted: the sequences have to equal their rows, also without times.
         frame = pd.read_parquet(os.path.join(FOLDER, name, "interactions.parquet"))
         original = data.item_table()["item"].astype(int).to_numpy()
         assert np.array_equal(original[data.items - 1], frame["item"])

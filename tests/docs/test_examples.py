@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the commands and the Python that README, docs, notebooks and docstrings show, in a copy of the checkout.
+"""Runs the commands and the Python code of README, docs, notebooks and docstrings in a copy of the checkout.
 
-What takes a network, a cluster or hours is left out, with its reason (shown_commands.NOT_RUN). Trainings are the ones
-that are shown, with a model and a log so small that they take seconds; all else is run word by word.
+`shown_commands.NOT_RUN` lists exceptions with reasons, such as a network, a cluster or hours of computation. Trainings
+use a small model and a small log, so that they take seconds; all other commands run unchanged.
 """
 
 import csv
@@ -30,7 +30,7 @@ TITLES = [
     ("Star Wars", 1977),
     *((f"Film {n}", 1960 + n) for n in range(23)),
 ]
-TRAINED = ("quickstart", "ml_1m", "ml_25m", "mine")  # what the commands find below runs/
+TRAINED = ("quickstart", "ml_1m", "ml_25m", "mine")  # finished runs in runs/
 FIELDS = {
     "train.steps": 20,
     "train.eval_every": 10,
@@ -47,8 +47,8 @@ FIELDS = {
     "split.test_seconds": 0,
     "split.valid_seconds": 0,
     "split.gap_seconds": 0,
-    "data.synthetic.num_items": 300,
-}  # of which 100 are negatives
+    "data.synthetic.num_items": 300,  # 100 of them are negatives
+}
 SETS = [
     f"--set={name}={value}"
     for name, value in SMALL.items()
@@ -57,8 +57,8 @@ SETS = [
 COMMANDS = {command.text: command for command in shown() if not command.why_not}
 
 
-def of(*modules: str) -> list[str]:
-    """Returns the commands of modules, those that read what others write last."""
+def commands_of(*modules: str) -> list[str]:
+    """Returns the commands of modules, in an order in which their inputs exist."""
     order = ["launch --sweep", "launch --root", "report sweeps", "report experiments", "--check"]
     found = [text for text, command in COMMANDS.items() if command.parts()[0] in modules]
     return sorted(
@@ -94,7 +94,7 @@ def as_typed(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
-    """A copy of the checkout with a log, titles, lists of users, and finished runs, as the pages suppose."""
+    """A copy of the checkout with the logs, titles, users and finished runs that the documentation uses."""
     stage = tmp_path_factory.mktemp("stage") / "checkout"
     left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
     shutil.copytree(
@@ -155,7 +155,7 @@ def stage(tmp_path_factory):
 
 
 def shrunk(command: Command, workdir: str, **fields) -> list[str]:
-    """Returns a training command with the same flags, a small model and a small log, in a workdir of its own."""
+    """Returns a training command with the same flags, a small model and a small log, in a new workdir."""
     fields = (
         SMALL
         | FIELDS
@@ -171,11 +171,11 @@ def shrunk(command: Command, workdir: str, **fields) -> list[str]:
     return words + [f"--config.{name}={value}" for name, value in fields.items()]
 
 
-@pytest.mark.parametrize("text", of("bert4rec_jax.main"), ids=short)
+@pytest.mark.parametrize("text", commands_of("bert4rec_jax.main"), ids=short)
 def test_training(stage, text):
     command = COMMANDS[text]
     given = dict(command.pairs())
-    workdir = f"trained/{of('bert4rec_jax.main').index(text)}"
+    workdir = f"trained/{commands_of('bert4rec_jax.main').index(text)}"
     if given.get("mode") == "suggest":
         assert "--config.model.width" in run(as_typed(text), stage)
         return
@@ -184,7 +184,7 @@ def test_training(stage, text):
     if given.get("mode") != "evaluate":
         assert "recommended next" in run(shrunk(command, workdir), stage)
         return
-    # Ranking again, under another protocol too, takes the run that is ranked.
+    # Evaluation requires a trained run.
     first = re.sub(r" --(mode|trained|config\.eval\.\S+?)[ =]\S+", "", text)
     protocol = (
         {"eval.protocol": given["config.eval.protocol"]} if "config.eval.protocol" in given else {}
@@ -198,7 +198,7 @@ def test_training(stage, text):
 
 @pytest.mark.parametrize(
     "text",
-    of(
+    commands_of(
         "bert4rec_jax.recommend",
         "bert4rec_jax.export.__main__",
         "bert4rec_jax.portrait.__main__",
@@ -207,7 +207,7 @@ def test_training(stage, text):
     ),
     ids=short,
 )
-def test_what_uses_a_run(stage, text):
+def test_commands_on_a_finished_run(stage, text):
     shown = run(
         [
             word.replace("RUN", "runs/mine").replace("Signal 4", "Heat").replace("Atlas 2", "Alien")
@@ -220,7 +220,7 @@ def test_what_uses_a_run(stage, text):
 
 
 def test_sweeps_and_reports(stage):
-    for text in of("experiments.launch", "experiments.report"):
+    for text in commands_of("experiments.launch", "experiments.report"):
         words = as_typed(text)
         if "--sweep" in words:
             words += SETS + (
@@ -235,8 +235,8 @@ def test_sweeps_and_reports(stage):
         assert run(words, stage).strip()
 
 
-def test_every_command_is_run_or_has_its_reason():
-    run_here = of(
+def test_every_command_is_run_or_has_a_reason():
+    run_here = commands_of(
         "bert4rec_jax.main",
         "bert4rec_jax.recommend",
         "bert4rec_jax.export.__main__",

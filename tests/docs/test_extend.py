@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The changes that docs/extend.md shows: they fit the program, and do what the page says."""
+"""The changes in docs/extend.md apply to the current code and have the described effects."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ assert sorted(np.asarray(task.labels)[np.asarray(task.weights) > 0].tolist()) ==
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of the program with every change of the page."""
+    """A copy of the package with every change of the page."""
     folder = tmp_path_factory.mktemp("extended")
     for name in ("bert4rec_jax", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -74,12 +74,12 @@ def run(command, folder, cache):
     return done.stdout
 
 
-def test_loss_positions_task_and_metric_are_what_they_say(extended, cache):
+def test_loss_positions_task_and_metric_are_correct(extended, cache):
     run([sys.executable, "-c", CHECK + TASK], extended, cache)
 
 
 @pytest.mark.slow
-def test_the_extended_program_trains(extended, cache):
+def test_extended_package_trains(extended, cache):
     fields = SMALL | {
         "train.steps": 60,
         "train.eval_every": 30,

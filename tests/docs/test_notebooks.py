@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notebooks: their outputs are those of their cells, and their first cell installs where the program is missing."""
+"""Notebooks store the outputs of their current cells, and their first cell installs the package if it is missing."""
 
 import ast
 import importlib.util
@@ -25,7 +25,7 @@ def code(notebook):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_outputs_are_kept_and_belong_to_the_cells(path):
+def test_outputs_belong_to_the_cells(path):
     notebook = read(path)
     assert notebook["metadata"]["outputs_of"] == runner.sources(notebook), (
         "run docs/_extensions/notebooks.py --write"
@@ -38,15 +38,15 @@ def test_outputs_are_kept_and_belong_to_the_cells(path):
     assert path.stat().st_size < 500_000
 
 
-def test_the_first_cell_installs_the_same_way_everywhere():
+def test_first_cells_are_equal():
     firsts = {"".join(code(read(path))[0]["source"]) for path in NOTEBOOKS}
     assert len(firsts) == 1
     cell = firsts.pop().replace('find_spec("bert4rec_jax")', 'find_spec("no_such_module")')
-    with pytest.raises(SystemExit, match="put the address of its repository into REPOSITORY"):
+    with pytest.raises(SystemExit, match="set REPOSITORY to its URL"):
         exec(compile(ast.parse(cell), "first cell", "exec"), {})
 
 
-def test_a_difference_is_noticed_and_numbers_may_differ():
+def test_only_numbers_may_differ():
     old = read(NOTEBOOKS[0])
     new = json.loads(json.dumps(old))
     cells = [
@@ -60,4 +60,4 @@ def test_a_difference_is_noticed_and_numbers_may_differ():
     again = json.loads(json.dumps(new).replace("something else 1.5", "something else 27"))
     assert runner.differences(new, again) == []
     code(old)[0]["source"] = ["another = 1"]
-    assert any("changed since it ran" in line for line in runner.differences(old, old))
+    assert any("changed since the outputs were stored" in line for line in runner.differences(old, old))

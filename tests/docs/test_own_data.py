@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/own_data.md: every file that it shows becomes what it says, or ends in the error that it says."""
+"""Files in docs/own_data.md are read as described, or rejected with the described error."""
 
+import itertools
 import re
 
 import pytest
@@ -15,8 +16,9 @@ PAGE = "docs/own_data.md"
 
 
 def examples():
-    """Yields (name, text, fields, what follows, kind) of each file with what is said of it."""
-    files, fields = {}, ""
+    """Yields (name, text, fields, expected, kind) for each example file; kind is "becomes" or "error"."""
+    files = {}
+    fields = ""
     for block in blocks(PAGE):
         if block.caption == "fields":
             fields = block.text.strip()
@@ -43,35 +45,37 @@ def load(tmp_path, name, text, fields):
     return load_dataset(resolve(config).data)
 
 
-@pytest.mark.parametrize("name, text, fields, said, kind", list(examples()))
-def test_each_file_of_the_page(tmp_path, monkeypatch, name, text, fields, said, kind):
+@pytest.mark.parametrize("name, text, fields, expected, kind", list(examples()))
+def test_example_file(tmp_path, monkeypatch, name, text, fields, expected, kind):
     monkeypatch.chdir(tmp_path)
     if kind == "error":
         with pytest.raises(UserError) as error:
             load(tmp_path, name, text, fields)
-        assert str(error.value).replace(str(tmp_path) + "/", "") == said
+        assert str(error.value).replace(str(tmp_path) + "/", "") == expected
         return
     dataset = load(tmp_path, name, text, fields)
-    items, users = dataset.item_table()["item"], dataset.user_table()["user"]
-    lines = [
-        f"{users.loc[u]}: " + " ".join(items.loc[i] for i in dataset.items[a:b])
-        for u, (a, b) in enumerate(zip(dataset.offsets, dataset.offsets[1:]))
-    ]
-    assert sorted(lines) == sorted(said.splitlines())
+    items = dataset.item_table()["item"]
+    users = dataset.user_table()["user"]
+    lines = []
+    for number, (start, stop) in enumerate(itertools.pairwise(dataset.offsets)):
+        history = " ".join(items.loc[item] for item in dataset.items[start:stop])
+        lines.append(f"{users.loc[number]}: {history}")
+    assert sorted(lines) == sorted(expected.splitlines())
 
 
-def test_every_message_of_the_table_is_one_of_the_program():
+def test_messages_in_the_table_exist():
     table = (ROOT / PAGE).read_text().split("| message | remedy |")[1]
-    said = [
+    messages = [
         phrase
         for row in table.strip().splitlines()[1:]
         for phrase in re.findall(r"`([^`]+)`", row.split("|")[1])
     ]
     program = "".join(path.read_text() for path in (ROOT / "bert4rec_jax" / "data").rglob("*.py"))
-    assert len(said) > 15 and [phrase for phrase in said if phrase not in program] == []
+    assert len(messages) > 15
+    assert [phrase for phrase in messages if phrase not in program] == []
 
 
-def test_titles_come_from_the_item_table(tmp_path, monkeypatch):
+def test_item_table_provides_titles(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shown = {block.caption: block.text for block in blocks(PAGE)}
     (tmp_path / "films.csv").write_text(shown["films.csv"])

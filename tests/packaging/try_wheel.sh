@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds the wheel, installs it into an empty environment, and goes through the quickstart, cut short, far from
-# the checkout.
+# Builds the wheel, installs it into an empty environment, and runs a short quickstart outside the checkout.
 #   PYTHON=python3.12 tests/packaging/try_wheel.sh OUT
-# What pip is given besides (a local index, say) comes from pip's own environment variables.
+# Other options of pip, such as a local index, come from its environment variables.
 set -euo pipefail
 python=${PYTHON:-python3}
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,7 +10,7 @@ out=$(mkdir -p "$1" && cd "$1" && pwd)
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 
-# From a copy, so that building leaves nothing in the checkout.
+# Build from a copy, to leave no files in the checkout.
 mkdir "$place/source"
 (cd "$checkout" && git ls-files -z --cached --others --exclude-standard | xargs -0 tar cf - --ignore-failed-read) | tar xf - -C "$place/source"
 "$python" -m venv "$place/env"

@@ -258,7 +258,7 @@ def launch(folder: Path, *flags: str, **options) -> tuple[int, str, str]:
 
 
 def states(folder: Path) -> list[str]:
-    return [p.state for p in trials.all_progress(folder / "root")]
+    return [p.state for p in trials.all_statuses(folder / "root")]
 
 
 def attempts(folder: Path, count: int) -> list[int]:
@@ -300,7 +300,7 @@ def test_a_killed_sweep_resumes_and_ends_like_one_that_ran_through(place, how):
     process.send_signal(how)
     out, _ = process.communicate(timeout=180)
     if how == signal.SIGINT:
-        assert process.returncode == 75 and "goes on with them" in out
+        assert process.returncode == 75 and "run the same command again" in out
         assert "running" not in states(place) and "interrupted" in states(place)
     # After SIGKILL the runs outlive their launcher, and nobody may start a second process on them.
     before = states(place)
@@ -335,7 +335,7 @@ def test_a_trial_that_ended_before_its_baselines_is_not_finished(tmp_path):
     for results, state in ((pending, trials.INTERRUPTED), (complete, trials.FINISHED)):
         trials.write_json(folder / "trial.json", {"index": 0, "overrides": {}})
         trials.write_json(folder / "results.json", results)
-        assert trials.progress(tmp_path, 0, {}).state == state
+        assert trials.trial_status(tmp_path, 0, {}).state == state
 
 
 def test_a_claim_excludes_others_until_its_holder_is_gone(tmp_path):
@@ -352,13 +352,17 @@ def test_a_claim_excludes_others_until_its_holder_is_gone(tmp_path):
 def test_dry_run_estimates_time_once_a_trial_has_finished(place):
     code, out, _ = launch(place, "--dry_run")
     out, tokens = " ".join(out.split()), 1000 * 32 * 200 / 1e6
-    assert code == 0 and f"6 left: {6 * tokens:.1f} M tokens" in out and "time is unknown" in out
+    assert (
+        code == 0
+        and f"6 left: {6 * tokens:.1f} M tokens" in out
+        and "provides a time estimate" in out
+    )
     assert not (place / "root").exists()
     launch(place, "--index", "0")
     out = " ".join(
         launch(place, "--dry_run", "--workers", "2")[1].split()
     )  # lines end where the folder's name lets them
-    assert "5 left" in out and "at the pace of 1 finished trial(s)" in out
+    assert "5 left" in out and "at the speed of 1 finished trial(s)" in out
     # 2 x (1 + 2 + 7) layers cost 19 / 1 times the finished one, less a little for the shared output layer
     assert 10 < int(out.rpartition("trial(s): ")[2].split(" s of")[0]) < 1.5 * 19
 
@@ -555,10 +559,10 @@ def test_search_proposes_prunes_and_resumes(place):
     wait_for(lambda: (place / "root/002/checkpoint").exists())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=180)
-    started = [p.overrides for p in trials.all_progress(place / "root")][:3]
+    started = [p.overrides for p in trials.all_statuses(place / "root")][:3]
     code, out, err = launch(place, "--workers", "2")
     assert code == 0, out + err
-    progress = trials.all_progress(place / "root")
+    progress = trials.all_statuses(place / "root")
     assert [p.overrides for p in progress][:3] == started and started[0]["model.width"] == 32
     assert len({p.overrides["optimizer.learning_rate"] for p in progress}) == 8
     assert {p.state for p in progress} == {"finished", "pruned"}

@@ -16,7 +16,7 @@ from commands import SMALL, digest, metric_lines, outcome, start, succeed, train
 from conftest import small_config
 
 from bert4rec_jax import experiment
-from bert4rec_jax.devices import explained
+from bert4rec_jax.devices import translate_errors
 from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.experiment import Experiment, train_and_evaluate
 from bert4rec_jax.training import Checkpoints, TrainState
@@ -221,7 +221,10 @@ def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed
 def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
     # The error alone is made up: where a system promises more memory than it has, the process would be killed.
     experiment = Experiment(small_config(cache))
-    with pytest.raises(UserError) as raised, explained(experiment.config, experiment.step_bytes):
+    with (
+        pytest.raises(UserError) as raised,
+        translate_errors(experiment.config, experiment.step_bytes),
+    ):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Out of memory allocating 8796093022208 bytes."
         )

@@ -11,7 +11,7 @@ import pytest
 from conftest import small_config
 
 import bert4rec_jax
-from bert4rec_jax.compile_for import figures
+from bert4rec_jax.aot import estimate
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.experiment import Experiment
@@ -152,6 +152,13 @@ def write_log(folder, genres=5, warm=8, cold=2):
     )
 
 
+def test_scoring_rejects_parameters_whose_features_are_not_folded(cache):
+    experiment = Experiment(small_config(cache, **FEATURES))
+    params = experiment.initial_state().params
+    with pytest.raises(ValueError, match="fold_features first"):
+        experiment.ranker("valid").rank(params)
+
+
 def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
     write_log(tmp_path)
     medians = {}
@@ -181,9 +188,9 @@ def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
 def test_sizes_without_data_know_no_features(cache):
     config = small_config(cache, **FEATURES)
     with pytest.raises(
-        UserError, match="config.data.features stand in the item table, which --items leaves unread"
+        UserError, match="config.data.features needs the item table, which --items does not read"
     ):
-        figures.assumed_sizes(config, Layout(config.parallel), 60)
+        estimate.assumed_sizes(config, Layout(config.parallel), 60)
 
 
 def test_a_run_does_not_go_on_with_other_features(run, cache):

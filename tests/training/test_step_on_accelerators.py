@@ -22,7 +22,7 @@ ROWS, LENGTH, SLOTS, ITEMS, WIDTH, FFN = 4, 136, 29, 1000, 24, 56
 TABLE = 1024  # rows: padding, items, [MASK], rounded up
 
 
-def step_config(layers: int = 2, attention: str = "auto"):
+def step_config(layers: int = 2, changes: dict | None = None):
     config = config_lib.recommended()
     with config.unlocked():
         config.update_from_flattened_dict(
@@ -30,13 +30,13 @@ def step_config(layers: int = 2, attention: str = "auto"):
                 "model.width": WIDTH,
                 "model.ffn_width": FFN,
                 "model.layers": layers,
-                "model.attention": attention,
                 "model.heads": 2,
                 "model.max_length": LENGTH,
                 "model.dropout": 0.1,
                 "model.attention_dropout": 0.1,
                 "masking.next_item_share": 0.5,
                 "train.batch_rows": ROWS,
+                **(changes or {}),
             }
         )
     return config_lib.resolve(config)
@@ -46,9 +46,10 @@ def step_config(layers: int = 2, attention: str = "auto"):
 def equations(platform: str, layers: int = 2) -> list:
     """Returns all equations of a step on one of eight devices, except those inside kernels.
 
-    Rows are too short for blockwise attention on GPUs, so it is requested.
+    A GPU would use dense attention and one chunk of logits for arrays as small as these.
     """
-    config = step_config(layers, "blockwise" if platform == "gpu" else "auto")
+    large = {"model.attention": "blockwise", "loss.chunk_items": 100}
+    config = step_config(layers, large if platform == "gpu" else None)
     state = jax.eval_shape(functools.partial(init_state, config, ITEMS))
     packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
     spec = StepSpec(config, ITEMS, SLOTS)

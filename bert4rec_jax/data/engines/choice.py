@@ -9,6 +9,7 @@ import re
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.host_memory import free_host_memory
 
 # Peak of the memory engine on MovieLens-25M's shape, rounded up; longer ids take more.
 _BYTES_A_ROW = 130
@@ -16,24 +17,8 @@ _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def free_memory() -> int:
-    """Returns how many bytes are free or can be freed: of the machine, or of the container where that is less."""
-    free = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            free.append(
-                next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
-            )
-    except (OSError, StopIteration):
-        return 8 << 30
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit:
-            most = limit.read().strip()
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as current:
-            if most != "max":
-                free.append(int(most) - int(current.read()))
-    except (OSError, ValueError):
-        pass
-    return max(0, min(free))
+    """Returns how many bytes are free; 8 GiB if the system does not report it."""
+    return free_host_memory() or 8 << 30
 
 
 def memory_limit(config: DataConfig) -> int:

@@ -70,7 +70,7 @@ def fetch(url: str, path: str, md5: str) -> None:
 
 
 def _check_reachable(url: str) -> None:
-    """Fails quickly if there is no server; the download itself allows for slow connections."""
+    """Fails fast without a server; the download itself allows for slow connections."""
     request = urllib.request.Request(url, method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=_REACH_SECONDS):

@@ -30,7 +30,7 @@ def obtain_ml_100k(folder: str) -> str:
     """
     if importlib.util.find_spec("pip") is None:
         raise UserError(
-            f"this Python has no pip to download {PACKAGE}; run `{sys.executable} -m ensurepip`, "
+            f"pip, which downloads {PACKAGE}, is missing from this Python; run `{sys.executable} -m ensurepip`, "
             f"or {_REMEDY}."
         )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -5,7 +5,7 @@ Each item belongs to one genre and has a popularity (Zipf's law within its genre
 hidden taste: a genre that follows a Markov chain. In each step the taste stays with probability
 0.7, moves to the next genre of a fixed cycle with 0.2, and jumps to a random genre with 0.1. The
 user then takes an unseen item by popularity: an item of the taste's genre with probability 0.85, an
-item of the whole catalogue otherwise or if the genre has no unseen item. The last items are
+item of the whole catalogue otherwise or if all items of the genre are seen. The last items are
 evidence of the taste without determining it, so a model that uses the order of a history beats a
 model that counts.
 """
@@ -208,7 +208,7 @@ class _Sampler:
     def _draw_directly(
         self, seen: np.ndarray, genre: int | None, random: np.random.Generator
     ) -> int:
-        """Returns an unseen item of a genre; of any genre if it is None or has no unseen item."""
+        """Returns an unseen item of a genre; of any genre if it is None or exhausted."""
         weights = np.where(seen, 0.0, self.process.popularity)
         if genre is not None:
             inside = weights * (self.process.genres == genre)

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The model, beside the page: a history of item numbers in, the best items or reasons for them out.
+// Runs the model in a worker: takes a history of item numbers, returns the best items or reasons for them.
 
 import * as ort from "./ort/ort.wasm.min.mjs";
 
 ort.env.wasm.wasmPaths = new URL("./ort/", self.location.href).href;
-// Threads need headers that a plain file server does not send.
+// Threads require headers that a plain file server does not send.
 ort.env.wasm.numThreads = 1;
 
 const MOST_LEFT_OUT = 24;
-// Fails, but not before the runtime is compiled, which so begins at once, beside all downloads.
+// This call fails, but only after compiling the runtime, which thereby runs during the downloads.
 const compiled = ort.InferenceSession.create(new Uint8Array(8)).catch(() => {});
 let session = null;
-const waiting = {list: null, why: null}; // of each kind only the newest question counts
-let busy = true; // at first with loading
+const waiting = {list: null, why: null}; // the newest request of each kind; older ones are dropped
+let busy = true; // loading the model
 
 self.onmessage = async ({data}) => {
   if (data.load) {
@@ -20,10 +20,10 @@ self.onmessage = async ({data}) => {
       const bytes = await fetched(data.load, data.bytes);
       await compiled;
       session = await ort.InferenceSession.create(bytes, {logSeverityLevel: 3, graphOptimizationLevel: "disabled"});
-      // The first run is slow, as the browser compiles what it meets: a list that somebody waits for, else any.
+      // The first run is slow, because the browser compiles the code. Use a waiting request or any history.
       if (!waiting.list) await run([[1]], 1, ["items"]);
       self.postMessage({ready: true});
-      await answer();
+      await processRequests();
     } catch (error) {
       self.postMessage({failed: String(error?.message ?? error)});
     }
@@ -31,19 +31,19 @@ self.onmessage = async ({data}) => {
   }
   waiting[data.kind] = data;
   if (data.kind === "list") waiting.why = null;
-  if (!busy) await answer();
+  if (!busy) await processRequests();
 };
 
-/** Answers what is asked until nothing is left. */
-async function answer() {
+/** Processes requests until none is waiting. */
+async function processRequests() {
   busy = true;
   try {
     while (waiting.list || waiting.why) {
       const kind = waiting.list ? "list" : "why";
-      const question = waiting[kind];
+      const request = waiting[kind];
       waiting[kind] = null;
-      self.postMessage(await (kind === "list" ? list(question) : why(question)));
-      await new Promise((resolve) => setTimeout(resolve)); // lets newer questions in
+      self.postMessage(await (kind === "list" ? list(request) : why(request)));
+      await new Promise((resolve) => setTimeout(resolve)); // lets newer requests arrive
     }
   } catch (error) {
     self.postMessage({failed: String(error?.message ?? error)});
@@ -52,20 +52,23 @@ async function answer() {
   }
 }
 
-/** Downloads the model, and says how far it is. */
+/** Downloads the model and reports progress. */
 async function fetched(url, bytes) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url} is missing (${response.status})`);
   const parts = new Uint8Array(bytes);
   let done = 0;
-  let said = 0;
+  let reported = 0;
   for (const reader = response.body.getReader(); ;) {
     const {value, done: finished} = await reader.read();
     if (finished) return parts.subarray(0, done);
     if (done + value.length > bytes) throw new Error(`${url} is larger than the page expects; export it again`);
     parts.set(value, done);
     done += value.length;
-    if (done - said > bytes / 20 || done === bytes) self.postMessage({loaded: (said = done) / bytes});
+    if (done - reported > bytes / 20 || done === bytes) {
+      reported = done;
+      self.postMessage({loaded: done / bytes});
+    }
   }
 }
 
@@ -85,7 +88,7 @@ async function list({id, history, k}) {
   return {kind: "list", id, best, milliseconds: performance.now() - began};
 }
 
-/** For each item: how much its log-probability falls when one item of the history is left out. */
+/** For each item: the decrease of its log-probability if one item of the history is removed. */
 async function why({id, history, items}) {
   const distinct = [...new Set(history)].slice(-MOST_LEFT_OUT);
   if (distinct.length < 2) return {kind: "why", id, leftOut: [], changes: []};

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the visitor clicks: a history is searched together, and the list beside it follows.
+// The page: visitors build a history, and the list next to it follows every change.
 
 const SHOWN = 10;
-const MOST = 50;
+const LIST_LENGTH = 50;
+const MOST_HISTORY = 500; // rows of a longer history would slow the page down
 const REASONS = 6;
 const $ = (id) => document.getElementById(id);
 const model = new Worker("model-worker.js", {type: "module"});
@@ -12,15 +13,16 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let run = null; // run.json
 let catalogue = null; // catalogue.json: arrays by item number - 1
 let history = []; // item numbers, oldest first
-let best = []; // what the model answered: {item, probability}
+let best = []; // the recommendations: {item, probability}
 let reasons = new Map(); // item -> [{item, change}]
 let shown = SHOWN;
-let asked = 0;
-let clicked = 0; // when the history last changed, for the time from click to list
+let request = 0; // number of the newest request to the model
+let clicked = 0; // when the history last changed, to measure the time from click to list
 let modelReady = false;
-const open = new Set(); // recommendations whose reasons are unfolded
+let failed = false; // the page cannot recover
+const open = new Set(); // recommendations whose reasons are shown
 
-/** Makes an element; text is only ever set as text, never as markup. */
+/** Creates an element. Texts are set as text and never as markup. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -34,10 +36,13 @@ function make(tag, properties = {}, ...children) {
 }
 
 const TRAILING = /^([^()]*), (The|A|An|Le|La|Les|L'|El|Los|Las|Il|Lo|Der|Die|Das|Un|Une)( \(.*)?$/;
-/** `Godfather, The` reads `The Godfather`. */
-const title = (item) => catalogue.title[item - 1].replace(TRAILING, (_, name, article, rest) => `${article}${article.endsWith("'") ? "" : " "}${name}${rest ?? ""}`);
-/** Without what stands in parentheses behind it. */
-const short = (item) => title(item).replace(/(.)\s+\(.*$/, "$1");
+/** The title with its article in front: `Godfather, The` becomes `The Godfather`. */
+const title = (item) => catalogue.title[item - 1].replace(TRAILING, (_, name, article, rest) => {
+  const gap = article.endsWith("'") ? "" : " ";
+  return `${article}${gap}${name}${rest ?? ""}`;
+});
+/** The title without the parentheses at its end. */
+const short = (item) => title(item).replace(/(.) \(.*$/, "$1");
 const year = (item) => catalogue.year[item - 1] || "";
 const genres = (item) => catalogue.genres[item - 1].map((number) => catalogue.genre_names[number]);
 const label = (item) => (year(item) ? `${title(item)} (${year(item)})` : title(item));
@@ -46,28 +51,28 @@ const percent = (p) => (p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.00099
 // ---- the history ----
 
 function change(next, {focus} = {}) {
-  history = next;
+  history = next.slice(-MOST_HISTORY);
   shown = SHOWN;
   clicked = performance.now();
   const hash = history.length ? `#h=${history.join(",")}` : " ";
   try {
     window.history.replaceState(null, "", history.length ? hash : location.pathname + location.search);
   } catch {
-    // Browsers limit how often; the address then lags behind.
+    // Browsers limit the number of changes; the address is then updated later.
   }
   showHistory(focus);
-  ask();
+  requestList();
 }
 
 function add(item) {
   change([...history.filter((other) => other !== item), item]);
-  say(`${label(item)} added`);
+  announce(`${label(item)} added`);
 }
 
 function remove(place) {
   const [item] = history.slice(place, place + 1);
   change(history.filter((_, i) => i !== place), {focus: Math.min(place, history.length - 2)});
-  say(`${label(item)} removed`);
+  announce(`${label(item)} removed`);
 }
 
 function move(place, to, focus = true) {
@@ -75,13 +80,14 @@ function move(place, to, focus = true) {
   const next = [...history];
   next.splice(to, 0, ...next.splice(place, 1));
   change(next, {focus: focus ? to : undefined});
-  say(`${label(next[to])} is now number ${to + 1} of ${next.length}`);
+  announce(`${label(next[to])} is now number ${to + 1} of ${next.length}`);
 }
 
-function say(text) {
-  $("past").dataset.said = text;
-  const said = document.getElementById("said") ?? document.body.appendChild(make("p", {id: "said", class: "unseen", role: "status"}));
-  said.textContent = text;
+/** Announces a change to screen readers. */
+function announce(text) {
+  const known = document.getElementById("announcement");
+  const line = known ?? document.body.appendChild(make("p", {id: "announcement", class: "unseen", role: "status"}));
+  line.textContent = text;
 }
 
 function showHistory(focus) {
@@ -101,7 +107,7 @@ function showHistory(focus) {
   $("empty").hidden = history.length > 0;
   $("clear").hidden = $("share").hidden = history.length === 0;
   $("too-long").hidden = cut === 0;
-  $("too-long").textContent = `This model reads ${run.max_history} items; the ${cut === 1 ? "oldest one is" : `oldest ${cut} are`} left out of its view.`;
+  $("too-long").textContent = `This model reads ${run.max_history} items and ignores the ${cut === 1 ? "oldest one" : `oldest ${cut}`}.`;
   if (focus !== undefined && focus >= 0) $("history").children[focus]?.focus({preventScroll: false});
 }
 
@@ -117,7 +123,7 @@ function historyKey(event, place) {
   event.preventDefault();
 }
 
-/** Reordering with a finger or a mouse: the row follows, and takes the place that it is over when let go. */
+/** Reorders with a finger or a mouse: the row follows the pointer and is dropped at the place below it. */
 function drag(event, place) {
   event.preventDefault();
   const row = $("history").children[place];
@@ -153,8 +159,8 @@ function drag(event, place) {
 
 // ---- the list ----
 
-function ask() {
-  asked++;
+function requestList() {
+  request++;
   if (!history.length) {
     best = [];
     reasons = new Map();
@@ -164,20 +170,19 @@ function ask() {
   }
   const known = modelReady ? null : run.starting_points.find(({items}) => items.join() === history.join());
   if (known) {
-    // Its list came with the page; the model, once it is loaded, gives it again.
+    // The page contains this list. The model computes it again after it is loaded.
     best = known.best.map(([item, probability]) => ({item, probability}));
     reasons = new Map();
     showList();
   }
-  model.postMessage({kind: "list", id: asked, history, k: Math.min(MOST, catalogue.title.length)});
+  model.postMessage({kind: "list", id: request, history, k: Math.min(LIST_LENGTH, catalogue.title.length)});
 }
 
 model.onmessage = ({data}) => {
   if (data.loaded !== undefined) {
     $("progress").firstElementChild.style.width = `${100 * data.loaded}%`;
   } else if (data.failed) {
-    status(`The model could not be run: ${data.failed}`);
-    $("progress").hidden = true;
+    (modelReady ? status : fail)(`The model could not be run: ${data.failed}`);
   } else if (data.ready) {
     modelReady = true;
     $("progress").hidden = true;
@@ -185,44 +190,57 @@ model.onmessage = ({data}) => {
       status("Waiting for a history");
       indexTitles();
     }
-  } else if (data.id === asked && data.kind === "list") {
+  } else if (data.id === request && data.kind === "list") {
     best = data.best;
     reasons = new Map();
     showList();
     const took = performance.now() - clicked;
-    status(`${catalogue.title.length.toLocaleString("en")} titles ranked in ${data.milliseconds.toFixed(0)} ms`);
+    const titles = catalogue.title.length.toLocaleString("en");
+    status(best.length ? `${titles} titles ranked in ${data.milliseconds.toFixed(0)} ms`
+      : "The history contains every title. Remove some to see recommendations.");
     document.body.dataset.clickToList = took.toFixed(1);
-    document.body.dataset.answered = String(asked);
-    askWhy();
+    document.body.dataset.answered = String(request);
+    requestReasons();
     indexTitles();
-  } else if (data.id === asked && data.kind === "why") {
+  } else if (data.id === request && data.kind === "why") {
     const items = best.slice(0, shown).map(({item}) => item);
     items.forEach((item, i) => data.changes[i] && reasons.set(item, data.leftOut
       .map((other, j) => ({item: other, change: data.changes[i][j]}))
       .sort((a, b) => Math.abs(b.change) - Math.abs(a.change))));
     showReasons();
-    document.body.dataset.explained = String(asked);
+    document.body.dataset.explained = String(request);
   }
 };
 
+// A worker reports neither a missing runtime nor a missing script in any other way.
+model.onerror = () => fail("The model could not be started: a file in the folder ort is missing or cannot be run. Export the page again.");
+search.onerror = () => ($("search").placeholder = "The search cannot be started");
+
 let indexed = false;
 
-/** The first list comes first: the titles are made searchable once it is there. */
+/** Makes the titles searchable, after the first list so as not to delay it. */
 function indexTitles() {
   if (indexed) return;
   indexed = true;
   search.postMessage({titles: catalogue.title, years: catalogue.year, weights: catalogue.weight});
 }
 
-function askWhy() {
-  if (best.length) model.postMessage({kind: "why", id: asked, history: history.slice(-run.max_history), items: best.slice(0, shown).map(({item}) => item)});
+function requestReasons() {
+  if (best.length) model.postMessage({kind: "why", id: request, history: history.slice(-run.max_history), items: best.slice(0, shown).map(({item}) => item)});
 }
 
 function status(text) {
-  $("status").textContent = text;
+  if (!failed) $("status").textContent = text;
 }
 
-let places = new Map(); // item -> where it stood
+/** Shows why the page cannot work; later messages do not replace this one. */
+function fail(text) {
+  status(text);
+  failed = true;
+  $("progress").hidden = true;
+}
+
+let places = new Map(); // item -> its place in the previous list
 
 function showList() {
   const list = $("list");
@@ -266,7 +284,7 @@ function showReasons() {
       else open.add(item);
       button.setAttribute("aria-expanded", String(open.has(item)));
       detail.hidden = !open.has(item);
-    }}, make("span", {class: "chevron", "aria-hidden": "true"}, "›"), strongest ? "mostly for " : "no single item speaks for it",
+    }}, make("span", {class: "chevron", "aria-hidden": "true"}, "›"), strongest ? "mostly because of " : "no single item stands out",
     strongest ? make("i", {}, short(strongest.item)) : null);
     because.replaceChildren(button);
     const largest = Math.max(...why.map(({change}) => Math.abs(change)), 0.1);
@@ -279,11 +297,12 @@ function showReasons() {
   }
 }
 
-/** Where the rows of a list are, and moves them from there to where they are now. */
+/** The current positions of the rows of a list. */
 function positions(list) {
   return new Map([...list.children].map((row) => [row.dataset.item, row.getBoundingClientRect().top]));
 }
 
+/** Animates rows from their positions before a change to the current ones. */
 function glide(list, before) {
   if (calm.matches) return;
   for (const row of list.children) {
@@ -296,12 +315,12 @@ function glide(list, before) {
 
 // ---- the search ----
 
-let sought = 0;
-let chosen = -1;
+let query = 0; // number of the newest search
+let chosen = -1; // index of the selected title
 
 $("search").addEventListener("input", () => {
   const text = $("search").value;
-  if (text.trim()) search.postMessage({id: ++sought, text, limit: 8});
+  if (text.trim()) search.postMessage({id: ++query, text, limit: 8});
   else showFound([]);
 });
 
@@ -309,7 +328,7 @@ search.onmessage = ({data}) => {
   if (data.ready) {
     $("search").disabled = false;
     document.body.dataset.searchable = "yes";
-  } else if (data.id === sought && $("search").value.trim()) {
+  } else if (data.id === query && $("search").value.trim()) {
     showFound(data.found);
   }
 };
@@ -320,7 +339,7 @@ function showFound(found) {
     onpointerdown: (event) => event.preventDefault(), onclick: () => take(item)},
   make("span", {}, make("b", {}, title(item)), " ", make("span", {class: "year"}, String(year(item)))),
   make("span", {class: "genres"}, genres(item).slice(0, 3).join(" · ")))),
-  ...(nothing ? [make("li", {class: "nothing", role: "option", "aria-disabled": "true"}, "Nothing like it in this catalogue")] : []));
+  ...(nothing ? [make("li", {class: "nothing", role: "option", "aria-disabled": "true"}, "No such title in this catalogue")] : []));
   $("found").hidden = found.length === 0 && !nothing;
   $("search").setAttribute("aria-expanded", String(!$("found").hidden));
   choose(found.length ? 0 : -1);
@@ -340,7 +359,7 @@ function choose(place) {
 
 function take(item) {
   $("search").value = "";
-  sought++;
+  query++;
   showFound([]);
   add(item);
 }
@@ -366,7 +385,7 @@ addEventListener("keydown", (event) => {
   }
 });
 
-// ---- buttons and beginnings ----
+// ---- buttons and start ----
 
 $("clear").addEventListener("click", () => {
   change([]);
@@ -384,12 +403,12 @@ $("share").addEventListener("click", async () => {
 $("more").addEventListener("click", () => {
   shown = Math.min(shown + SHOWN, best.length);
   showList();
-  askWhy();
+  requestReasons();
   $("list").children[shown - SHOWN]?.querySelector("button")?.focus();
 });
 addEventListener("hashchange", () => change(fromAddress()));
 
-/** The history in the address, without what this catalogue does not have. */
+/** The history in the address, without numbers outside the catalogue. */
 function fromAddress() {
   const numbers = (/^#h=([\d,]+)$/.exec(location.hash)?.[1] ?? "").split(",").map(Number);
   return [...new Set(numbers)].filter((item) => Number.isInteger(item) && item >= 1 && item <= catalogue.title.length);
@@ -405,8 +424,8 @@ function showRun() {
   $("protocol").textContent = run.protocol;
   $("about").hidden = false;
   $("starts").replaceChildren(...(run.starting_points.length ? [make("span", {class: "hint"}, "Start from")] : []),
-    ...run.starting_points.map(({name, items, lacking}) => make("button", {type: "button", class: "chip", onclick: () => change(items),
-      title: items.map(label).join("\n") + (lacking ? `\n(${lacking} more are not in this catalogue)` : "")}, name)));
+    ...run.starting_points.map(({name, items, missing}) => make("button", {type: "button", class: "chip", onclick: () => change(items),
+      title: items.map(label).join("\n") + (missing ? `\n(${missing} more are not in this catalogue)` : "")}, name)));
 }
 
 async function fetched(name) {
@@ -416,7 +435,7 @@ async function fetched(name) {
 }
 
 try {
-  if (location.protocol === "file:") throw new Error("browsers do not load it from a file; serve this folder with: python -m http.server");
+  if (location.protocol === "file:") throw new Error("browsers cannot load it from a file; serve this folder with: python -m http.server");
   run = await fetched("run.json");
   model.postMessage({load: "model.onnx", bytes: run.model_bytes});
   catalogue = await fetched("catalogue.json");
@@ -424,6 +443,5 @@ try {
   const shared = fromAddress();
   change(shared.length ? shared : run.starting_points[0]?.items ?? []);
 } catch (error) {
-  status(`This page could not start: ${error.message}`);
-  $("progress").hidden = true;
+  fail(`This page could not start: ${error.message}`);
 }

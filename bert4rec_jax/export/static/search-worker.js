@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Titles are searched beside the page, so that typing never waits for it.
+// Searches titles in a worker, so that typing never waits for a search.
 
 import {TitleSearch} from "./search.js";
 

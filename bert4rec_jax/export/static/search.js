@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Finds titles by what people type: accents, case, punctuation, articles, word order, beginnings and typos.
+// Finds titles despite differences in accents, case, punctuation, articles, word order, endings and typos.
 
 const ARTICLES = new Set("the a an le la les l el los las il lo der die das un une".split(" "));
 const TRAILING = new RegExp(`^(.*),\\s*(${[...ARTICLES].join("|")})'?\\s*$`, "i");
@@ -11,10 +11,10 @@ export function plain(text) {
     .replace(/[^\p{L}\p{N}_]+/gu, " ").trim();
 }
 
-/** `Title (a.k.a. Other)` -> the whole, the title without parentheses and what stands in them. */
+/** The names of a title: `Title (a.k.a. Other)` -> `Title` and `Other`. */
 function forms(title) {
   const inside = [...title.matchAll(/\(([^()]*)\)/g)].map((m) => m[1].replace(/^a\.?k\.?a\.?\s+/i, ""));
-  return [title.replace(/\s*\([^()]*\)/g, ""), ...inside].map(plain).filter(Boolean);
+  return [title.replace(/ ?\([^()]*\)/g, ""), ...inside].map(plain).filter(Boolean);
 }
 
 export class TitleSearch {
@@ -42,7 +42,7 @@ export class TitleSearch {
     this.letters = Uint32Array.from(this.words, letters);
   }
 
-  /** Returns up to `limit` item numbers, best first; words may have typos where too little is found without. */
+  /** Returns up to `limit` item numbers, best first. Words may have typos if too few titles match exactly. */
   find(text, limit = 8) {
     const strict = this.#find(text, limit, false);
     if (strict.length >= limit) return strict;
@@ -78,7 +78,7 @@ export class TitleSearch {
       .slice(0, limit).map(({item}) => item + 1);
   }
 
-  /** Items of a word: exact 1, as a beginning .8, with typos less. */
+  /** Items with a word and the quality of the match: exact 1, as a beginning .8, less with typos. */
   #matches(word, unfinished, several, typos) {
     const found = new Map();
     const take = (key, quality) => {
@@ -92,12 +92,12 @@ export class TitleSearch {
         if (this.words[i] !== word) take(this.words[i], 0.8);
       }
     }
-    // A short word may have a typo only where others stand beside it.
+    // A short word may have a typo only if there are other words.
     const allowed = word.length < (several ? 3 : 4) ? 0 : word.length < 8 ? 1 : 2;
     if (allowed && typos) {
       const typed = letters(word);
       for (let i = 0; i < this.words.length; i++) {
-        // An edit brings at most one letter that was lacking, so most words need no closer look.
+        // An edit adds at most one new letter, so most words can be skipped.
         if (ones(typed & ~this.letters[i]) > allowed) continue;
         const key = this.words[i];
         if (key.length < word.length - allowed) continue;
@@ -120,7 +120,7 @@ export class TitleSearch {
   }
 }
 
-/** Which letters and digits occur, as bits. */
+/** The set of letters and digits of a word, as bits. */
 function letters(word) {
   let bits = 0;
   for (let i = 0; i < word.length; i++) bits |= 1 << (word.charCodeAt(i) % 32);
@@ -136,7 +136,7 @@ function ones(bits) {
 const LONGEST = 64;
 let [before, last, row] = [0, 1, 2].map(() => new Uint8Array(LONGEST + 1));
 
-/** Edits (swapped neighbours count once) from a to b, or to a beginning of b; more than `limit` reads as limit + 1. */
+/** Number of edits (a swap counts once) from a to b, or to a beginning of b; limit + 1 if there are more. */
 export function distance(a, b, limit, prefix) {
   if ((!prefix && b.length - a.length > limit) || a.length + limit > LONGEST) return limit + 1;
   const width = Math.min(b.length, a.length + limit);

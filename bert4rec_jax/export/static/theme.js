@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Light, dark or what the system says; remembered where the browser allows it.
+// The colour theme: light, dark or the setting of the system. Stored if the browser allows it.
 
 const names = ["auto", "light", "dark"];
 const labels = {auto: "◐ System", light: "○ Light", dark: "● Dark"};
@@ -17,7 +17,7 @@ function show(name) {
   else document.documentElement.dataset.theme = name;
   const button = document.getElementById("theme");
   button.textContent = labels[name];
-  button.setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system" : name}`);
+  button.setAttribute("aria-label", `Colours: ${name === "auto" ? "system setting" : name}`);
 }
 
 let current = remembered();

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a compiled program holds, computes, reads and sends, read from its own text; nothing runs.
 
-XLA's cost analysis counts the body of a loop once and answers nothing for GPUs, so operations come from the traced
-program and bytes from the text of the compiled one, each loop as often as it runs.
+XLA's cost analysis counts the body of a loop once and answers nothing for GPUs, so operations come
+from the traced program and bytes from the text of the compiled one, each loop as often as it runs.
 """
 
 import functools
-import itertools
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from bert4rec_jax.devices.communication import all_reduce, gathered
+from benchmarks.formulas import all_reduce, gather
 
 SIZES = {
     "f32": 4,
@@ -186,8 +184,9 @@ def shape_bytes(shape: str, slow_only: bool = False) -> int:
 def accessed_bytes(program: Program, slow_only: bool = True) -> int:
     """Returns the bytes that a device reads and writes, of its own memory alone or (not `slow_only`) on chip as well.
 
-    Each operation reads its operands and writes its result once, rows that are picked or replaced count alone, and a
-    kernel moves what its own estimate says. What a fusion hands on as it was given counts nothing.
+    Each operation reads its operands and writes its result once, rows that are picked or replaced
+    count alone, and a kernel moves what its own estimate says. What a fusion hands on as it was
+    given counts nothing.
     """
     size = functools.partial(shape_bytes, slow_only=slow_only)
     total, chains = 0, set()
@@ -232,7 +231,8 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, 
             parameters[each.name] = int(re.match(r"\((\d+)\)", each.rest)[1])
         for place, name in enumerate(each.operands):
             users.setdefault(name, []).append((each, place))
-    # Only handed on: results that are parameters, and those of a collective that another fusion has begun.
+    # Only handed on: results that are parameters, and those of a collective that another fusion has
+    # begun.
     under_way = {each.name for each in inner.values() if _chain(each) in chains}
     chains.update(filter(None, map(_chain, inner.values())))
     in_place = {"dynamic-update-slice": 1, "scatter": -1}
@@ -321,8 +321,8 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
             times
             * {
                 "all-reduce": lambda: all_reduce(operand, group),
-                "all-gather": lambda: gathered(operand * group, group),
-                "reduce-scatter": lambda: gathered(operand, group),
+                "all-gather": lambda: gather(operand * group, group),
+                "reduce-scatter": lambda: gather(operand, group),
             }.get(kind, lambda: operand)()
         )
     return sent
@@ -334,47 +334,3 @@ def _group_size(line: str, devices: int) -> int:
         return len(listed[1].split(","))
     tiled = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
     return int(tiled[1]) if tiled else devices
-
-
-def operations(jaxpr: Any) -> float:
-    """Returns the operations of all matrix products in a traced program (of one device, inside `shard_map`).
-
-    Loops count as often as they run, branches as the longest, kernels what they say or, if they say nothing, their
-    body at every place of the grid. What nobody reads counts nothing, as compilers leave it out.
-    """
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    total, read = (
-        0.0,
-        {id(x) for x in itertools.chain(jaxpr.outvars, *(each.invars for each in jaxpr.eqns))},
-    )
-    for equation in jaxpr.eqns:
-        if not equation.effects and not any(id(x) in read for x in equation.outvars):
-            continue
-        name, parameters = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = parameters["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            total += (
-                2
-                * math.prod(equation.outvars[0].aval.shape)
-                * math.prod(shape[axis] for axis in contracted)
-            )
-        elif name == "pallas_call":
-            estimate = parameters.get("cost_estimate")
-            total += (
-                estimate.flops
-                if estimate
-                else operations(parameters["jaxpr"]) * math.prod(parameters["grid_mapping"].grid)
-            )
-        elif name == "cond":
-            total += max(map(operations, parameters["branches"]))
-        else:
-            times = parameters["length"] if name == "scan" else 1
-            total += times * sum(
-                operations(value) for value in parameters.values() if _is_program(value)
-            )
-    return total
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(getattr(value, "jaxpr", value), "eqns")

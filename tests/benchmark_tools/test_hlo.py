@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert4rec_jax.devices.program import accessed_bytes, operations, parse, sent_bytes, shape_bytes
+from benchmarks.hlo import accessed_bytes, parse, sent_bytes, shape_bytes
 
 TEXT = """
 HloModule m
@@ -176,24 +176,6 @@ def test_shapes_are_padded_to_tiles():
     assert shape_bytes("bf16[3,200]{1,0:T(8,128)(2,1)}") == 8 * 256 * 2
     assert shape_bytes("f32[64,3]{0,1:T(8,128)}") == 8 * 128 * 4
     assert shape_bytes("(f32[4]{0}, s8[2,2]{1,0:T(8,128)S(1)})", slow_only=True) == 16
-
-
-def test_products_count_as_often_as_they_are_taken():
-    def f(x, w):
-        y, _ = jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)
-        return jnp.sum(jax.nn.relu(y) @ w)
-
-    jaxpr = jax.make_jaxpr(jax.grad(f))(jnp.ones((4, 8)), jnp.ones((8, 8)))
-    assert operations(jaxpr) == (7 + 1 + 1 + 7) * 2 * 4 * 8 * 8
-
-
-def test_products_that_nobody_reads_count_nothing():
-    def f(x):
-        return x + 1, x @ x
-
-    jaxpr = jax.make_jaxpr(f)(jnp.ones((4, 4))).jaxpr
-    assert operations(jaxpr) == 2 * 4**3
-    assert operations(jaxpr.replace(outvars=jaxpr.outvars[:1])) == 0
 
 
 def test_bytes_of_a_program_of_this_machine():

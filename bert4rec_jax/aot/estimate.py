@@ -100,9 +100,9 @@ def sizes_from_data(config: Config, layout: Layout) -> Sizes:
     return Sizes(
         experiment.num_items,
         experiment.num_slots,
-        histories.size,
-        histories.slots_in_a_row,
-        histories.pairs,
+        histories.batch_size,
+        histories.slots_per_row,
+        histories.removed.length,
         experiment.features,
     )
 

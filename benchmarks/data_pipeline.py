@@ -59,7 +59,7 @@ flags.DEFINE_string(
 flags.DEFINE_integer("seed", 0, "Of the generator.")
 flags.DEFINE_enum("form", "csv", ["csv", "parquet"], "Of the log.")
 flags.DEFINE_integer("parts", 1, "Files of a Parquet log.", lower_bound=1)
-flags.DEFINE_list("engines", ["memory", "duckdb"], "To be timed, in turn.")
+flags.DEFINE_list("engines", ["duckdb"], "Engines to time, in turn.")
 flags.DEFINE_list(
     "peers", ["pandas", "polars"], "To be timed beside them; recbole stands for two lines."
 )

@@ -9,9 +9,10 @@
   recommender = bert4rec_jax.load("runs/ml_1m")
   recommender.recommend(["Toy Story (1995)", "Heat (1995)"], k=10)
 
-Array names end in their axes: B rows of a batch, L positions of a row, K target slots of a row, M
-all target slots of a batch, N histories or ids, Q queries, H heads, E width of a head, D width, C
-sampled candidates or one chunk of items, P (history, item) pairs, V rows of the item table.
+Array names end in their axes: B rows of a batch, L columns of a row, K target slots of a row, M all
+target slots of a batch, N ids or histories, Q queries, H heads, E width of a head, D width, C one
+chunk of items or of keys, J sampled negatives or candidates, P pairs of an item or history and
+another item or feature, F features, R rows of any table, S shards, V rows of the item table.
 """
 
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,7 +31,7 @@ __all__ = ["Config", "Recommender", "config", "evaluate", "load", "train"]
 ConfigLike: TypeAlias = Config | ml_collections.ConfigDict | dict[str, Any]
 
 
-def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
+def train(config: ConfigLike, workdir: str) -> dict[str, Any]:
     """Trains a model and ranks the test users with its best checkpoint.
 
     If `workdir` contains checkpoints of the same run, training continues from the newest one.
@@ -42,9 +43,10 @@ def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
 
     Returns:
       The content of results.json: test and validation metrics, the protocol, and statistics of the
-      data and the run. None if a signal stopped the run; the same call continues.
+      data and the run.
 
     Raises:
+      KeyboardInterrupt: Ctrl-C or another stop signal. The state is saved; the same call continues.
       UserError: something that you can fix, such as a wrong field. The message states the remedy.
     """
     from bert4rec_jax.experiment import train_and_evaluate
@@ -52,7 +54,7 @@ def train(config: ConfigLike, workdir: str) -> dict[str, Any] | None:
     return train_and_evaluate(_resolved(config), workdir)
 
 
-def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[str, Any] | None:
+def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[str, Any]:
     """Ranks the test users with the best checkpoint of a trained run.
 
     Args:
@@ -62,9 +64,10 @@ def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[s
       trained_from: folder of the trained run (default: `workdir`).
 
     Returns:
-      The content of results.json, as `train` returns it. None if a signal stopped the evaluation.
+      The content of results.json, as `train` returns it.
 
     Raises:
+      KeyboardInterrupt: Ctrl-C or another stop signal.
       UserError: there is no checkpoint, or it belongs to another configuration or other data.
     """
     from bert4rec_jax import experiment

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings for glibc's allocator, made by the commands only: importing a library should not change its process."""
+"""Settings of glibc's allocator, for commands only: importing a library must not change the process."""
 
 import ctypes
 
+# Names and numbers from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
+
 
 def keep_freed_memory() -> None:
-    """Makes glibc reuse freed memory. A step on CPU asks for some hundred megabytes anew each time.
+    """Makes glibc reuse freed memory; a step on a CPU allocates hundreds of megabytes each time.
 
-    By default freed pages go back to the kernel and are faulted in one by one, which costs a fifth
-    of a step. This has to be said before the first thread takes memory, so before NumPy is
-    imported; other C libraries are left alone.
+    By default, freed pages return to the kernel and are faulted in one by one, which takes a fifth
+    of a step. Call this before any thread allocates memory, hence before NumPy is imported. It has
+    no effect with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        trim_threshold, mmap_max, arena_max = -1, -4, -8  # numbers from malloc.h
-        for parameter, value in ((arena_max, 1), (mmap_max, 0), (trim_threshold, 2**31 - 1)):
-            mallopt(parameter, value)
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from absl import flags
 
 from bert4rec_jax.command_line import run_command
-from bert4rec_jax.config import Config
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.run_files import RunFiles
 from bert4rec_jax.terminal import coloured, fitted
 
 if TYPE_CHECKING:
@@ -57,42 +55,6 @@ def as_text(recommender: "Recommender", recommended: "list[Recommendation]") -> 
         line = f"{rank:3d}  {entry.title:{width}s}  {100 * entry.probability:5.2f} %  {genres}"
         lines.append(fitted(line.rstrip()))
     return "\n".join(lines)
-
-
-def example(config: Config, trained: str, evaluated: str) -> str:
-    """Returns, as text, the newest items of a test user's history and the items that follow according to the model.
-
-    Args:
-      config: the configuration of the evaluation.
-      trained: directory of the run with the model.
-      evaluated: directory of the run with the ranks; usually the same.
-    """
-    import numpy as np
-
-    from bert4rec_jax.data import load_dataset, split_dataset
-    from bert4rec_jax.serving import Recommender
-
-    recommender = Recommender(trained)
-    dataset = load_dataset(config.data, config.filter)
-    split = split_dataset(dataset, config.split)
-    lengths = split.test_targets - dataset.offsets[split.test_users]
-    # The user with a history of median length is neither the first nor the best, but a usual one.
-    case = np.argsort(lengths, kind="stable")[len(lengths) // 2]
-    user = split.test_users[case]
-    target = split.test_targets[case]
-    history = np.asarray(dataset.items[dataset.offsets[user] : target]).tolist()
-    recommended = recommender.recommend_numbers([history], 10)[0]
-    rank = RunFiles(evaluated).ranks()["rank"][case]
-    label = recommender.titles.label
-    return "\n".join(
-        [
-            f"\nuser {dataset.user_table().loc[user, 'user']} has a history of {len(history)} items; the newest are",
-            *(f"     {label(number)}" for number in history[-5:]),
-            coloured("recommended next", "bold"),
-            as_text(recommender, recommended),
-            f"actual next item: {label(int(dataset.items[target]))} (rank {rank:g})",
-        ]
-    )
 
 
 def answer_all(

@@ -33,7 +33,7 @@ _Content = TypeVar("_Content")
 
 
 class RunFiles:
-    """Reads a run directory, whether the run has finished, is still running, or is a committed record.
+    """Reads the directory of a finished or running run, or a committed record.
 
     Readers open a file when they are called and do not cache its content. They raise a `UserError`
     that names the file if it cannot be read.
@@ -69,7 +69,7 @@ class RunFiles:
         return _read_object(self.results_path)
 
     def complete_results(self) -> dict | None:
-        """Returns results.json, or None unless both the model and the baselines have been ranked."""
+        """Returns results.json, or None if the model or the baselines have not been ranked."""
         results = self.results()
         if results is None or results.get(BASELINES_PENDING):
             return None
@@ -144,8 +144,8 @@ def _read(path: Path, read: Callable[[Path], _Content]) -> _Content | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
         raise UserError(
-            f"{path} cannot be read: {reason or 'it is empty'}. Restore the file, or choose another "
-            "run directory."
+            f"{path} cannot be read: {reason or 'it is empty'}. Restore the file, or choose "
+            "another run directory."
         ) from None
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text for users: messages on stderr, colours, and lines that fit the terminal.
 
-In a terminal, text is wrapped to the width and coloured, unless NO_COLOR is set. In a log or a pipe,
-a message is one line without colours.
+In a terminal, text is wrapped to the width and coloured, unless NO_COLOR is set. In a log or a
+pipe, a message is one line without colours.
 """
 
 import os
@@ -50,15 +50,11 @@ def wrapped(text: str) -> str:
     return "\n\n".join(part if part.startswith(" ") else _wrap(part) for part in paragraphs)
 
 
-def shortened(value: object, longest: int = _LONGEST_VALUE) -> str:
-    """Returns a value as text for a message, cut to `longest` characters.
-
-    Args:
-      value: a text as it is to be shown, or any other value, which is shown as Python code.
-      longest: the most characters to show.
-    """
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= longest else f"{text[:longest]}..."
+def shortened(text: str, longest: int = _LONGEST_VALUE) -> str:
+    """Returns a text for a message, cut to `longest` characters."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def say(text: str) -> None:

@@ -33,7 +33,6 @@ def get_config(size="50M"):
     config = config_lib.recommended()
     config.data.update(
         source="table",
-        engine="duckdb",
         user_column="uid",
         item_column="item_id",
         time_column="timestamp",

@@ -135,12 +135,12 @@ def _write(folder: Path, formats: list[str], groups: dict, built: dict[str, tabl
         drawn = {}
         if FIGURES.value:
             # Here, because matplotlib takes a second to import.
-            from experiments.reporting import figures
+            from experiments.reporting import plots
 
-            drawn = figures.draw_all(
+            drawn = plots.draw_all(
                 name, table.rows, _figure_metric(), table.options.baseline, SPREAD.value
             )
-            written += figures.save(drawn, folder, prefix)
+            written += plots.save(drawn, folder, prefix)
         parts.append((table, drawn))
     if "html" in formats:
         from experiments.reporting.writing import web

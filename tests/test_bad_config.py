@@ -55,7 +55,7 @@ WRONG = {
     "loss.chunk_items": [-1],
     "optimizer.name": ["sgd"],
     "optimizer.learning_rate": [0.0, -1e-3, float("nan"), float("inf")],
-    "optimizer.warmup_steps": [-1, 1000],
+    "optimizer.warmup_steps": [-1, 0.5],
     "optimizer.schedule": ["step"],
     "optimizer.final_fraction": [-0.1, 2.0],
     "optimizer.beta1": [1.0, -0.1],

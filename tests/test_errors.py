@@ -23,12 +23,14 @@ from bert4rec_jax.errors import Stopped, UserError, exit_cleanly
             OSError(errno.ENOSPC, "No space left on device", "runs/metrics.jsonl"),
             2,
             "error: no space is left on the disk for "
-            "runs/metrics.jsonl; free some and start the same command again: it goes on from what was saved.\n",
+            "runs/metrics.jsonl; free some space and run the same command again: it continues from "
+            "what was saved.\n",
         ),
         (
             OSError(errno.EROFS, "Read-only file system", "out/x"),
             2,
-            "error: out/x cannot be opened, made or removed (Read-only file system); name a place that can.\n",
+            "error: out/x cannot be opened, created or removed (Read-only file system); choose another "
+            "path.\n",
         ),
     ],
 )

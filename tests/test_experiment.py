@@ -10,7 +10,7 @@ from conftest import small_config
 
 from bert4rec_jax import experiment as experiment_module
 from bert4rec_jax.devices import Layout
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.errors import Stopped, UserError
 from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.ranking import from_ranks
 
@@ -30,22 +30,30 @@ def test_some_users_validate_and_all_are_tested(cache):
     assert few.batches.tokens_per_epoch > everyone.batches.tokens_per_epoch
 
 
-def test_validation_ranks_the_validation_targets_with_the_configured_ties_and_hears_signals(cache):
+def test_validation_uses_the_configured_ties_and_stops_on_signals(cache):
     config = small_config(cache, **{"eval.ties": "expected", "model.layers": 1})
-    experiment, asked = Experiment(config), []
-    stop = SimpleNamespace(requested=lambda: asked.append(True) or len(asked) == 1)
-    validate = experiment.validator(stop)
+    experiment = Experiment(config)
+    checks = []
+
+    def check():
+        checks.append(True)
+        if len(checks) == 1:
+            raise Stopped(15, "stopped")
+        return False
+
+    stop = SimpleNamespace(check=check)
     params = jax.tree.map(np.zeros_like, jax.tree.map(np.array, experiment.initial_state().params))
-    # All items tie: in the middle of them stands every target.
+    # All items tie, so the expected rank of every target is in the middle.
     cases = experiment.cases("valid")
     unseen = [
         experiment.num_items - len(set(experiment.dataset.items[start:target]))
         for start, target in zip(cases.starts, cases.targets)
     ]
-    # A signal is heard between two batches.
     placed = experiment.layout.put_state(params)
-    assert validate(placed) is None and len(asked) == 1
-    assert validate(placed) == pytest.approx(from_ranks((np.array(unseen) + 1) / 2))
+    with pytest.raises(Stopped):  # after the first batch
+        experiment.validate(stop, placed)
+    metrics = experiment.validate(stop, placed)
+    assert metrics == pytest.approx(from_ranks((np.array(unseen) + 1) / 2))
 
 
 def test_windows_are_those_of_the_configuration(cache):

@@ -8,7 +8,7 @@ import commands
 import pytest
 
 from bert4rec_jax import config as config_lib
-from bert4rec_jax.config.renamed import NEW_NAMES, NEW_VALUES
+from bert4rec_jax.config.renamed import NEW_FIELDS, NEW_NAMES, NEW_VALUES
 from bert4rec_jax.errors import UserError
 from experiments.rename_fields import rename_fields
 
@@ -32,7 +32,7 @@ def test_an_old_name_in_a_config_json_is_rejected_with_the_new_name(old, tmp_pat
 
 def test_the_new_names_exist_and_the_old_ones_do_not():
     names = {field.name for field in config_lib.describe()}
-    assert set(NEW_NAMES.values()) | set(NEW_VALUES) <= names
+    assert set(NEW_NAMES.values()) | set(NEW_VALUES) | set(NEW_FIELDS) <= names
     assert not names & set(NEW_NAMES)
 
 
@@ -91,6 +91,7 @@ def test_the_script_rewrites_an_old_run_directory_once(tmp_path):
     assert (new.model.predict_from, new.model.width) == ("last_item", 32)
     assert (new.masking.next_item_share, new.parallel.item_shards) == (1.0, 2)
     assert new.eval.seen_targets == "keep"
+    assert new.model.matmul_precision == "default"
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert environment["trained_from"] == "runs/other"
     (start,) = environment["starts"]

@@ -21,7 +21,7 @@ LAYERS = [
     {"training"},
     {"experiment"},
     {"serving", "aot"},
-    {"recommend", "export", "portrait"},
+    {"recommend", "export", "portrait", "run_report"},
     {"main"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bert4rec_jax import terminal
-from bert4rec_jax.training.results import summary
+from bert4rec_jax.run_report import results_text
 
 LONG = "error: config.model.heads = 3 is out of range: it must be a divisor of config.model.width = 64, and of no other."
 
@@ -57,5 +57,5 @@ def test_lines_of_a_table_are_cut_in_a_terminal_alone(eighty, monkeypatch):
 
 def test_the_closing_table_fits(eighty, undisturbed):
     results = json.loads((undisturbed / "undisturbed" / "results.json").read_text())
-    lines = summary(results).splitlines()
+    lines = results_text(results).splitlines()
     assert max(map(len, lines)) <= 80 and any(line.startswith("protocol: ") for line in lines)

@@ -79,11 +79,10 @@ class DataConfig:
         "Folder for downloads and prepared data. If empty, $BERT4REC_DATA or "
         "~/.cache/bert4rec_jax.",
     )
-    engine: Literal["auto", "memory", "duckdb", "spark"] = option(
-        "auto",
-        "Engine that prepares the data. memory reads the whole log into memory; duckdb and spark "
-        "prepare logs of any size, with the same result. auto: memory if the log takes less than "
-        "half of the free memory, otherwise duckdb.",
+    engine: Literal["duckdb", "spark"] = option(
+        "duckdb",
+        "Engine that prepares the data. Both prepare logs of any size, with the same result: duckdb "
+        "on one machine, spark on a cluster.",
     )
     engine_master: str = option(
         "local[2]", "Master URL of Spark, such as local[4], yarn, k8s://... or spark://..."
@@ -118,8 +117,7 @@ class DataConfig:
     )
     where: str = option(
         "",
-        "SQL condition on the rows of a table, as in `played_ratio >= 50`. It requires DuckDB or "
-        "Spark.",
+        "SQL condition on the rows of a table, as in `played_ratio >= 50`.",
     )
     key_column: str = option(
         "", "Column of the item table with the item ids. If empty, the name in item_column."
@@ -352,7 +350,10 @@ class OptimizerConfig:
     name: Literal["adam", "adamw"] = option("adam", "adamw: Adam with weight decay.")
     learning_rate: float = option(1e-3, "Peak learning rate, after the warm-up.", POSITIVE)
     warmup_steps: int = option(
-        0, "Number of steps in which the learning rate grows from 0 to its peak.", at_least(0)
+        0,
+        "Number of steps in which the learning rate grows from 0 to its peak. If it is not below "
+        "train.steps, half of train.steps.",
+        at_least(0),
     )
     schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "Learning rate schedule from the end of the warm-up to the last step."

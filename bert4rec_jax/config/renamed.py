@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config fields that were renamed or moved to another group in version 0.3.0."""
+"""Config fields that were renamed, moved to another group or added in version 0.3.0."""
 
 import re
 
@@ -27,17 +27,19 @@ NEW_VALUES = {
     "eval.seen_targets": {"last": "rank_last", "compete": "keep"},
     "data.engine": {"auto": "duckdb", "memory": "duckdb"},
 }
+# Fields that were added in 0.3.0, with the value that reproduces older runs.
+NEW_FIELDS = {"model.matmul_precision": "default"}
 
 
 def renamed_hint(name: str) -> str:
-    """Returns the end of a sentence about an unknown field: its new name, or "" if it was never renamed."""
+    """Returns the new name of an unknown field for its error message, or ""."""
     if name not in NEW_NAMES:
         return ""
     return f"it was renamed to config.{NEW_NAMES[name]}"
 
 
 def renamed_hint_in(text: str) -> str:
-    """Returns a sentence on the renamed field in an error message of a locked ConfigDict, or ""."""
+    """Returns the new name of the field in an error message of a locked ConfigDict, or ""."""
     missing = re.search(r'Key "(\w+)" does not exist', text)
     for old, new in NEW_NAMES.items():
         if missing and old.partition(".")[2] == missing[1]:
@@ -46,6 +48,6 @@ def renamed_hint_in(text: str) -> str:
 
 
 def renamed_value_hint(name: str, value: object) -> str:
-    """Returns the end of a sentence about a value that a field no longer takes, or ""."""
+    """Returns the new value of a renamed value for its error message, or ""."""
     new = NEW_VALUES.get(name, {}).get(value) if isinstance(value, str) else None
     return f"; use {new!r} instead of {value!r}" if new else ""

@@ -17,6 +17,7 @@ from bert4rec_jax.config.describe import describe
 from bert4rec_jax.config.fields import Config
 from bert4rec_jax.config.renamed import renamed_hint, renamed_value_hint
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.terminal import shortened
 
 # Whether a rule holds, the field to blame if not, and what its value must be.
 _Check = tuple[bool, str, str]
@@ -101,8 +102,7 @@ def _typed(kind: Any, value: object, name: str) -> Any:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return shortened(repr(value), 100)
 
 
 def _fits_a_path(value: str) -> bool:
@@ -219,11 +219,6 @@ def _training_checks(config: Config) -> Iterator[_Check]:
         config.optimizer.weight_decay == 0 or config.optimizer.name == "adamw",
         "optimizer.weight_decay",
         "0 unless config.optimizer.name is 'adamw'",
-    )
-    yield (
-        config.optimizer.warmup_steps < train.steps,
-        "optimizer.warmup_steps",
-        f"less than config.train.steps = {train.steps}",
     )
     yield (
         train.batch_rows % train.accumulate == 0,

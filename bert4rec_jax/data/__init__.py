@@ -4,8 +4,8 @@
 Data flow in one direction:
 
 - `sources` finds and reads the log.
-- `prepare` filters, orders and numbers the events (`arrange` in memory, `engines` for larger logs)
-  and writes them to the prepared folder (`writer`).
+- `prepare` has an SQL engine filter and order the events (`engines`), and writes them to the
+  prepared folder (`writer`), which `publish` makes visible when it is complete.
 - `dataset` opens that folder; `item_features` derives features from the item table.
 - `splits` chooses training events and targets (`order_statistics` computes time quantiles);
   `popularity` counts items; `ranges` has the shared arithmetic of event ranges.
@@ -21,6 +21,7 @@ from bert4rec_jax.data.popularity import recent_counts, training_blocks, trainin
 from bert4rec_jax.data.prefetch import prefetch
 from bert4rec_jax.data.prepare import load_dataset
 from bert4rec_jax.data.ranges import expand_ranges, split_by_size
+from bert4rec_jax.data.sources.find import cache_folder
 from bert4rec_jax.data.splits import Split, split_dataset
 from bert4rec_jax.data.suggest import suggestions_text
 
@@ -32,6 +33,7 @@ __all__ = [
     "RankingBatches",
     "Split",
     "TrainingBatches",
+    "cache_folder",
     "expand_ranges",
     "feature_count",
     "load_dataset",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the prepared folder, once per source and options, whole or not at all."""
+"""Opens the prepared folder of a config; prepares the data first if it does not exist."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from types import FrameType
 
-import numpy as np
 from absl import logging
 
 from bert4rec_jax.config import DataConfig, FilterConfig
-from bert4rec_jax.data import arrange, engines, item_features, writer
+from bert4rec_jax.data import engines, item_features
 from bert4rec_jax.data.dataset import FORMAT, Dataset, open_dataset
-from bert4rec_jax.data.engines import additions
-from bert4rec_jax.data.sources.delimited import short
+from bert4rec_jax.data.publish import publish
 from bert4rec_jax.data.sources.find import cache_folder, find_source
-from bert4rec_jax.data.sources.log import Log, read_log
+from bert4rec_jax.data.sources.log import Source
 from bert4rec_jax.errors import STOPPING, Stopped, UserError
-from bert4rec_jax.terminal import say
+from bert4rec_jax.terminal import say, shortened
 
 _STALE_SECONDS = 86400
-_WORK_STALE_SECONDS = 14 * 86400
-_EVENTS_AT_ONCE = 1 << 22
-_MANY_FOLDERS, _MUCH = 20, 10 * 2**30
+_STALE_STAGES_SECONDS = 14 * 86400
+# From these on, a line recommends to remove prepared folders.
+_MANY_FOLDERS = 20
+_MANY_BYTES = 10 * 2**30
 
 
 def load_dataset(config: DataConfig, filters: FilterConfig = FilterConfig()) -> Dataset:
-    """Opens the prepared folder of a config, preparing it first where there is none.
+    """Opens the prepared folder of a config; prepares the data first if it does not exist.
 
-    The folder is `<cache_dir>/prepared/<name>-<12 digits>`; the digits change with the source (paths,
-    sizes and times of its files) and with the options that shape it, not with the engine. It is written under another
-    name and renamed when complete, so an interrupted preparation is never mistaken for one, and of two at once the
-    first to finish wins.
+    The folder is `<cache_dir>/prepared/<name>-<12 digits>`. The digits depend on the source (paths,
+    sizes and times of its files) and on the options that change the result, not on the engine. The
+    folder is written under another name and renamed when it is complete. So an interrupted
+    preparation never looks complete, and if two processes prepare the same data, the first to
+    finish wins.
 
     Raises:
-      UserError: the source cannot be obtained or read, the filters leave nothing, the disk refuses, or the item table
-        has not the features that were asked for.
-      Stopped: by a signal.
+      UserError: the source cannot be obtained or read, the filters leave no events, the disk is
+        full, or the item table lacks a feature column.
+      Stopped: a signal stopped the preparation.
     """
-    with _ending_on_signals():
-        dataset = _load(config, filters)
+    with _stop_on_signals():
+        dataset = _open_or_prepare(config, filters)
         if not config.feature_columns:
             return dataset
         if not dataset.manifest["counts"]["item_table"]:
             raise UserError(
-                "config.data.features needs an item table, and there is none; name its file with "
-                "config.data.items_path."
+                "config.data.features needs an item table; set config.data.items_path to its file."
             )
-        found = item_features.from_columns(dataset.item_table(), config.feature_columns)
-        return dataclasses.replace(dataset, features=found)
+        features = item_features.from_columns(dataset.item_table(), config.feature_columns)
+        return dataclasses.replace(dataset, features=features)
 
 
-def _load(config: DataConfig, filters: FilterConfig) -> Dataset:
+def _open_or_prepare(config: DataConfig, filters: FilterConfig) -> Dataset:
     source = find_source(config, filters)
     options = dataclasses.asdict(filters)
     key = {"format": FORMAT, "source": source.identity, "options": options}
@@ -73,9 +73,6 @@ def _load(config: DataConfig, filters: FilterConfig) -> Dataset:
             return open_dataset(folder)
         except UserError as error:
             logging.warning("%s Preparing it again.", error)
-    with _disk_errors(parent):
-        os.makedirs(parent, exist_ok=True)
-        _remove_stale(parent)
     started = time.monotonic()
     facts = {
         "name": source.name,
@@ -84,36 +81,51 @@ def _load(config: DataConfig, filters: FilterConfig) -> Dataset:
         "options": options,
     }
     with _disk_errors(parent):
-        older = additions.older_folder(parent, source, options)
-        scratch = os.path.join(parent, f".{source.name}-{digits}-{uuid.uuid4().hex}")
-        if older and _in_scratch(
-            scratch, folder, lambda: additions.add(older, source, config, filters, facts, scratch)
-        ):
-            pass
-        elif engines.choose(config, source) == "memory":
-            log = read_log(source)
-            arranged = arrange.arrange(log, filters)
-            _in_scratch(scratch, folder, lambda: _write(scratch, facts, log, arranged))
-        else:
-            engines.prepare(config, filters, source, facts, folder, _publish)
+        os.makedirs(parent, exist_ok=True)
+        _remove_stale_folders(parent)
+        if not _extend_older(config, filters, source, facts, folder):
+            engines.prepare(config, filters, source, facts, folder)
     dataset = open_dataset(folder)
-    say(f"Prepared {source.description} in {time.monotonic() - started:.1f} s: {account(dataset)}")
-    _mention_size(parent)
+    seconds = time.monotonic() - started
+    say(f"Prepared {source.description} in {seconds:.1f} s: {account(dataset)}")
+    _report_large_cache(parent)
     return dataset
 
 
+def _extend_older(
+    config: DataConfig, filters: FilterConfig, source: Source, facts: dict, folder: str
+) -> bool:
+    """Publishes the folder if the log has grown and an older folder can be extended."""
+    parent, name = os.path.split(folder)
+    older = engines.find_older_folder(parent, source, facts["options"])
+    if not older:
+        return False
+    scratch = os.path.join(parent, f".{name}-{uuid.uuid4().hex}")
+    os.mkdir(scratch)
+    try:
+        if not engines.extend(older, source, config, filters, facts, scratch):
+            return False
+        publish(scratch, folder)
+        return True
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def _ending_on_signals():
-    """Ends a preparation at the first signal that asks to stop: what a run does with it comes only at its next step."""
+def _stop_on_signals() -> Iterator[None]:
+    """Stops the preparation at the first stop signal.
 
-    stops = []
+    The training loop's handler would only act after the next step.
+    """
+    stops: list[Stopped] = []
 
-    def stop(number, _):
+    def stop(number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number).name
         stops.append(
             Stopped(
                 number,
-                f"{signal.Signals(number).name}: preparation has stopped, and nothing half-made is left; the same command "
-                "prepares the data, from the stage that was under way if an engine does it.",
+                f"{name}: preparation has stopped, and nothing half-made is left; the same command "
+                "continues after the finished stages.",
             )
         )
         raise stops[-1]
@@ -121,32 +133,21 @@ def _ending_on_signals():
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # What is ignored stays ignored, as a lost connection under nohup.
-    heard = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
-    previous = {number: signal.signal(number, stop) for number in heard}
+    # Ignored signals stay ignored, such as a lost connection under nohup.
+    handled = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if stops:  # raised where nothing can be, as in a callback of the garbage collector
+    if stops:
+        # The exception was raised in a place that ignores exceptions, such as a finalizer.
         raise stops[0]
 
 
-def _in_scratch(scratch: str, folder: str, write: Callable[[], bool | None]) -> bool:
-    """Publishes what write() puts into a scratch folder, unless it returns False."""
-    os.mkdir(scratch)
-    try:
-        if write() is False:
-            return False
-        _publish(scratch, folder)
-        return True
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 @contextlib.contextmanager
-def _disk_errors(folder: str):
+def _disk_errors(folder: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -156,104 +157,61 @@ def _disk_errors(folder: str):
         ) from None
 
 
-def _remove_stale(parent: str) -> None:
-    """Removes what killed preparations left, once no running one can own it."""
+def _remove_stale_folders(parent: str) -> None:
+    """Removes the hidden folders of killed preparations, once they are too old to be in use."""
     for entry in os.scandir(parent):
-        # Work folders of engines hold stages that a second start goes on from; a running one touches its own.
-        limit = (
-            _WORK_STALE_SECONDS if entry.name.startswith(engines.WORK_PREFIX) else _STALE_SECONDS
-        )
-        if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > limit:
+        if not entry.name.startswith("."):
+            continue
+        has_stages = entry.name.startswith(engines.STAGE_PREFIX)
+        limit = _STALE_STAGES_SECONDS if has_stages else _STALE_SECONDS
+        if time.time() - entry.stat().st_mtime > limit:
             shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _publish(scratch: str, folder: str) -> None:
-    """Renames a complete folder into place, unless a sound one got there first."""
-    if os.path.isdir(folder):
-        try:
-            open_dataset(folder)
-            return
-        except UserError:
-            damaged = os.path.join(os.path.dirname(folder), f".damaged-{uuid.uuid4().hex}")
-            os.rename(folder, damaged)
-            shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        os.rename(scratch, folder)
-    except OSError:
-        # Another process was faster by less than the check above takes; its folder holds the same.
-        if not os.path.isdir(folder):
-            raise
-
-
-def _write(folder: str, facts: dict, log: Log, arranged: arrange.Arranged) -> None:
-    arrays = writer.Writer(folder, arranged.timestamps is not None, len(arranged.item_ids) + 1)
-    offsets = arranged.offsets
-    first = 0
-    try:
-        while first < len(offsets) - 1:
-            # Whole users, about so many events at once.
-            last = max(
-                first + 1,
-                int(np.searchsorted(offsets, offsets[first] + _EVENTS_AT_ONCE, "right")) - 1,
-            )
-            span = slice(offsets[first], offsets[last])
-            seconds = None if arranged.timestamps is None else arranged.timestamps[span]
-            arrays.add(
-                np.diff(offsets[first : last + 1]),
-                arranged.items[span],
-                seconds,
-                arranged.whole_seconds,
-            )
-            first = last
-        with writer.UserTable(folder) as users:
-            users.add(arranged.user_ids)
-        arrays.finish(facts, arranged.item_ids, log.item_table, arranged.counts)
-    finally:
-        arrays.close()
-
-
 def account(dataset: Dataset) -> str:
-    """Returns what was kept, dropped, filled, repeated and unmatched, in one line."""
+    """Returns one line: what was kept, dropped and filled in, and how the item table matches."""
     manifest = dataset.manifest
-    counts, steps = manifest["counts"], manifest["counts"]["filters"]
+    counts = manifest["counts"]
     sizes = [f"{manifest[name]:,}" for name in ("interactions", "users", "items")]
     parts = ["{} interactions of {} users with {} items".format(*sizes)]
-    for before, after in itertools.pairwise(steps):
+    for before, after in itertools.pairwise(counts["filters"]):
         interactions, users, items = (
             f"{before[name] - after[name]:,} of {before[name]:,} {name}"
             for name in ("interactions", "users", "items")
         )
         parts.append(f"{after['after']} dropped {interactions}, {users} and {items}")
     if missing := counts.get("times_missing"):
-        parts.append(f"{missing:,} had no time and took that of the row before")
+        parts.append(f"{missing:,} had no time and took the time of the row before")
     if copies := counts.get("exact_duplicates"):
         parts.append(f"{copies:,} repeat user, item and time of another and were kept")
     if ties := manifest.get("ties", {}).get("events"):
         parts.append(f"{ties / manifest['interactions']:.1%} tie in time with the one before")
     if counts["item_table"]:
-        if counts.get("item_table_lacks_titles"):
-            parts.append(
-                "the item table has no title column (name it with config.data.title_column)"
-            )
-        if lost := counts["items_without_row"]:
-            example = short(repr(counts["item_without_row"]))
-            floats = counts["items_written_as_floats"]
-            cause = "ids of the log went through a column of floats"
-            why = f" ({floats:,} would match without '.0': {cause})" if floats else ""
-            parts.append(f"{lost:,} items have no row in the item table, such as {example}{why}")
-        if unused := counts["items_only_in_table"]:
-            parts.append(f"{unused:,} of its rows have no interactions")
+        parts.extend(_item_table_account(counts))
     return "; ".join(parts)
 
 
-def _mention_size(parent: str) -> None:
-    """Says how large the prepared folders have grown, where that is worth a thought."""
+def _item_table_account(counts: dict) -> Iterator[str]:
+    if counts.get("item_table_lacks_titles"):
+        yield "the item table has no title column (name it with config.data.title_column)"
+    if unmatched := counts["items_without_row"]:
+        example = shortened(repr(counts["item_without_row"]))
+        floats = counts["items_written_as_floats"]
+        cause = "ids of the log went through a column of floats"
+        reason = f" ({floats:,} would match without '.0': {cause})" if floats else ""
+        yield f"{unmatched:,} items have no row in the item table, such as {example}{reason}"
+    if unused := counts["items_only_in_table"]:
+        yield f"{unused:,} of its rows have no interactions"
+
+
+def _report_large_cache(parent: str) -> None:
+    """Prints a line if the prepared folders are many or large."""
     folders = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
-    size = sum(
-        entry.stat().st_size for path in folders for entry in os.scandir(path) if entry.is_file()
-    )
-    if len(folders) >= _MANY_FOLDERS or size >= _MUCH:
+    files = itertools.chain.from_iterable(map(os.scandir, folders))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if len(folders) >= _MANY_FOLDERS or size >= _MANY_BYTES:
         say(
-            f"{parent} holds {len(folders)} prepared folders, {size / 2**30:.1f} GiB; those of data that changed since "
-            "are not used again: `python -m bert4rec_jax.data.clean` lists them and removes what you agree to."
+            f"{parent} contains {len(folders)} prepared folders, {size / 2**30:.1f} GiB. Folders of "
+            "data that have changed since are not used again; `python -m bert4rec_jax.data.clean` "
+            "lists them and removes those you confirm."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a compiled function runs: the kind of device, and the mesh axes that its collectives use."""
+"""Where a compiled function runs: the kind of device and the mesh axes of its collectives."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,8 +14,8 @@ class Placement:
     """Passed by `Layout` to every function that it compiles.
 
     Attributes:
-      platform: "cpu", "gpu" or "tpu". Some operations have one implementation per platform; all of them return the
-        same values up to rounding.
+      platform: "cpu", "gpu" or "tpu". Some operations have one implementation per platform; all of
+        them return the same values up to rounding.
       data: mesh axis over which the rows of a batch are split; None if there is no such axis.
       items: mesh axis over which the item table is split as well; None if the table is whole.
     """
@@ -31,7 +31,7 @@ class Placement:
         return jax.lax.psum(tree, names) if names else tree
 
     def index(self) -> jax.Array | int:
-        """Returns the position of this device in the order in which the rows of a batch are distributed."""
+        """Returns the number of this device in the order in which rows are distributed."""
         names = tuple(name for name in (self.data, self.items) if name)
         return jax.lax.axis_index(names) if names else 0
 

@@ -135,7 +135,7 @@ def _write_onnx(recommender: "Recommender") -> tuple[list[str], list[str]]:
 
 
 def _write_page(recommender: "Recommender", histories: dict[str, list[str]]) -> None:
-    from bert4rec_jax.data.sources.find import cache_folder
+    from bert4rec_jax.data import cache_folder
     from bert4rec_jax.export import page
 
     table_dtype = flags.FLAGS.table_dtype

@@ -47,19 +47,15 @@ _SAME = {
     "not": "Not",
 }
 # Operations without effect in inference.
-_IDENTITY = ("stop_gradient", "copy", "copy_p", "optimization_barrier")
-# Operations that call another computation.
-_INLINED = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "remat2",
-    "checkpoint",
-    "remat",
-)
+_IDENTITY = ("stop_gradient", "copy", "optimization_barrier")
+# Operations that call another computation, with the parameter that contains it.
+_CALLS = {
+    "jit": "jaxpr",
+    "remat2": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
 
 
 class Graph:
@@ -188,9 +184,8 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: list[_Value]) 
 
 def _translate_equation(graph: Graph, equation: Any, inputs: list[_Value]) -> list[_Value]:
     name = equation.primitive.name
-    if name in _INLINED:
-        keys = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-        inner = next(equation.params[key] for key in keys if key in equation.params)
+    if name in _CALLS:
+        inner = equation.params[_CALLS[name]]
         return _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), inputs)
     if name in _IDENTITY:
         return inputs
@@ -301,12 +296,6 @@ def _squeeze(op: _Operation) -> _Value:
     return _Value(op.graph.add("Squeeze", value.name, axes), op.shape, value.compact)
 
 
-def _expand_dims(op: _Operation) -> _Value:
-    axes = op.graph.integers(*op.parameters["dimensions"])
-    value = op.inputs[0]
-    return _Value(op.graph.add("Unsqueeze", value.name, axes), op.shape, value.compact)
-
-
 def _transpose(op: _Operation) -> _Value:
     order = list(op.parameters["permutation"])
     value = op.inputs[0]
@@ -338,11 +327,6 @@ def _rsqrt(op: _Operation) -> _Value:
 
 def _erfc(op: _Operation) -> _Value:
     return op.elementwise("Sub", op.scalar(1), op.elementwise("Erf", op.inputs[0]))
-
-
-def _clamp(op: _Operation) -> _Value:
-    lowest, value, highest = op.inputs
-    return op.elementwise("Min", op.elementwise("Max", value, lowest), highest)
 
 
 def _reduce(name: str) -> "_Rule":
@@ -479,7 +463,6 @@ _RULES: dict[str, _Rule] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
     "squeeze": _squeeze,
-    "expand_dims": _expand_dims,
     "transpose": _transpose,
     "convert_element_type": _convert,
     "select_n": _select,
@@ -487,10 +470,8 @@ _RULES: dict[str, _Rule] = {
     "integer_pow": _power,
     "rsqrt": _rsqrt,
     "erfc": _erfc,
-    "clamp": _clamp,
     "reduce_sum": _reduce("ReduceSum"),
     "reduce_max": _reduce("ReduceMax"),
-    "reduce_min": _reduce("ReduceMin"),
     "cumsum": _cumsum,
     "iota": _iota,
     "dim_as_value": _dimension,

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure functions of arrays: from packed rows to hidden states to a loss.
 
-`tasks` chooses the targets of a batch and masks its tokens, `encoder` is the Transformer, `item_table` its input
-embedding and output layer, and `losses` compares hidden states with the table. `attention` and `softmax` choose between
-implementations that return the same values; `kernels` are for TPUs.
+`tasks` chooses the targets of a batch and masks its tokens, `encoder` is the Transformer,
+`item_table` its input embedding and output layer, and `losses` compares hidden states with the
+table. `attention` and `softmax` choose between implementations that return the same values;
+`kernels` are for TPUs.
 """
 
 from bert4rec_jax.model.dropout import DropoutKeys

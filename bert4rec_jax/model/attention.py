@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multi-head attention inside segments.
 
-There are three implementations, which return the same values up to rounding, dropout included: `dense` computes all
-weights [B, H, Q, L] at once, `blockwise` visits blocks of keys (`blockwise_attention`), and `pallas_tpu` is one fused
-kernel (`kernels.attention_tpu`).
+There are three implementations, which return the same values up to rounding, dropout included:
+`dense` computes all weights [B, H, Q, L] at once, `blockwise` visits blocks of keys
+(`blockwise_attention`), and `pallas_tpu` is one fused kernel (`kernels.attention_tpu`).
 """
 
 from typing import Literal, NamedTuple
@@ -18,8 +18,8 @@ from bert4rec_jax.model.dropout import DropoutKeys, dropout, row_seeds
 
 # RoFormer uses 10,000; histories are shorter than documents.
 ROTARY_BASE = 1000.0
-# Rows up to this length use dense attention on GPUs: the weights of a row are small, and a loop over blocks of keys
-# has more operations to launch.
+# Rows up to this length use dense attention on GPUs: the weights of a row are small, and a loop
+# over blocks of keys has more operations to launch.
 DENSE_LENGTH = 1024
 
 Implementation = Literal["dense", "blockwise", "pallas_tpu"]
@@ -29,7 +29,8 @@ class Places(NamedTuple):
     """Where queries or keys are.
 
     Attributes:
-      segments: int32[B, N], number of the history in its row. Padding is a segment of its own, so every query has keys.
+      segments: int32[B, N], number of the history in its row. Padding is a segment of its own, so
+        every query has keys.
       positions: int32[B, N], position in the history, for rotary embeddings.
       columns: int32[B or 1, N], column in the row.
     """
@@ -40,7 +41,7 @@ class Places(NamedTuple):
 
 
 def choose_implementation(requested: str, platform: str, length: int) -> Implementation:
-    """Returns the implementation for rows of `length` columns; `requested` is `ModelConfig.attention`."""
+    """Returns the implementation for rows of `length` columns, given `ModelConfig.attention`."""
     if requested != "auto":
         return requested
     if platform == "tpu":
@@ -64,10 +65,12 @@ def attend(
     Args:
       config: the model's configuration.
       platform: see `Placement`.
-      causal: whether a query only attends to columns up to its own; one value per row if rows differ.
+      causal: whether a query only attends to columns up to its own; one value per row if rows
+        differ.
       query_BQD: queries; the heads are consecutive parts of the last dimension.
       key_value_BLD2: float[B, L, 2 D], keys followed by values.
-      places: of the queries and of the keys. They are the same object if there is one query per column.
+      places: of the queries and of the keys. They are the same object if there is one query per
+        column.
       dropout_keys: for dropout of the attention weights; None for no dropout.
     """
     queries, keys = places
@@ -84,7 +87,10 @@ def attend(
 def _last_visible(
     causal: bool | tuple[bool, ...], columns: jax.Array, length: int
 ) -> jax.Array | None:
-    """Returns the last column that each query attends to, int32[B or 1, Q], or None if all attend to all columns."""
+    """Returns the last column that each query attends to, int32[B or 1, Q].
+
+    None if all queries attend to all columns.
+    """
     if isinstance(causal, bool):
         return columns if causal else None
     return jnp.where(np.array(causal)[:, None], columns, length)
@@ -166,8 +172,8 @@ def _tpu_kernel(
     every_column = queries is keys
     rotary = config.positions == "rotary"
     if rotary and not every_column:
-        # The kernel rotates keys, and queries if there is one per column. It rotates by columns: inside a segment, the
-        # distance of two columns is the distance of their positions.
+        # The kernel rotates keys, and queries if there is one per column. It rotates by columns:
+        # inside a segment, the distance of two columns is the distance of their positions.
         heads_BQHE = query_BQD.reshape(B, Q, -1, E)
         query_BQD = rotate(heads_BQHE, queries.columns[:, :, None]).reshape(B, Q, D)
     options = attention_tpu.KernelOptions(
@@ -194,10 +200,10 @@ def _stacked(segments: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotates queries or keys by angles in proportion to their positions (RoFormer, Su et al. 2021, section 3.2).
+    """Rotates queries or keys by angles proportional to their positions (RoFormer, Su et al. 2021).
 
-    The product of a query and a key then depends on their distance only. Pairs are (e, e + E/2). Wavelengths range
-    from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
+    The product of a query and a key then depends on their distance only. Pairs are (e, e + E/2).
+    Wavelengths range from 2 pi to nearly 2 pi * `ROTARY_BASE` positions.
 
     Args:
       x: float[..., E], E even.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention in a loop over blocks of keys, in plain JAX: memory grows linearly with the length of a row.
+"""Attention in a loop over blocks of keys, in plain JAX: memory is linear in the length of a row.
 
-The softmax is computed online (Rabe and Staats 2021; FlashAttention, Dao et al. 2022): a running maximum, the sum of
-exponentials and the weighted sum of values are updated with each block. The backward pass recomputes the weights of
-each block from the log-sum-exp, so no array of all pairs of queries and keys exists.
+The softmax is computed online (Rabe and Staats 2021; FlashAttention, Dao et al. 2022): a running
+maximum, the sum of exponentials and the weighted sum of values are updated with each block. The
+backward pass recomputes the weights of each block from the log-sum-exp, so no array of all pairs of
+queries and keys exists.
 """
 
 import functools
@@ -126,7 +127,7 @@ attend.defvjp(_forward, _backward)
 
 
 def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Block:
-    """Returns the keys in blocks, all arrays with a leading dimension over blocks; the last one is filled up."""
+    """Returns all blocks of keys, stacked in a leading dimension; the last one is filled up."""
     L = k_BHLE.shape[2]
     count = -(-L // size)
 
@@ -170,7 +171,8 @@ def _kept(
 ) -> jax.Array:
     """Returns the dropout factors of the weights [B, H, Q, C] of keys from `first` on.
 
-    They are the same as for dense attention, whose weights of a row are numbered in the order [H, Q, L].
+    They are the same as for dense attention, whose weights of a row are numbered in the order [H,
+    Q, L].
     """
     _, H, Q, C = shape
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout without random bits: an element is kept or dropped by a hash of its position and two per-row seeds.
+"""Dropout without random bits.
 
-The hash is the finaliser of MurmurHash3. It takes a few integer instructions, which fuse with the operations around
-them and are recomputed in the backward pass. Random bits of Threefry take twenty rounds and are stored in memory.
+An element is kept or dropped by a hash of its position and two per-row seeds.
+The hash is the finaliser of MurmurHash3. It takes a few integer instructions, which fuse with the
+operations around them and are recomputed in the backward pass. Random bits of Threefry take twenty
+rounds and are stored in memory.
 """
 
 from typing import NamedTuple
@@ -19,8 +21,8 @@ _SECOND = 0xC2B2AE35
 class DropoutKeys(NamedTuple):
     """Randomness of dropout in training; None in evaluation.
 
-    The seeds of a row depend on its number in the whole batch, so the dropped elements do not depend on how the
-    batch is distributed over devices.
+    The seeds of a row depend on its number in the whole batch, so the dropped elements do not
+    depend on how the batch is distributed over devices.
 
     Attributes:
       key: PRNG key of the step, or of one place in the model.
@@ -32,7 +34,7 @@ class DropoutKeys(NamedTuple):
 
 
 def dropout(x: jax.Array, rate: float, keys: DropoutKeys | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation."""
+    """Drops a share `rate` of `x` ([B, ...]) and scales up the rest; the identity in evaluation."""
     if keys is None or rate == 0:
         return x
     per_row = (-1, *(1,) * (x.ndim - 1))

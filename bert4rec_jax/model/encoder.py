@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bidirectional Transformer of BERT4Rec (Sun et al. 2019) and the causal one of SASRec (Kang and McAuley 2018).
+"""The Transformer of BERT4Rec (Sun et al. 2019) and SASRec (Kang and McAuley 2018).
 
-A row may contain several histories. `segments` keeps their attention apart and `positions` restart in each, so packing
-changes the speed only. BERT4Rec and SASRec differ only in `causal`, which is set per row. The last layer computes
-queries, its feed-forward network and everything after it for the requested slots only.
+A row may contain several histories. `segments` keeps their attention apart and `positions` restart
+in each, so packing changes the speed only. BERT4Rec and SASRec differ only in `causal`, which is
+set per row. The last layer computes queries, its feed-forward network and everything after it for
+the requested slots only.
 
-The item table is not part of the Flax module. It is input embedding and output layer at once and may be split over
-devices, so it is a plain array (`item_table.py`): the step looks tokens up and the loss multiplies with it.
+The item table is not part of the Flax module. It is input embedding and output layer at once and
+may be split over devices, so it is a plain array (`item_table.py`): the step looks tokens up and
+the loss multiplies with it.
 """
 
 from collections.abc import Iterator
@@ -101,7 +103,8 @@ def encode(
       x_BLD: float32[B, L, D], item embeddings of `inputs.tokens`.
       inputs: see `Inputs`.
       dropout_keys: randomness of dropout in training; None in evaluation.
-      causal: whether an item attends only to itself and earlier items; one value per row if rows differ.
+      causal: whether an item attends only to itself and earlier items; one value per row if rows
+        differ.
       platform: see `Placement`.
 
     Returns:
@@ -168,9 +171,10 @@ class Encoder(nn.Module):
     ) -> jax.Array:
         """Runs the first blocks, one for each of `dropout_keys`, in a loop.
 
-        Unrolled, every block takes the TPU's compiler time and code; in a loop, one block is compiled for all. The
-        backward pass keeps the products of a block and the result of attention and recomputes the rest, which would
-        otherwise be written to memory for every iteration.
+        Unrolled, every block takes the TPU's compiler time and code; in a loop, one block is
+        compiled for all. The backward pass keeps the products of a block and the result of
+        attention and recomputes the rest, which would otherwise be written to memory for every
+        iteration.
         """
         from bert4rec_jax.model.kernels.attention_tpu import KEPT
 
@@ -194,7 +198,7 @@ class Encoder(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward sub-layers with residuals, normalised before (`pre`) or after (`post`)."""
+    """Attention and feed-forward sub-layers with residuals and LayerNorm."""
 
     config: ModelConfig
     causal: bool | tuple[bool, ...]
@@ -263,7 +267,7 @@ class Attention(nn.Module):
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Returns x * Phi(x) (Hendrycks and Gimpel 2016), by erf; XLA's erfc takes several times as long."""
+    """Returns x * Phi(x) (Hendrycks and Gimpel 2016), by erf; XLA's erfc takes much longer."""
     return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 

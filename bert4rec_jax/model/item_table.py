@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The item table: one array that is input embedding and output layer, whole or split by rows over devices.
+"""The item table: input embedding and output layer in one array, whole or split over devices.
 
-`params["items"]` contains `embedding` float32[V, D] and `bias` float32[V]. Row 0 is padding, rows 1..num_items are
-items and row num_items + 1 is [MASK]. Unused rows fill the table up to a multiple of `ROW_MULTIPLE`, so that tables
-split evenly and a checkpoint does not depend on the number of devices.
+`params["items"]` contains `embedding` float32[V, D] and `bias` float32[V]. Row 0 is padding, rows
+1..num_items are items and row num_items + 1 is [MASK]. Unused rows fill the table up to a multiple
+of `ROW_MULTIPLE`, so that tables split evenly and a checkpoint does not depend on the number of
+devices.
 
-If items have features, `params["features"]` contains one embedding per feature, float32[F, D]. `fold_features` adds
-them to the rows of the items. The training step and the rankers call it once; all other code sees a plain table.
+If items have features, `params["features"]` contains one embedding per feature, float32[F, D].
+`fold_features` adds them to the rows of the items. The training step and the rankers call it once;
+all other code sees a plain table.
 
-If the table is split, these functions run inside `shard_map` or `pmap` and take the name of the mesh axis. The batch
-is split over that axis too. Tokens and activations are exchanged between devices, the table never is.
+If the table is split, these functions run inside `shard_map` or `pmap` and take the name of the
+mesh axis. The batch is split over that axis too. Tokens and activations are exchanged between
+devices, the table never is.
 """
 
 import functools
@@ -94,7 +97,7 @@ lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def fold_features(params: Params, features: ItemFeatures | None, axis: str | None = None) -> Params:
-    """Returns the parameters of the same model without features: `items`, including the features, and `encoder`.
+    """Returns the parameters of the same model without features: `items` and `encoder`.
 
     An item's embedding is its own row plus the mean of the embeddings of its features.
 
@@ -113,10 +116,10 @@ def fold_features(params: Params, features: ItemFeatures | None, axis: str | Non
 
 
 def _local_features(features: ItemFeatures, rows: int, axis: str | None) -> tuple[jax.Array, ...]:
-    """Returns the (row, feature) pairs of this device's shard, and one over the number of features of each row.
+    """Returns the (row, feature) pairs of this device's shard, and the weight of each pair.
 
-    All devices return equally many pairs, int32[P], int32[P] and float32[P]. Filler pairs have a row outside the
-    shard.
+    The weight is one over the number of features of the row. All devices return equally many pairs,
+    int32[P], int32[P] and float32[P]. Filler pairs have a row outside the shard.
     """
     share_P = (1 / np.bincount(features.items)[features.items]).astype(np.float32)
     if axis is None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of hidden states against the item table: the exact softmax, and two sampled losses.
 
-All return the *sum* of weighted losses over this device's slots; the step divides by the global sum of weights.
+All return the *sum* of weighted losses over this device's slots; the step divides by the global sum
+of weights.
 """
 
 import math
@@ -66,7 +67,8 @@ def _sampled_logits(
     A negative that is the target of its slot gets the bias of non-items, so it has no effect.
     """
     bias_V1 = items["bias"][:, None]
-    # Rows are looked up before they are rounded: the table is large, and its gradient stays float32.
+    # Rows are looked up before they are rounded: the table is large, and its gradient stays
+    # float32.
     target_MD = lookup(items["embedding"], labels_M, axis).astype(h_MD.dtype)
     target_M = jnp.einsum("md,md->m", h_MD, target_MD, preferred_element_type=jnp.float32)
     target_M += lookup(bias_V1, labels_M, axis)[:, 0]
@@ -78,11 +80,11 @@ def _sampled_logits(
 
 
 def sampled_softmax(target_M: jax.Array, negative_MJ: jax.Array, num_items: int) -> jax.Array:
-    """Softmax over the target and shared uniform negatives with log-Q correction (Jean et al. 2015).
+    """Softmax over target and shared uniform negatives, with log-Q correction (Jean et al. 2015).
 
-    Negatives are drawn from all items, and a negative that is the slot's own target does not count. Each of the J
-    negatives then represents num_items / J items, so log(num_items / J) is added to its logit. The estimate of the
-    partition function is unbiased.
+    Negatives are drawn from all items, and a negative that is the slot's own target does not count.
+    Each of the J negatives then represents num_items / J items, so log(num_items / J) is added to
+    its logit. The estimate of the partition function is unbiased.
 
     Args:
       target_M: float32, logits of the targets.
@@ -98,11 +100,12 @@ def sampled_softmax(target_M: jax.Array, negative_MJ: jax.Array, num_items: int)
 
 
 def gbce(target_M: jax.Array, negative_MJ: jax.Array, num_items: int, t: float) -> jax.Array:
-    """Generalised binary cross-entropy of gSASRec (Petrov and Macdonald 2023) with shared uniform negatives.
+    """Generalised binary cross-entropy of gSASRec (Petrov and Macdonald 2023).
 
-    With the sampling rate a = J / (num_items - 1), the probability of the positive item is raised to the power
-    beta = a * (t * (1 - 1/a) + 1/a). With t = 0 this is plain sampled binary cross-entropy. With t = 1 the sigmoid of
-    an item's score is its probability. The sum over target and negatives is divided by J + 1, as in the paper, so
+    Negatives are uniform and shared by all slots. With the sampling rate a = J / (num_items - 1),
+    the probability of the positive item is raised to the power beta = a * (t * (1 - 1/a) + 1/a).
+    With t = 0 this is plain sampled binary cross-entropy. With t = 1 the sigmoid of an item's score
+    is its probability. The sum over target and negatives is divided by J + 1, as in the paper, so
     that its size does not grow with the number of negatives.
 
     Args:

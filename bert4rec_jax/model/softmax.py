@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact softmax loss over the whole catalogue, with its own gradient.
 
-Two sums run over the catalogue: the log-sum-exp of the logits of a slot, and the gradients of scale * log-sum-exp.
-They have three implementations: unrolled over chunks of the catalogue (`softmax_unrolled`, for CPUs), scanned over
-chunks (`softmax_scanned`) and one kernel (`kernels.softmax_tpu`). Everything else is shared and is in this module.
+Two sums run over the catalogue: the log-sum-exp of the logits of a slot, and the gradients of scale
+* log-sum-exp. They have three implementations: unrolled over chunks of the catalogue
+(`softmax_unrolled`, for CPUs), scanned over chunks (`softmax_scanned`) and one kernel
+(`kernels.softmax_tpu`). Everything else is shared and is in this module.
 """
 
 import functools
@@ -44,7 +45,8 @@ class Implementation:
     Attributes:
       name: see the module.
       chunk_items: rows of the table per chunk; 0 chooses a size. Unused by the kernel.
-      interpret: whether the kernel is interpreted instead of compiled, which is slow and works on any platform.
+      interpret: whether the kernel is interpreted instead of compiled, which is slow and works on
+        any platform.
     """
 
     name: Literal["unrolled", "scanned", "pallas_tpu"]
@@ -54,7 +56,7 @@ class Implementation:
     def log_sum_exp(
         self, h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """Returns float32[M], the log-sum-exp of h E^T + bias over the table, and residuals for `gradients`."""
+        """Returns float32[M], the log-sum-exp of the logits, and residuals for `gradients`."""
         if self.name == "pallas_tpu":
             lse_M = _tpu_kernels().log_sum_exp(h_MD, embedding_VD, bias_V, self.interpret)
             return lse_M, None
@@ -85,8 +87,8 @@ class Implementation:
 def choose_implementation(platform: str, chunk_items: int) -> Implementation:
     """Returns the fastest implementation for a platform.
 
-    XLA's CPU backend runs the body of a loop on one core, so the CPU unrolls. The TPU has a kernel, which does not
-    work in chunks of a given size.
+    XLA's CPU backend runs the body of a loop on one core, so the CPU unrolls. The TPU has a kernel,
+    which does not work in chunks of a given size.
     """
     if platform == "cpu":
         return Implementation("unrolled", chunk_items)
@@ -113,8 +115,8 @@ def softmax_cross_entropy(
 ) -> jax.Array:
     """Sum over slots of weight * -log softmax(h E^T + bias)[label], exact over the whole catalogue.
 
-    If the table is split, every device computes the logits of the slots of all devices of `axis` against its own
-    rows. Only hidden states, labels and numbers per slot are exchanged.
+    If the table is split, every device computes the logits of the slots of all devices of `axis`
+    against its own rows. Only hidden states, labels and numbers per slot are exchanged.
 
     Args:
       h_MD: hidden states. Products are computed in their dtype and summed in float32.

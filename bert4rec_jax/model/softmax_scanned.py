@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of the exact softmax in a loop over chunks of the catalogue: one chunk of logits is in memory at a time.
+"""Sums of the exact softmax in a loop over chunks of the catalogue.
 
-Compile time and code size do not depend on the size of the catalogue. Functions as in `softmax.Implementation`.
+One chunk of logits is in memory at a time. Compile time and code size do not depend on the size of
+the catalogue. Functions as in `softmax.Implementation`.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,8 @@ class SlotGradient(NamedTuple):
     Attributes:
       lse_M: float32, log-sum-exp over the whole catalogue, also if the table is a shard.
       scale_M: float32, gradient of the loss with respect to `lse_M`.
-      start_MD: float32, gradient with respect to the hidden states from everything but the log-sum-exp.
+      start_MD: float32, gradient with respect to the hidden states from everything but the
+        log-sum-exp.
     """
 
     lse_M: jax.Array
@@ -79,7 +81,10 @@ def gradients(
 def _chunks(
     chunk_items: int, slots: int, embedding_VD: jax.Array, bias_V: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the table in equal chunks, float32 [n, C, D] and [n, C]; the last one is filled up with non-items."""
+    """Returns the table in equal chunks, float32 [n, C, D] and [n, C].
+
+    The last chunk is filled up with non-items.
+    """
     V, D = embedding_VD.shape
     size = min(chunk_items or max(CHUNK_BYTES // (4 * slots), LEAST_ITEMS), V)
     missing = -V % size

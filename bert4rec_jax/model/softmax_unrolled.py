@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums of the exact softmax over unrolled chunks of the catalogue, for XLA's CPU backend.
 
-That backend runs the body of a loop on one core, but the operations of an unrolled loop on all of them. Exponentials
-are kept for the backward pass while they fit into `KEEP_BYTES` and recomputed otherwise, so that memory does not grow
-with M * V. The exponentials of a chunk are relative to its own maximum. The difference to the global log-sum-exp is
-applied to the small [M, D] factors of the gradient products, so no array over the catalogue is read again to normalise
-it. Functions as in `softmax.Implementation`.
+That backend runs the body of a loop on one core, but the operations of an unrolled loop on all of
+them. Exponentials are kept for the backward pass while they fit into `KEEP_BYTES` and recomputed
+otherwise, so that memory does not grow with M * V. The exponentials of a chunk are relative to its
+own maximum. The difference to the global log-sum-exp is applied to the small [M, D] factors of the
+gradient products, so no array over the catalogue is read again to normalise it. Functions as in
+`softmax.Implementation`.
 """
 
 import math
@@ -26,7 +27,10 @@ MAX_CHUNKS = 32
 def log_sum_exp(
     chunk_items: int, h_MD: jax.Array, embedding_VD: jax.Array, bias_V: jax.Array
 ) -> tuple[jax.Array, list[tuple[jax.Array | None, jax.Array]]]:
-    """Returns float32[M], and for each chunk the exponentials float32[M, C] (or None) and their maxima float32[M]."""
+    """Returns float32[M], and the residuals of each chunk.
+
+    Residuals are the exponentials, float32[M, C] or None, and their maxima, float32[M].
+    """
     embedding_VD = embedding_VD.astype(h_MD.dtype)
     slots = h_MD.shape[0]
     rows = embedding_VD.shape[0]
@@ -50,7 +54,7 @@ def gradients(
     slots: SlotGradient,
     saved: list[tuple[jax.Array | None, jax.Array]],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns gradients float32 [M, D], [V, D] and [V]; `saved` is the second result of `log_sum_exp`."""
+    """Returns gradients float32 [M, D], [V, D] and [V]; `saved` is from `log_sum_exp`."""
     embedding_VD = embedding_VD.astype(h_MD.dtype)
     chunks = _chunks(h_MD.shape[0], embedding_VD.shape[0], chunk_items)
     d_h_MD = slots.start_MD

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a packed batch asks the model: the Cloze task of BERT4Rec, the next-item task of SASRec, the last item."""
+"""Training tasks: the Cloze task of BERT4Rec and the next-item task of SASRec."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ class Task(NamedTuple):
     """Inputs with slots to predict.
 
     Attributes:
-      tokens: int32[B, L], what the model sees.
-      slots: int32[B, K], columns to predict at; None where it is all of them.
+      tokens: int32[B, L], the tokens that the model sees.
+      slots: int32[B, K], columns to predict at; None for all columns.
       labels: int32[B, K], item ids to predict there.
       weights: float32[B, K], 1, or 0 for an unused slot.
     """
@@ -38,10 +38,10 @@ def masks_per_history(config: MaskingConfig, max_length: int) -> np.ndarray:
 
 
 def learns_next_item(share: float, rows: int) -> np.ndarray:
-    """Returns bool[rows]: which rows learn the next item and not masked ones.
+    """Returns bool[rows], whether a row learns the next item instead of masked items.
 
-    They are spread evenly, so that where `share` of a device's rows is a whole number, it does not depend on how a
-    batch is dealt out to devices.
+    These rows are spread evenly. If `share` of the rows of a device is a whole number, they do not
+    depend on how a batch is distributed over devices.
     """
     whole = np.floor(np.arange(rows + 1) * share + 1e-3)
     return whole[1:] > whole[:-1]
@@ -57,7 +57,8 @@ def mask_items(
 ) -> Task:
     """Masks a random subset of every history (Sun et al. 2019, section 3.5).
 
-    Every history loses `masks_per_history` items, or only its last one with probability `last_item_only`.
+    Every history loses `masks_per_history` items, or only its last one with probability
+    `last_item_only`.
 
     Args:
       config: the task's configuration.
@@ -65,8 +66,8 @@ def mask_items(
       num_slots: K, at least the number of masked items in any row.
       num_items: size of the catalogue.
       key: PRNG key of the step.
-      row_numbers: int32[B], places of the rows in the whole batch. Every row draws from a key of its own, so that
-        masks do not depend on how a batch is dealt out to devices.
+      row_numbers: int32[B], numbers of the rows in the whole batch. Every row has its own key, so
+        that masks do not depend on how a batch is distributed over devices.
     """
     tokens_BL, segments_BL, from_left_BL, from_right_BL = map(jnp.asarray, packed)
     B, L = tokens_BL.shape
@@ -85,8 +86,8 @@ def mask_items(
         last_only_BL = jnp.take_along_axis(draw(1, L) < config.last_item_only, start_BL, axis=1)
         draw_BL = jnp.where(last_only_BL & (from_right_BL == 0), -0.5, draw_BL)
         count_BL = jnp.where(last_only_BL, 1, count_BL)
-    # Sorting by (history, draw) permutes every history within its own columns, so `from_left` of a sorted column is
-    # the rank of the draw it holds.
+    # Sorting by (history, draw) permutes every history within its own columns, so `from_left` of a
+    # sorted column is the rank of the draw it holds.
     history_BL = jnp.where(real_BL, segments_BL, L + 1)
     order_BL = jnp.argsort(2.0 * history_BL + draw_BL, axis=1)
     masked_BL = (from_left_BL < count_BL) & real_BL
@@ -108,7 +109,7 @@ def mask_items(
 
 
 def next_items(packed: Packed) -> Task:
-    """Asks for the next item at every column but the last of a history (Kang and McAuley 2018)."""
+    """Predicts the next item at all columns of a history but the last (Kang and McAuley 2018)."""
     tokens_BL, segments_BL, _, from_right_BL = map(jnp.asarray, packed)
     weights_BL = ((from_right_BL > 0) & (segments_BL > 0)).astype(jnp.float32)
     return Task(tokens_BL, None, jnp.roll(tokens_BL, -1, axis=1), weights_BL)

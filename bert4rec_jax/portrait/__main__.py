@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Describes a trained run: what it learned about items, which users it serves well, and its lists.
+r"""Describes a trained run: its item embeddings, its accuracy by group, and its recommendations.
 
   python -m bert4rec_jax.portrait --workdir runs/quickstart
   python -m bert4rec_jax.portrait --workdir runs/quickstart --title "Star Wars (1977)" --out
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     recommender = Recommender(workdir)
     results = recommender.results
     if results is None:
-        raise UserError(f"{workdir} has no results.json; finish the training first.")
+        raise UserError(f"{workdir} lacks results.json; finish the training first.")
     titles = [recommender.titles.find(title) for title in flags.FLAGS.title]
     folder = flags.FLAGS.out or os.path.join(workdir, "portrait")
     try:

@@ -178,7 +178,7 @@ def _case_sections(
         "The newest items of a history, the actual next item, its rank, and the model's list."
     )
     notes = {
-        "Best cases": f"{explanation} Among equal ranks, those of the rarest targets.",
+        "Best cases": f"{explanation} Among equal ranks, the rarest targets come first.",
         "Worst cases": explanation,
     }
     sections = []

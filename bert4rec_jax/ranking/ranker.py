@@ -167,15 +167,15 @@ class Ranker:
         self,
         params: Params,
         with_top: bool = False,
-        should_stop: Callable[[], bool] = lambda: False,
+        check_stop: Callable[[], None] = lambda: None,
         title: str = "ranking",
-    ) -> Ranking | None:
+    ) -> Ranking:
         """Ranks all cases with `params`.
 
         Args:
           params: placed on the layout.
           with_top: whether to return the best items of every case.
-          should_stop: called between batches; if it returns True, ranking ends and None is returned.
+          check_stop: called between batches; raises `Stopped` if a stop signal came.
           title: title of the progress report.
         """
         if with_top not in self._compiled:
@@ -188,8 +188,7 @@ class Ranker:
             for cases, output in batches:
                 store_rows(result, count, cases, output)
                 progress.advance(len(cases))
-                if should_stop():
-                    return None
+                check_stop()
         broken = int(count - result.pop("finite").sum())
         if broken:
             raise UserError(

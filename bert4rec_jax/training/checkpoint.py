@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asynchronous Orbax checkpoints: the newest two and the best are kept, and each is verified when read."""
+"""Asynchronous Orbax checkpoints, verified when they are read.
+
+The newest two and the best are kept.
+"""
 
 import contextlib
 import copy
@@ -7,8 +10,8 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +20,35 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from bert4rec_jax.devices import all_processes_ok, lost_process
-from bert4rec_jax.errors import SaveError, UserError
+from bert4rec_jax.errors import SaveError, UserError, failure_reason
 from bert4rec_jax.progress import waiting
+from bert4rec_jax.training.progress import Progress
 from bert4rec_jax.training.step import TrainState
 
-_LATEST = 2  # a damaged newest one leaves another to fall back to
+_LATEST = 2  # if the newest checkpoint is damaged, training continues from the one before
+_Content = TypeVar("_Content")
+
+
+class CheckpointState(NamedTuple):
+    """Everything that a checkpoint contains.
+
+    Attributes:
+      state: parameters, optimizer state and step.
+      progress: how far training has come.
+    """
+
+    state: TrainState
+    progress: Progress
 
 
 def fingerprint(tree: Any) -> jax.Array:
-    """Returns uint32[leaves], a digest of every leaf's bits; independent of how the leaf is spread over devices.
+    """Returns uint32[leaves], a digest of the bits of every leaf.
 
-    Sums, modulo 2^32, of the bits times a hash of their position: a changed, swapped or missing value shows.
+    It is the sum, modulo 2^32, of the bits times a hash of their position. It changes if a value
+    changes, moves or is missing, and does not depend on the placement of the leaf on devices.
     """
 
-    def leaf_digest(x):
+    def leaf_digest(x: jax.Array) -> jax.Array:
         if x.dtype.itemsize != 4:
             x = x.astype(jnp.float32 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.uint32)
         bits = jax.lax.bitcast_convert_type(x, jnp.uint32).reshape(-1)
@@ -41,21 +59,21 @@ def fingerprint(tree: Any) -> jax.Array:
 
 
 class _KeepLatestAndBest:
-    """Orbax's preservation policy: the newest `_LATEST` and the best."""
+    """Orbax's preservation policy: keep the newest `_LATEST` checkpoints and the best."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.best_step: int | None = None
 
-    def should_preserve(self, checkpoints, *, context):
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         newest = sorted(c.step for c in checkpoints)[-_LATEST:]
         return [c.step in newest or c.step == self.best_step for c in checkpoints]
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; use as a context manager, so that saves are finished on leaving."""
+    """The checkpoints of one run directory; a context manager that finishes all saves on exit."""
 
     def __init__(self, folder: str | os.PathLike, read_only: bool = False):
-        """Opens (or makes) `folder`."""
+        """Opens the folder, and creates it unless `read_only`."""
         self._folder = os.path.abspath(folder)
         self._read_only = read_only
         self._damaged: list[int] = []
@@ -64,7 +82,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        with _unwarned():  # that a folder opened to be read is read-only
+        with _without_warnings():  # Orbax warns that a read-only folder is read-only
             return ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -78,76 +96,66 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            # Closing waits for the other processes, which after an error may wait for ever, and reports a second time
-            # what went wrong.
+            # After an error, closing may wait forever for the other processes, and it reports the
+            # error a second time.
             if jax.process_count() == 1:
                 with contextlib.suppress(Exception):
                     self._manager.close()
             return
-        with self._explained("the last step"):
+        with self._translating("the last step"):
             self._manager.close()
 
     def steps(self) -> list[int]:
         """Returns the steps of complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        progress: dict,
-        best_step: int | None,
-        replace: bool = False,
-    ) -> None:
-        """Starts saving in the background; waits for the save before it.
+    def save(self, step: int, content: CheckpointState, replace: bool = False) -> None:
+        """Starts saving in the background, after waiting for the previous save.
 
         Args:
-          step: updates done.
-          state: what is saved; it is copied before this returns.
-          progress: JSON values that go with it.
-          best_step: the step whose checkpoint is to outlive newer ones.
-          replace: whether to put it in the place of a checkpoint of the same step, rather than keep that one.
+          step: number of finished steps.
+          content: copied before this function returns. The checkpoint of `progress.best_step` is
+            kept when newer ones are saved.
+          replace: whether to replace a checkpoint of the same step; otherwise that one is kept.
 
         Raises:
-          SaveError: the disk is full or not writable; complete checkpoints stay as they are.
+          SaveError: the disk is full or not writable; complete checkpoints are unchanged.
         """
-        with self._explained(f"step {step}"):
+        with self._translating(f"step {step}"):
             if step in self._manager.all_steps():
                 if not replace:
                     return
                 self._manager.delete(step)
-            self._policy.best_step = best_step
-            params, rest = _parts(state)
-            # A copy: it is written while training goes on and changes the original.
-            progress = copy.deepcopy(progress) | {
-                "digest": np.asarray(self._digest((params, rest))).tolist()
-            }
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    params=ocp.args.StandardSave(params),
-                    rest=ocp.args.StandardSave(rest),
-                    progress=ocp.args.JsonSave({**progress, "checksum": _checksum(progress)}),
-                ),
+            self._policy.best_step = content.progress.best_step
+            params, rest = _parts(content.state)
+            # A copy, because training changes the original while it is written.
+            progress = copy.deepcopy(vars(content.progress))
+            progress["digest"] = np.asarray(self._digest((params, rest))).tolist()
+            progress["checksum"] = _checksum(progress)
+            parts = ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                rest=ocp.args.StandardSave(rest),
+                progress=ocp.args.JsonSave(progress),
             )
+            self._manager.save(step, args=parts)
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until all saves are on disk.
 
         Raises:
-          UserError: as `save`.
+          SaveError: as in `save`.
         """
-        with self._explained("the last step"):
+        with self._translating("the last step"):
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _explained(self, step: str) -> Iterator[None]:
-        """Turns what Orbax raises when a save fails into a SaveError.
+    def _translating(self, step: str) -> Iterator[None]:
+        """Turns the errors of Orbax after a failed save into a SaveError.
 
-        A full disk reaches us in many ways: out of the save, of the wait, of its background threads at the next call
-        or on closing, as an OSError, a ValueError of TensorStore, or a RuntimeError about either.
+        A full disk may be reported by the save, by the wait, at the next call or on closing, as an
+        OSError, a ValueError of TensorStore, or a RuntimeError.
         """
         try:
             with waiting("saving a checkpoint", jax.process_index() == 0):
@@ -156,36 +164,31 @@ class Checkpoints:
             raise
         except Exception as error:
             if jax.process_count() > 1 and not isinstance(error, OSError):
-                # Saving waits for the other processes in several places, each with an error of its own.
+                # Saving waits for the other processes in several places, with different errors.
                 raise lost_process(f"{type(error).__name__} while saving {step}") from error
             free = shutil.disk_usage(self._folder).free / 2**20
-            chain = " ".join(str(e) for e in _causes(error))
-            full = any(
-                word in chain for word in ("No space left", "RESOURCE_EXHAUSTED", "Disk quota")
-            )
-            reason = "no space is left on the disk" if full else " ".join(str(error).split())[:120]
             raise SaveError(
                 f"saving checkpoints in {self._folder} failed by {step}",
-                f"{reason} ({free:.0f} MiB are free)",
+                f"{failure_reason(error)} ({free:.0f} MiB are free)",
             ) from error
 
-    def restore_latest(self, template: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns (state, progress) of the newest checkpoint that reads back as it was saved, or None.
+    def restore_latest(self, template: TrainState) -> CheckpointState | None:
+        """Returns the newest checkpoint that is intact, or None if no checkpoint was ever saved.
 
-        A damaged checkpoint is reported and moved out to `checkpoint-<step>.damaged` in the run directory; then the one
-        before it is tried.
+        A damaged checkpoint is reported and moved to `checkpoint-<step>.damaged` in the run
+        directory; then the one before it is tried.
 
         Args:
           template: the state's shapes, dtypes and shardings (`jax.ShapeDtypeStruct` leaves).
 
         Raises:
-          UserError: there are checkpoints and none can be read.
+          UserError: there are checkpoints, but none can be read.
         """
         params, rest = _parts(template)
 
-        def read(step: int) -> tuple[TrainState, dict]:
+        def read(step: int) -> CheckpointState:
             parts, progress = self._read(step, {"params": params, "rest": rest})
-            return TrainState(params=parts["params"], **parts["rest"]), progress
+            return CheckpointState(TrainState(params=parts["params"], **parts["rest"]), progress)
 
         for step in reversed(self.steps()):
             intact = self._try(step, read)
@@ -193,58 +196,72 @@ class Checkpoints:
                 return intact
             if not self._read_only:
                 self._set_aside(step)
-        return self._none_left()
+        self._require_undamaged()
+        return None
 
     def restore_params(self, step: int, template: Any) -> tuple[int, Any]:
-        """Returns the step and the parameters of the checkpoint of `step`, or of the newest other one that reads back.
+        """Returns the step and the parameters of the checkpoint of `step`.
 
-        Only parameters are read, not the optimizer's moments.
+        If that checkpoint is missing or damaged, the newest other one that is intact is used. The
+        optimizer state is not read.
 
         Args:
-          step: the one that is wanted.
-          template: as `TrainState.params` of `restore_latest`.
+          step: the preferred step.
+          template: shapes, dtypes and shardings of the parameters.
 
         Raises:
-          UserError: there is none.
+          UserError: no checkpoint can be read.
         """
-        others = [s for s in reversed(self.steps()) if s != step]
-        for candidate in [step, *others] if step in self.steps() else others:
-            intact = self._try(
-                candidate, lambda s: self._read(s, {"params": template})[0]["params"]
-            )
-            if intact is not None:
-                if candidate != step:
-                    logging.warning(
-                        "the checkpoint of step %d cannot be read; using that of step %d",
-                        step,
-                        candidate,
-                    )
-                return candidate, intact
-        self._none_left()
+
+        def read(step: int) -> Any:
+            parts, _ = self._read(step, {"params": template})
+            return parts["params"]
+
+        candidates = sorted(self.steps(), key=lambda other: (other != step, -other))
+        for candidate in candidates:
+            intact = self._try(candidate, read)
+            if intact is None:
+                continue
+            if candidate != step:
+                logging.warning(
+                    "the checkpoint of step %d cannot be read; using the one of step %d",
+                    step,
+                    candidate,
+                )
+            return candidate, intact
+        self._require_undamaged()
         raise UserError(
-            f"there is no checkpoint of step {step} in {self._folder}; train again in another --workdir."
+            f"there is no checkpoint of step {step} in {self._folder}; train again in another "
+            "--workdir."
         )
 
-    def latest_progress(self) -> dict | None:
-        """Returns the progress of the newest checkpoint whose progress reads back, or None."""
+    def latest_progress(self) -> Progress | None:
+        """Returns the progress in the newest checkpoint where it is intact, or None."""
+
+        def read(step: int) -> Progress:
+            _, progress = self._read(step, {})
+            return progress
+
         for step in reversed(self.steps()):
-            intact = self._try(step, lambda s: self._read(s, {})[1])
+            intact = self._try(step, read)
             if intact is not None:
                 return intact
-        return self._none_left()
+        self._require_undamaged()
+        return None
 
-    def _none_left(self) -> None:
-        """Raises where there were checkpoints: all were damaged."""
+    def _require_undamaged(self) -> None:
+        """Raises a UserError if there were checkpoints, because all of them are damaged."""
         if self.steps() or self._damaged:
             damaged = ", ".join(map(str, self._damaged))
             raise UserError(
-                f"none of the checkpoints in {self._folder} can be read (damaged: steps {damaged}); move "
-                "that folder away to start again from step 0."
+                f"none of the checkpoints in {self._folder} can be read (damaged: steps "
+                f"{damaged}); move that folder away to start again from step 0."
             )
 
-    def _try(self, step: int, read: Callable[[int], Any]) -> Any | None:
-        """Returns read(step), or None when this process or another finds the checkpoint damaged."""
-        result, damage = None, None
+    def _try(self, step: int, read: Callable[[int], _Content]) -> _Content | None:
+        """Returns read(step), or None if this process or another finds the checkpoint damaged."""
+        result: _Content | None = None
+        damage: _Damaged | None = None
         try:
             result = read(step)
         except _Damaged as error:
@@ -252,7 +269,7 @@ class Checkpoints:
         if all_processes_ok(damage is None):
             return result
         logging.warning(
-            "checkpoint %d is damaged (%s); going on to another",
+            "checkpoint %d is damaged (%s); trying another",
             step,
             damage or "another process cannot read it",
         )
@@ -265,54 +282,47 @@ class Checkpoints:
             aside = os.path.join(os.path.dirname(self._folder), f"checkpoint-{step}.damaged")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
-        all_processes_ok(True)  # the others wait until it is gone
+        all_processes_ok(True)  # the other processes wait until it has been moved
         self._manager.reload()
 
-    def _read(self, step: int, templates: dict[str, Any]) -> tuple[dict[str, Any], dict]:
+    def _read(self, step: int, templates: dict[str, Any]) -> tuple[dict[str, Any], Progress]:
         """Returns the parts named in `templates`, and the progress, of one checkpoint.
 
         Raises:
-          _Damaged: it cannot be read, or reads back different from what was saved.
+          _Damaged: it cannot be read, or its content differs from the saved content.
         """
+        restores = {name: ocp.args.StandardRestore(part) for name, part in templates.items()}
+        arguments = ocp.args.Composite(progress=ocp.args.JsonRestore(), **restores)
         try:
             with waiting(f"reading the checkpoint of step {step}", jax.process_index() == 0):
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        progress=ocp.args.JsonRestore(),
-                        **{
-                            name: ocp.args.StandardRestore(template)
-                            for name, template in templates.items()
-                        },
-                    ),
-                )
-            progress = dict(restored["progress"])
-            intact = progress.pop("checksum") == _checksum(progress)
+                restored = self._manager.restore(step, args=arguments)
+            values = dict(restored["progress"])
+            intact = values.pop("checksum") == _checksum(values)
+            digest = values.pop("digest")
+            progress = Progress(**values)
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file.
-            reason = " ".join(str(error).split())[:120]
-            raise _Damaged(f"{type(error).__name__}: {reason}") from error
+            raise _Damaged(f"{type(error).__name__}: {failure_reason(error)}") from error
         if not intact:
-            raise _Damaged("its progress differs from what was saved")
-        digest = progress.pop("digest")
+            raise _Damaged("its progress has changed since it was saved")
         parts = {name: restored[name] for name in templates}
-        if "params" in parts:  # The digest begins with the leaves of the parameters.
+        if "params" in parts:  # the digest begins with the leaves of the parameters
             read = np.asarray(self._digest((parts["params"], parts.get("rest", {})))).tolist()
             if read != digest[: len(read)]:
-                raise _Damaged("its contents differ from what was saved")
+                raise _Damaged("its content has changed since it was saved")
         return parts, progress
 
 
 def _parts(state: TrainState) -> tuple[Any, dict]:
-    """Returns what recommending needs of a state, and the rest; they are stored apart."""
+    """Returns the parameters and the rest of a state; recommending reads only the parameters."""
     rest = state._asdict()
     return rest.pop("params"), rest
 
 
 @contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    """Keeps warnings of Orbax from whoever uses this package as a library; commands never show them."""
+def _without_warnings() -> Iterator[None]:
+    """Hides the warnings of Orbax from programs that use this package; commands never show them."""
 
-    def serious(record) -> bool:
+    def serious(record: Any) -> bool:
         return "orbax" not in record.pathname or record.levelname in ("ERROR", "CRITICAL")
 
     logger = logging.get_absl_logger()
@@ -323,15 +333,9 @@ def _unwarned() -> Iterator[None]:
         logger.removeFilter(serious)
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _checksum(progress: dict) -> int:
     return zlib.crc32(json.dumps(progress, sort_keys=True).encode())
 
 
 class _Damaged(Exception):
-    pass
+    """A checkpoint cannot be read or has changed since it was saved."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The record of one start of a run: command, commit, versions, devices."""
+"""The record of one start of a run: command, commit, versions, devices, settings of JAX."""
 
 import datetime
 import importlib.metadata
@@ -44,6 +44,17 @@ def describe_start(mode: str) -> dict:
         "platform": platform.platform(),
         "host": platform.node(),
     }
+
+
+def numeric_settings() -> dict[str, str | bool | None]:
+    """Returns the settings of JAX that change the numbers that training computes."""
+    names = (
+        "jax_default_matmul_precision",
+        "jax_default_prng_impl",
+        "jax_enable_x64",
+        "jax_threefry_partitionable",
+    )
+    return {name: getattr(jax.config, name) for name in names}
 
 
 def _git(*arguments: str) -> str | None:

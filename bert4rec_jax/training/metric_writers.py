@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where numbers go while a run is under way: metrics.jsonl always, a progress bar, trackers that were asked for."""
+"""Writes the metrics of a run to metrics.jsonl, to experiment trackers and to the terminal."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
-import sys
-import time
-
-from tqdm import tqdm
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
 
 from bert4rec_jax.config import TrainConfig
-from bert4rec_jax.errors import SaveError, UserError
+from bert4rec_jax.errors import SaveError, failure_reason
 from bert4rec_jax.files import replacing
-from bert4rec_jax.progress import LINE_SECONDS
+from bert4rec_jax.terminal import say
 from bert4rec_jax.training.run_directory import RunDirectory
+from bert4rec_jax.training.trackers import Tracker, open_trackers
+from bert4rec_jax.training.training_display import TrainingDisplay
 
-_SHOWN = ("loss", "ndcg@10", "hr@10")
-_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left, {rate_fmt}{postfix}]"
+_SHOWN_METRICS = ("ndcg@10", "hr@10")
 
 
 class MetricWriter:
     """Writes metrics; a context manager.
 
-    On opening, lines of steps beyond `step` are cut off: a run that goes on from a checkpoint writes them again, so
-    metrics.jsonl has neither gaps nor repeats.
+    On opening, the lines of steps after `step` are removed from metrics.jsonl: a run that continues
+    from a checkpoint writes them again, so the file has neither gaps nor repeats.
 
     Attributes:
-      speaks: whether this is the process that writes the run's files and speaks to people.
+      visible: whether this is the process of the job that writes files and prints messages.
     """
 
     def __init__(
@@ -39,200 +38,121 @@ class MetricWriter:
         step: int,
         validation_due: bool = False,
     ):
-        """Opens the writers.
+        """Opens the file and the trackers.
 
         Args:
           run: the run directory.
-          config: names the trackers and the length of the run.
+          config: names the trackers and the number of steps.
           tokens_per_step: items that a step learns from, on average.
-          step: updates done.
-          validation_due: whether `step` is to be validated again.
+          step: number of finished steps.
+          validation_due: whether `step` will be validated again.
         """
-        self.speaks = run.writes
-        self._steps, self._tokens_per_step, self._shown = config.steps, tokens_per_step, {}
-        self._first: tuple[int, float] | None = (
-            None  # step and seconds at the first call of show_progress
-        )
-        self._last_line = 0.0  # when a line was last printed
-        self._file, self._trackers, self._bar = None, [], None
-        if not self.speaks:
+        self.visible = run.writes
+        self._path = run.files.metrics_path
+        self._file: IO | None = None
+        self._trackers: list[Tracker] = []
+        self._display = TrainingDisplay(config.steps, tokens_per_step)
+        if not self.visible:
             return
-        self._folder = str(run.files.folder)
-        path = str(run.files.metrics_path)
-        _cut(path, step, validation_due)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        self._trackers = [
-            _tracker(name.strip(), run) for name in config.writers.split(",") if name.strip()
-        ]
+        _remove_later_lines(self._path, step, validation_due)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        self._trackers = open_trackers(config.writers, run.files.folder)
         if step:
-            print(f"continuing at step {step}", file=sys.stderr)
+            say(f"continuing at step {step}")
 
     def __enter__(self) -> "MetricWriter":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._file:
-            with contextlib.suppress(OSError):  # what could not be written has been said by `write`
+            with contextlib.suppress(OSError):  # `write` has raised the error already
                 self._file.close()
         for tracker in self._trackers:
             tracker.close()
-        if self._bar is not None:
-            self._bar.close()
+        self._display.close()
 
-    def write(self, step: int, split: str, seconds: float, values: dict) -> None:
-        """Writes one line: `step`, `split` (train, valid or test), `seconds` of training so far, values.
+    def write(self, step: int, split: str, seconds: float, values: dict[str, float]) -> None:
+        """Writes one line of metrics.jsonl and passes the values to the trackers.
+
+        Args:
+          step: number of finished steps.
+          split: train or valid.
+          seconds: training time so far.
+          values: the metrics; NaN and infinite values become null.
 
         Raises:
           SaveError: the disk is full or not writable.
         """
-        if not self.speaks:
+        if self._file is None:
             return
-        # JSON knows no NaN.
-        values = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = (
-            json.dumps({"step": step, "split": split, "seconds": round(seconds, 3), **values})
-            + "\n"
-        )
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
         try:
-            self._file.write(line)
+            self._file.write(_line(step, split, seconds, dict.fromkeys(values) | finite))
             self._file.flush()
         except OSError as error:
-            raise SaveError(
-                f"metrics.jsonl in {self._folder} cannot be written", SaveError.reason(error)
-            ) from error
-        values = {name: value for name, value in values.items() if value is not None}
+            raise SaveError(f"{self._path} cannot be written", failure_reason(error)) from error
+        named = {f"{split}/{name}": value for name, value in finite.items()}
         for tracker in self._trackers:
-            tracker.log(step, {f"{split}/{name}": value for name, value in values.items()})
-        prefix = "" if split == "train" else f"{split} "
-        self._shown |= {prefix + name: values[name] for name in _SHOWN if name in values}
+            tracker.log(step, named)
+        if split == "train" and "loss" in finite:
+            self._display.set_loss(finite["loss"])
 
     def show_progress(self, step: int, seconds: float) -> None:
-        """Moves the bar, or prints a line now and then where there is no terminal.
+        """Updates the progress bar, or prints a line periodically if stderr is not a terminal.
 
         Args:
-          step: updates done.
-          seconds: training time so far, validation left out.
+          step: number of finished steps.
+          seconds: training time so far, without validation.
         """
-        if not self.speaks:
-            return
-        if self._first is None:  # estimates start after the first step, which was compiled
-            self._first, self._last_line = (step, seconds), time.monotonic()
-            if sys.stderr.isatty():
-                self._bar = tqdm(
-                    total=self._steps,
-                    initial=step,
-                    unit="step",
-                    dynamic_ncols=True,
-                    bar_format=_BAR,
-                )
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in self._shown.items())
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(
-                "  ".join(shown.split("  ")[:2]), refresh=False
-            )  # 80 columns have room for two
-        elif time.monotonic() - self._last_line > LINE_SECONDS or step == self._steps:
-            self._last_line = time.monotonic()
-            first_step, first_seconds = self._first
-            speed = (step - first_step) / (seconds - first_seconds) if step > first_step else None
-            timing = (
-                ""
-                if not speed
-                else (
-                    f"{speed:.2f} steps/s  {speed * self._tokens_per_step:,.0f} tokens/s  "
-                    f"{(self._steps - step) / speed:.0f} s left  "
-                )
-            )
-            print(f"step {step}/{self._steps}  {timing}{shown}", file=sys.stderr)
+        if self.visible:
+            self._display.update(step, seconds)
+
+    def show_validation(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
+        """Prints the metrics of one validation.
+
+        Args:
+          step: the step that was validated.
+          metrics: all validation metrics.
+          is_best: whether this is the best validation so far.
+        """
+        if self.visible:
+            shown = {name: metrics[name] for name in _SHOWN_METRICS if name in metrics}
+            self._display.show_validation(step, shown, is_best)
 
 
-def write_test_line(path: str, step: int, seconds: float, values: dict) -> None:
-    """Makes the test metrics the last line of metrics.jsonl; an earlier test line goes."""
-    line = (
-        json.dumps({"step": step, "split": "test", "seconds": round(seconds, 3), **values}) + "\n"
-    )
-    _rewrite(path, lambda entry: entry["split"] != "test", line)
+def write_test_line(path: Path, step: int, seconds: float, values: dict[str, float]) -> None:
+    """Makes the test metrics the last line of metrics.jsonl and removes an earlier test line."""
+    _rewrite(path, lambda entry: entry["split"] != "test", _line(step, "test", seconds, values))
 
 
-def _cut(path: str, step: int, validation_due: bool) -> None:
-    """Drops lines of later steps, test lines, and a last line that was not written whole."""
+def _line(step: int, split: str, seconds: float, values: dict[str, float | None]) -> str:
+    entry = {"step": step, "split": split, "seconds": round(seconds, 3), **values}
+    return json.dumps(entry) + "\n"
+
+
+def _remove_later_lines(path: Path, step: int, validation_due: bool) -> None:
+    """Removes the lines of later steps, test lines, and an incomplete last line."""
 
     def keep(entry: dict) -> bool:
-        repeated = validation_due and entry["step"] == step and entry["split"] == "valid"
-        return entry["step"] <= step and entry["split"] != "test" and not repeated
+        if validation_due and entry["step"] == step and entry["split"] == "valid":
+            return False  # this validation will be repeated
+        return entry["step"] <= step and entry["split"] != "test"
 
     _rewrite(path, keep, "")
 
 
-def _rewrite(path: str, keep, end: str) -> None:
-    kept, lines = [], []
+def _rewrite(path: Path, keep: Callable[[dict], bool], end: str) -> None:
+    """Rewrites metrics.jsonl with the entries for which keep() is true, followed by `end`."""
+    lines: list[str] = []
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             lines = file.readlines()
+    kept = []
     for line in lines:
         try:
             if line.endswith("\n") and keep(json.loads(line)):
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError):  # a line that was not written completely
             continue
     with replacing(path) as file:
         file.writelines([*kept, end])
-
-
-def _tracker(name: str, run: RunDirectory):
-    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
-    try:
-        return kinds[name](run)
-    except ImportError:
-        raise UserError(
-            f"config.train.writers = {name!r} needs a package: pip install 'bert4rec_jax[{name}]'."
-        ) from None
-
-
-class _TensorBoard:
-    def __init__(self, run: RunDirectory):
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(run.files.folder / "tensorboard"))
-
-    def log(self, step: int, values: dict) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WandB:
-    def __init__(self, run: RunDirectory):
-        import wandb
-
-        folder = run.files.folder
-        # Trials of all sweeps are called 000, 001, ...: their paths tell them apart.
-        identity = hashlib.sha256(f"{folder}/".encode()).hexdigest()[:16]
-        self._run = wandb.init(
-            project="bert4rec_jax", name=folder.name, id=identity, resume="allow", dir=str(folder)
-        )
-
-    def log(self, step: int, values: dict) -> None:
-        self._run.log(values, step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _MLflow:
-    def __init__(self, run: RunDirectory):
-        import mlflow
-
-        self._mlflow = mlflow
-        mlflow.set_experiment("bert4rec_jax")
-        mlflow.start_run(run_name=run.files.folder.name)
-
-    def log(self, step: int, values: dict) -> None:
-        self._mlflow.log_metrics(
-            {name.replace("@", "_at_"): value for name, value in values.items()}, step=step
-        )
-
-    def close(self) -> None:
-        self._mlflow.end_run()

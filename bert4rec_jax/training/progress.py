@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training remembers beside parameters and moments."""
+"""The state of training in addition to the parameters and the optimizer's moments."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Progress:
-    """Goes into the checkpoint as JSON.
+    """How far training has come; saved as JSON in every checkpoint.
 
     Attributes:
-      seconds: spent training, validation left out.
-      best_step: with the best validation so far, or None.
+      seconds: training time so far, without validation.
+      best_step: step with the best validation so far, or None.
       best_value: its metric.
-      waited: validations since.
-      losses: of the steps since the last line of metrics.jsonl.
-      validation_due: a signal came between this step and its validation.
+      waited: validations since the best one.
+      losses: losses of the steps since the last line of metrics.jsonl.
+      validation_due: whether a signal stopped training between a step and its validation.
     """
 
     seconds: float = 0.0
@@ -25,9 +25,11 @@ class Progress:
     validation_due: bool = False
 
     def note_validation(self, step: int, value: float) -> None:
-        """Notes the metric of a validation at `step`; the first of equals stays the best."""
+        """Records the metric of a validation; of equal values, the first is the best."""
         self.validation_due = False
         if value > self.best_value:
-            self.best_step, self.best_value, self.waited = step, value, 0
+            self.best_step = step
+            self.best_value = value
+            self.waited = 0
         else:
             self.waited += 1

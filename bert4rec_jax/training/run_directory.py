@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a run directory: locks it, checks that it belongs to this run, and saves the results."""
 
+import contextlib
 import fcntl
 import os
-from typing import IO
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -12,8 +13,9 @@ from bert4rec_jax.config import NOT_IDENTITY, Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing, write_json
-from bert4rec_jax.run_files import RunFiles
-from bert4rec_jax.training.environment import describe_start
+from bert4rec_jax.run_files import LOCK, RunFiles
+from bert4rec_jax.terminal import say
+from bert4rec_jax.training.environment import describe_start, numeric_settings
 
 # Fields in which a run may differ from the run whose model it evaluates: they change neither the
 # training nor the choice of the best step.
@@ -36,12 +38,13 @@ class RunDirectory:
     """
 
     def __init__(self, workdir: str, config: Config):
-        """Takes the path and the configuration; the directory is created on entering the context."""
+        """Takes the path and the configuration; entering the context creates the directory."""
         self.files = RunFiles(os.path.abspath(workdir))
         self.writes = jax.process_index() == 0
         self._workdir = str(self.files.folder)
         self._config = config
         self._lock: IO | None = None
+        self._is_new = False
 
     def __enter__(self) -> "RunDirectory":
         """Creates and locks the directory.
@@ -49,6 +52,7 @@ class RunDirectory:
         Raises:
           UserError: it cannot be written, or another process uses it.
         """
+        self._is_new = not self.files.folder.exists()
         try:
             os.makedirs(self._workdir, exist_ok=True)
             if self.writes:
@@ -65,9 +69,15 @@ class RunDirectory:
             ) from None
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._lock:
-            self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self._lock:
+            return
+        self._lock.close()
+        if kind is not None and self._is_new and os.listdir(self._workdir) == [LOCK]:
+            # The run was rejected before it wrote anything.
+            with contextlib.suppress(OSError):
+                os.unlink(self.files.lock_path)
+                os.rmdir(self._workdir)
 
     def claim(
         self, dataset: Dataset, popularity: np.ndarray, mode: str, trained_from: str = ""
@@ -85,6 +95,8 @@ class RunDirectory:
         """
         self._check_config(NOT_IDENTITY)
         self._check_data(dataset, popularity)
+        if mode == "train":
+            self._check_settings()
         if not self.writes:
             return
         environment = self.files.environment() or {}
@@ -92,7 +104,12 @@ class RunDirectory:
         write_json(self.files.config_path, self._config.to_dict())
         write_json(
             self.files.environment_path,
-            {**_fingerprints(dataset), "trained_from": trained_from, "starts": starts},
+            {
+                **_fingerprints(dataset),
+                "trained_from": trained_from,
+                "jax_settings": numeric_settings(),
+                "starts": starts,
+            },
         )
         self._write_items(dataset, popularity)
 
@@ -115,6 +132,33 @@ class RunDirectory:
             )
         self._check_config((*NOT_IDENTITY, *_PROTOCOL_FIELDS))
         self._check_data(dataset, popularity)
+
+    def check_fresh_start(self) -> None:
+        """Checks that no checkpoint was lost; call it if the directory contains none.
+
+        Raises:
+          UserError: results or metrics show that there were checkpoints.
+        """
+        lines = self.files.metrics()
+        newest = max((line["step"] for line in lines if line["split"] != "test"), default=0)
+        train = self._config.train
+        saved_before = [
+            step
+            for step in range(1, newest)
+            if step % train.checkpoint_every == 0 or step % train.eval_every == 0
+        ]
+        # A save starts only after the save before it is complete.
+        has_results = newest > 0 and self.files.results_path.exists()
+        if has_results or len(saved_before) > 1:
+            raise UserError(
+                f"{self.files.checkpoints_path} contains no checkpoint, although this run reached "
+                f"step {newest}; restore that folder, or choose another --workdir to train again."
+            )
+        if newest and self.writes:
+            say(
+                f"note: there is no checkpoint in {self.files.checkpoints_path}, and the earlier "
+                f"run reached step {newest}; training starts again from step 0."
+            )
 
     def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:
         """Writes ranks_test.npz, then results.json, which marks the run as trained and ranked."""
@@ -148,6 +192,20 @@ class RunDirectory:
                 "--workdir and train again."
             )
 
+    def _check_settings(self) -> None:
+        """Raises a UserError if JAX would compute other numbers than in the earlier start."""
+        environment = self.files.environment()
+        if not environment or not self._contains_work():
+            return
+        before = environment.get("jax_settings", {})
+        for name, value in numeric_settings().items():
+            if name in before and before[name] != value:
+                raise UserError(
+                    f"{self._workdir} was trained with the JAX setting {name} = "
+                    f"{before[name]!r}. It is now {value!r}, which changes the results; restore "
+                    "it, or choose another --workdir."
+                )
+
     def _check_config(self, free: tuple[str, ...]) -> None:
         """Raises a UserError if a field outside `free` differs from the recorded configuration."""
         recorded = self.files.config()
@@ -163,7 +221,8 @@ class RunDirectory:
         ]
         if not differing:
             return
-        if differing == ["train.steps"] and new["optimizer.schedule"] == "constant":
+        constant = new["optimizer.schedule"] == "constant"
+        if differing == ["train.steps"] and constant and self._warms_up_before(old, new):
             # A longer run has the same learning rates, and so has a shorter one.
             self._check_steps(new["train.steps"])
             return
@@ -173,6 +232,10 @@ class RunDirectory:
             f"{self._workdir} belongs to another run: config.{name} was {old.get(name)!r} and is "
             f"now {new.get(name)!r}{more}; choose another --workdir."
         )
+
+    def _warms_up_before(self, *runs: dict[str, Any]) -> bool:
+        """Returns whether no run is too short for its warm-up, which would be shortened."""
+        return all(run["optimizer.warmup_steps"] < run["train.steps"] for run in runs)
 
     def _check_steps(self, steps: int) -> None:
         newest = max(self.files.checkpoint_steps(), default=0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update of the parameters: a pure function of the state and a batch, written for one device.
 
-Every random number is a function of (seed, stream, step, row), so an interrupted run that is resumed continues exactly
-as it would have without the interruption.
+Every random number is a function of (seed, stream, step, row), so an interrupted run that is
+resumed continues exactly as it would have without the interruption.
 """
 
 import functools
@@ -81,7 +81,7 @@ class StepKeys(NamedTuple):
 
 
 def stream_key(root: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
-    """Returns the key of a named stream at a step, which is independent of all other streams and steps."""
+    """Returns the key of a named stream at a step, independent of all other streams and steps."""
     return jax.random.fold_in(jax.random.fold_in(root, STREAMS.index(name)), step)
 
 
@@ -102,7 +102,7 @@ def init_state(config: Config, num_items: int, num_features: int = 0) -> TrainSt
 def state_template(
     config: Config, num_items: int, layout: Layout, num_features: int = 0
 ) -> TrainState:
-    """Returns the shapes, dtypes and shardings of a run's state, into which a checkpoint is restored.
+    """Returns shapes, dtypes and shardings of a run's state, into which a checkpoint is restored.
 
     Raises:
       UserError: the rows of the item table cannot be split evenly over the items axis.
@@ -152,9 +152,9 @@ def batch_loss(
     """
     groups = _group_by_task(spec, packed, row_numbers, keys.masking)
     encode_rows = functools.partial(_encode_rows, spec, params, keys.dropout, placement)
-    # One pass over rows of both tasks reads the weights once and computes one product for each of their gradients.
-    # A CPU is bound by arithmetic, not by memory. It gains more from a last layer that is computed at the slots of
-    # masked items only.
+    # One pass over rows of both tasks reads the weights once and computes one product for each of
+    # their gradients. A CPU is bound by arithmetic, not by memory. It gains more from a last layer
+    # that is computed at the slots of masked items only.
     if len(groups) == 2 and placement.platform != "cpu":
         states = _encode_together(encode_rows, groups, placement.platform)
     else:
@@ -177,7 +177,7 @@ def batch_loss(
 def _group_by_task(
     spec: StepSpec, packed: Packed, row_numbers: jax.Array, masking_key: jax.Array
 ) -> list[_TaskRows]:
-    """Returns the rows with masked items, then the rows that learn the next item; groups without rows are left out."""
+    """Returns the rows with masked items, then those that learn the next item, if there are any."""
     masking = spec.config.masking
     learns_next = learns_next_item(masking.next_item_share, packed.tokens.shape[0])
     groups = []
@@ -282,7 +282,7 @@ def train_step(
 def _sum_parts(
     spec: StepSpec, params: Params, packed: Packed, keys: StepKeys, placement: Placement
 ) -> tuple[jax.Array, jax.Array, Params]:
-    """Returns this device's summed loss, number of targets and gradient, over all parts of its rows."""
+    """Returns the summed loss, number of targets and gradient of all parts of a device's rows."""
     rows = packed.tokens.shape[0]
     parts = spec.config.train.accumulate
     rows_per_part = rows // parts
@@ -331,7 +331,7 @@ def _updated(config: Config, state: TrainState, gradient: Params) -> TrainState:
 
 
 def _keep_if(finite: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """Returns `new` if the update is finite, otherwise the old parameters with the update counted as skipped."""
+    """Returns `new` if the update is finite, otherwise `old` with the update counted as skipped."""
     params, opt_state = jax.tree.map(
         lambda after, before: jnp.where(finite, after, before),
         (new.params, new.opt_state),

@@ -17,8 +17,10 @@ COLOURS = {
 }
 HEAD = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" role="img" aria-label="{label}" '
-    'font-family="system-ui, sans-serif" font-size="13"><defs><marker id="{name}-tip" viewBox="0 0 8 8" refX="7" '
-    'refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor"/></marker>'
+    'font-family="system-ui, sans-serif" font-size="13"><defs><marker id="{name}-tip" viewBox="0 '
+    '0 8 8" refX="7" '
+    'refY="4" markerWidth="7" markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" '
+    'fill="currentColor"/></marker>'
     "</defs>"
 )
 
@@ -26,13 +28,16 @@ HEAD = (
 def box(x: int, y: int, w: int, h: int, kind: str, title: str, *lines: str) -> str:
     """Returns a box with a title and lines below it."""
     parts = [
-        f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="8" fill="{COLOURS[kind]}" fill-opacity=".13" '
+        f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="8" fill="{COLOURS[kind]}" '
+        'fill-opacity=".13" '
         f'stroke="{COLOURS[kind]}" stroke-width="1.5"/>',
-        f'<text x="{x + w / 2}" y="{y + 20}" text-anchor="middle" font-weight="600" fill="currentColor">'
+        f'<text x="{x + w / 2}" y="{y + 20}" text-anchor="middle" font-weight="600" '
+        'fill="currentColor">'
         f"{escape(title)}</text>",
     ]
     parts += [
-        f'<text x="{x + w / 2}" y="{y + 38 + 16 * n}" text-anchor="middle" fill="currentColor" font-size="11.5">'
+        f'<text x="{x + w / 2}" y="{y + 38 + 16 * n}" text-anchor="middle" fill="currentColor" '
+        'font-size="11.5">'
         f"{escape(line)}</text>"
         for n, line in enumerate(lines)
     ]
@@ -43,7 +48,8 @@ def arrow(name: str, path: str, word: str = "", x: float = 0, y: float = 0) -> s
     """Returns an arrow along an SVG path with a label."""
     text = (
         (
-            f'<text x="{x}" y="{y}" text-anchor="middle" fill="currentColor" font-size="11" font-style="italic">'
+            f'<text x="{x}" y="{y}" text-anchor="middle" fill="currentColor" font-size="11" '
+            'font-style="italic">'
             f"{escape(word)}</text>"
         )
         if word
@@ -128,9 +134,11 @@ def rooms() -> str:
     for n, (kind, title, line) in enumerate(floors):
         y = 10 + 52 * n
         parts.append(
-            f'<rect x="60" y="{y}" width="690" height="44" rx="8" fill="{COLOURS[kind]}" fill-opacity=".13" '
+            f'<rect x="60" y="{y}" width="690" height="44" rx="8" fill="{COLOURS[kind]}" '
+            'fill-opacity=".13" '
             f'stroke="{COLOURS[kind]}" stroke-width="1.5"/>'
-            f'<text x="78" y="{y + 27}" font-weight="600" fill="currentColor">{escape(title)}</text>'
+            f'<text x="78" y="{y + 27}" font-weight="600" '
+            f'fill="currentColor">{escape(title)}</text>'
             f'<text x="732" y="{y + 27}" text-anchor="end" fill="currentColor" font-size="12">'
             f"{escape(line)}</text>"
         )

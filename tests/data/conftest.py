@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets whatever a test prepares be prepared by every engine."""
+"""Repeats preparations with Spark."""
 
 import contextlib
 import dataclasses
@@ -15,30 +15,26 @@ from bert4rec_jax.errors import UserError
 
 @pytest.fixture(
     params=[
-        pytest.param("duckdb", marks=prepared.DUCKDB),
+        "duckdb",
         pytest.param("spark", marks=[*prepared.SPARK, pytest.mark.timeout(600)]),
     ]
 )
 def every_engine(request, monkeypatch):
-    """Behind each preparation of the test's module stands another by an engine, which has to end in the same way.
-
-    Preparations of a config that names its engine stay alone. What the second one says is not heard.
-    """
+    """With Spark, every preparation of the test's module is repeated and must end the same way."""
+    if request.param == "duckdb":
+        return
     load_dataset = request.module.load_dataset
 
     def load_twice(config, filters=FilterConfig()):
-        if config.engine != "auto":
-            return load_dataset(config, filters)
-        config = dataclasses.replace(config, engine="memory")
-        again = dataclasses.replace(
-            config,
-            engine=request.param,
-            memory=config.memory or "1GiB",
-            cache_dir=f"{config.cache_dir}_{request.param}",
-        )
-        shutil.rmtree(again.cache_dir, ignore_errors=True)
+        memory = config.memory or "1GiB"
+        cache = f"{config.cache_dir}_spark"
+        again = dataclasses.replace(config, engine="spark", memory=memory, cache_dir=cache)
+        shutil.rmtree(cache, ignore_errors=True)
         with contextlib.redirect_stderr(io.StringIO()):
-            _, found = prepared.outcome(again, filters)
+            try:
+                found = prepared.folder_bytes(load_dataset(again, filters).folder)
+            except UserError as error:
+                found = str(error)
         try:
             dataset = load_dataset(config, filters)
         except UserError as error:

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prepared import DUCKDB
 
 from bert4rec_jax.config import DataConfig
 from bert4rec_jax.data import load_dataset
@@ -84,7 +83,7 @@ TOKENS = [
 ]
 
 
-@pytest.mark.parametrize("every_engine", [pytest.param("duckdb", marks=DUCKDB)], indirect=True)
+@pytest.mark.parametrize("every_engine", ["duckdb"], indirect=True)
 @settings(
     max_examples=60,
     deadline=None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation by an engine under kills, full disks, little memory, Ctrl-C and a second process."""
+"""Preparation under kills, full disks, little memory, Ctrl-C and a second process."""
 
 import fcntl
 import glob
@@ -20,17 +20,16 @@ from prepared import SPARK, data_and_filter, folder_bytes
 
 from bert4rec_jax.config import DataConfig, FilterConfig
 from bert4rec_jax.data import load_dataset
-from bert4rec_jax.data.engines import work
+from bert4rec_jax.data.engines import duckdb_engine, stage_cache
+from bert4rec_jax.data.engines.memory import memory_limit
 from bert4rec_jax.errors import Stopped, UserError
-
-pytest.importorskip("duckdb")
 
 # Forks, as Python and its libraries take seconds to start: a child is killed in stage after stage.
 SCRIPT = """
     import os, signal, sys
     from bert4rec_jax.config import DataConfig, FilterConfig
     from bert4rec_jax.data import load_dataset
-    from bert4rec_jax.data.engines import pipeline, work
+    from bert4rec_jax.data.engines import pipeline, stage_cache
 
     config = DataConfig(source="table", path=sys.argv[1], rating_column="rating", engine="duckdb",
                         cache_dir=sys.argv[2])
@@ -38,7 +37,7 @@ SCRIPT = """
     if sys.argv[1].endswith(".csv"):  # the last stages of long logs
         pipeline._LONG_ROWS, pipeline._RANGE_ROWS = 0, 300
     made, behind = [], False
-    stage, finish = work.Work.stage, pipeline.Writer.finish
+    stage, finish = stage_cache.StageCache.stage, pipeline.Writer.finish
 
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -61,7 +60,7 @@ SCRIPT = """
             die()
         finish(*arguments)
 
-    work.Work.stage, pipeline.Writer.finish = stage_or_die, finish_or_die
+    stage_cache.StageCache.stage, pipeline.Writer.finish = stage_or_die, finish_or_die
     for kills in range(100):
         behind = kills % 2 == 1  # in the middle of a stage, then right behind it
         child = os.fork()
@@ -157,7 +156,7 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         )
         # Until it has a stage more than the one before.
         while child.poll() is None and len(
-            stages := glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet")
+            stages := glob.glob(f"{tmp_path}/c/prepared/.stages-*/*.parquet")
         ) <= len(begun):
             time.sleep(0.05)
         if child.poll() is not None:
@@ -171,7 +170,7 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         # Sizes go when what they were counted for is there.
         kept = {stage for stage in begun if not os.path.basename(stage).startswith("size_")}
         # It may have finished more before it heard: the next one is not to be stopped while Python itself begins.
-        begun = glob.glob(f"{tmp_path}/c/prepared/.work-*/*.parquet")
+        begun = glob.glob(f"{tmp_path}/c/prepared/.stages-*/*.parquet")
         assert kept <= set(begun)
     assert child.wait() == 0 and stopped >= 2
     (name,) = os.listdir(tmp_path / "c/prepared")
@@ -182,7 +181,6 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
             duplicate_events="drop",
             user_core=3,
             item_core=2,
-            engine="memory",
             cache_dir=str(tmp_path / "whole"),
         )
     )
@@ -211,8 +209,6 @@ def many(tmp_path):
 
 
 def test_a_full_spill_disk_is_one_clear_error_and_a_second_start_goes_on(many, monkeypatch):
-    from bert4rec_jax.data.engines import duckdb_engine
-
     connect = duckdb_engine.DuckDB.__init__
 
     def small_disk(self, memory, spill):
@@ -227,10 +223,10 @@ def test_a_full_spill_disk_is_one_clear_error_and_a_second_start_goes_on(many, m
         load_dataset(many)
     (left,) = os.listdir(many.spill_dir)
     assert (
-        left.startswith(work.WORK_PREFIX)
+        left.startswith(stage_cache.STAGE_PREFIX)
         and os.listdir(os.path.join(many.cache_dir, "prepared")) == []
     )
-    assert os.path.exists(os.path.join(many.spill_dir, left, "facts.json"))
+    assert os.path.exists(os.path.join(many.spill_dir, left, "counts.json"))
     monkeypatch.undo()
     assert load_dataset(many).manifest["interactions"] == 6_000_000
     assert (
@@ -257,7 +253,7 @@ def test_a_full_disk_under_the_arrays_keeps_the_stages(tmp_path, monkeypatch):
         load_dataset(config, filters)
     monkeypatch.undo()
     (left,) = os.listdir(tmp_path / "prepared")
-    assert os.path.exists(tmp_path / "prepared" / left / "met.parquet")
+    assert os.path.exists(tmp_path / "prepared" / left / "first_events.parquet")
     load_dataset(config, filters)
     assert [name for name in os.listdir(tmp_path / "prepared") if name.startswith(".")] == []
 
@@ -271,8 +267,8 @@ def test_two_at_once_wait_for_each_other(tmp_path, capfd):
     (name,) = os.listdir(tmp_path / "prepared")
     os.rename(tmp_path / "prepared" / name, tmp_path / "aside")
     # The other one holds the lock, then publishes.
-    folder = tmp_path / "prepared" / f"{work.WORK_PREFIX}duckdb-{name}"
-    with work.Work(str(folder)):
+    folder = tmp_path / "prepared" / f"{stage_cache.STAGE_PREFIX}duckdb-{name}"
+    with stage_cache.StageCache(str(folder)):
         second = threading.Thread(target=load_dataset, args=(config,))
         second.start()
         time.sleep(1)
@@ -284,8 +280,8 @@ def test_two_at_once_wait_for_each_other(tmp_path, capfd):
 
 
 def test_a_lock_that_went_with_its_folder_locks_nothing(tmp_path):
-    second = work.Work(str(tmp_path / "work"))
-    with work.Work(str(tmp_path / "work")) as first:
+    second = stage_cache.StageCache(str(tmp_path / "work"))
+    with stage_cache.StageCache(str(tmp_path / "work")) as first:
         waiting = threading.Thread(target=second.__enter__)
         waiting.start()
         time.sleep(0.3)
@@ -301,7 +297,7 @@ def test_a_broken_item_table_does_not_cost_a_sort(tmp_path, monkeypatch):
     write_log(tmp_path / "log.parquet")
     (tmp_path / "items.csv").write_text("title\nOne\n")
     monkeypatch.setattr(
-        "bert4rec_jax.data.engines.pipeline._Preparation._filters",
+        "bert4rec_jax.data.engines.pipeline._Preparation._apply_filters",
         lambda *_: pytest.fail("too late"),
     )
     with pytest.raises(UserError, match="no column 'item'"):
@@ -318,8 +314,6 @@ def test_a_broken_item_table_does_not_cost_a_sort(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_ends_a_preparation_at_once(many, monkeypatch):
-    from bert4rec_jax.data.engines import duckdb_engine
-
     begun, run = [], duckdb_engine.DuckDB._run
 
     def noted(self, command, title):
@@ -339,42 +333,21 @@ def test_ctrl_c_ends_a_preparation_at_once(many, monkeypatch):
     assert load_dataset(many).num_users == 10_000
 
 
-def test_the_engine_follows_from_size_and_free_memory(tmp_path, monkeypatch):
-    from bert4rec_jax.data.engines import choice
-    from bert4rec_jax.data.sources.find import find_source
-
-    write_log(tmp_path / "log.parquet")
-    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path))
-    source = find_source(config)
-    assert source.rows() == 2000
-    monkeypatch.setattr(choice, "free_memory", lambda: 600_000)
-    assert choice.choose(config, source) == "memory"
-    monkeypatch.setattr(choice, "free_memory", lambda: 500_000)
-    assert choice.choose(config, source) == "duckdb"
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(
-        UserError,
-        match=r"install DuckDB \(pip install 'bert4rec_jax\[duckdb\]'\).*or set config.data.engine",
-    ):
-        choice.choose(config, source)
-    assert (
-        choice.memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29
-        and choice.memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
-    )
-    with pytest.raises(UserError, match="too small to work with"):
-        choice.memory_limit(DataConfig(memory="10MiB"))
+def test_the_memory_limit_of_an_engine(monkeypatch):
+    assert memory_limit(DataConfig(memory="1.5GiB")) == 3 << 29
+    assert memory_limit(DataConfig(memory="2GB")) == 2 * 10**9
+    with pytest.raises(UserError, match="is too small; set at least"):
+        memory_limit(DataConfig(memory="10MiB"))
+    for free, limit in ((8 << 30, 4 << 30), (1 << 20, 1 << 29), (None, 4 << 30)):
+        monkeypatch.setattr(
+            "bert4rec_jax.data.engines.memory.free_host_memory", lambda free=free: free
+        )
+        assert memory_limit(DataConfig()) == limit
 
 
-@pytest.mark.parametrize("engine", ["memory", "duckdb"])
-def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch, engine):
+def test_more_items_than_int32_holds_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("bert4rec_jax.data.writer.MOST_ITEMS", 50)
     write_log(tmp_path / "log.parquet")
+    config = DataConfig(source="table", path=str(tmp_path / "log.parquet"), cache_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"more than 50 items; raise config.filter.item_core"):
-        load_dataset(
-            DataConfig(
-                source="table",
-                path=str(tmp_path / "log.parquet"),
-                cache_dir=str(tmp_path),
-                engine=engine,
-            )
-        )
+        load_dataset(config)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Stop signals: the first one sets a flag, the second one ends the process."""
+
 import os
 import signal
 import time
@@ -20,10 +22,11 @@ def wait_until(condition) -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_comes_with_it(
+def test_the_first_signal_stops_the_run_and_a_later_second_one_ends_the_process(
     number, monkeypatch, capfd
 ):
-    ended, clock = [], [0.0, 0.5, 2.0]  # when each of three signals is read
+    ended = []
+    clock = [0.0, 0.5, 2.0]  # times at which the three signals are read
     monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: clock.pop(0)))
     monkeypatch.setattr(os, "_exit", ended.append)
     previous = [signal.getsignal(n) for n in NUMBERS]
@@ -33,33 +36,32 @@ def test_the_first_signal_asks_to_stop_and_the_second_ends_but_for_one_that_come
         assert stop.requested(1)
         wait_until(lambda: len(clock) == 2)
         assert not ended
-        # A terminal and a launcher may both pass on the same key press.
+        # A terminal and a launcher may both forward the same key press.
         os.kill(os.getpid(), number)
         wait_until(lambda: len(clock) == 1)
         assert not ended
         os.kill(os.getpid(), number)
         wait_until(lambda: ended)
         assert ended == [128 + number]
-    said = capfd.readouterr().err
-    assert (
-        said.count(f"{number.name}: saving and stopping")
-        == said.count("again: quitting at once")
-        == 1
-    )
+    printed = capfd.readouterr().err
+    assert printed.count(f"{number.name}: saving and stopping") == 1
+    assert printed.count("again: quitting at once") == 1
     assert [signal.getsignal(n) for n in NUMBERS] == previous
 
 
-def test_a_signal_is_answered_before_the_context_ends_whoever_else_holds_its_pipe(monkeypatch):
-    said = []
-    monkeypatch.setattr(signals, "_say", lambda text: (time.sleep(0.3), said.append(text)))
+def test_a_signal_is_handled_before_the_context_ends_even_if_a_fork_holds_its_pipe(monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        signals, "_print_now", lambda text: (time.sleep(0.3), messages.append(text))
+    )
     with StopSignal() as stop:
-        held = os.dup(stop._write)  # as a process that was forked has it
+        held = os.dup(stop._write)  # like a forked process
         os.kill(os.getpid(), signal.SIGTERM)
     os.close(held)
-    assert len(said) == 1 and said[0].startswith("SIGTERM: saving and stopping")
+    assert len(messages) == 1 and messages[0].startswith("SIGTERM: saving and stopping")
 
 
-def test_under_nohup_a_lost_connection_stops_nothing():
+def test_an_ignored_signal_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignal() as stop:
@@ -72,7 +74,7 @@ def test_under_nohup_a_lost_connection_stops_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_what_woke_the_process_before_wakes_it_again():
+def test_the_previous_wakeup_descriptor_is_restored():
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing)
@@ -86,7 +88,7 @@ def test_what_woke_the_process_before_wakes_it_again():
         os.close(writing)
 
 
-def test_outside_the_main_thread_nothing_is_listened_to():
+def test_in_other_threads_handlers_are_not_changed():
     before = [signal.getsignal(n) for n in NUMBERS]
 
     def handlers_inside() -> list:

@@ -60,4 +60,6 @@ def test_only_numbers_may_differ():
     again = json.loads(json.dumps(new).replace("something else 1.5", "something else 27"))
     assert runner.differences(new, again) == []
     code(old)[0]["source"] = ["another = 1"]
-    assert any("changed since the outputs were stored" in line for line in runner.differences(old, old))
+    assert any(
+        "changed since the outputs were stored" in line for line in runner.differences(old, old)
+    )

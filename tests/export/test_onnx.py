@@ -34,6 +34,7 @@ MODELS = {
     "both": {
         "model.positions": "rotary",
         "model.predict_from": "both",
+        "model.remat": True,
         "masking.next_item_share": 0.5,
     },
 }

@@ -44,7 +44,7 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"> & <script>alert(1)</sc
 def runtime(tmp_path_factory):
     """A cache with onnxruntime-web."""
     from bert4rec_jax.config import DataConfig
-    from bert4rec_jax.data.sources.find import cache_folder
+    from bert4rec_jax.data import cache_folder
 
     cache = cache_folder(DataConfig())
     try:
@@ -215,8 +215,8 @@ def test_reasons_are_differences_without_one_item(site, opened):
 
 def test_long_texts_are_shortened(small_run):
     recommender = bert4rec_jax.load(str(small_run))
-    recommender.catalogue["title"] = "wide" + " " * 200_000 + "title" + "x" * 200_000
-    recommender.catalogue["genres"] = "a" * 1000 + "|" + "Film\n" * 3
+    recommender.items_table["title"] = "wide" + " " * 200_000 + "title" + "x" * 200_000
+    recommender.items_table["genres"] = "a" * 1000 + "|" + "Film\n" * 3
     columns = page.catalogue_columns(recommender)
     assert columns["title"][0].startswith("wide titlexxx") and columns["title"][0].endswith("x…")
     assert len(columns["title"][0]) == 300

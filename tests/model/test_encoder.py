@@ -165,14 +165,16 @@ def test_everything_that_is_to_be_dropped_draws_for_itself_at_its_rate(cache, mo
         return [key for *_, key in places]
 
     drawn = {tuple(key.tolist()) for key in keys()}
-    # The embeddings; in each of two layers the attention weights, what attention gives and what the network gives.
+    # The embeddings; in each of two layers the attention weights, what attention gives and what the
+    # network gives.
     states, weights = (0.25, (1, 6, 16)), (0.5, (1, 2, 6, 6))
     assert [place[:2] for place in places] == [states, *[weights, states, states] * 2]
     assert len(drawn) == len(places)
 
 
 def test_dropped_attention_weights_are_not_made_up_for(cache):
-    # Where all values are 1, attention gives the sum of the weights: 1 on average and not in every place.
+    # Where all values are 1, attention gives the sum of the weights: 1 on average and not in every
+    # place.
     config = small_config(cache, **{"model.attention_dropout": 0.5})
     numbers = jnp.tile(jnp.arange(16), (8, 1))
     zeros = {"kernel": jnp.zeros((16, 16)), "bias": jnp.zeros(16)}

@@ -110,8 +110,8 @@ def test_sampled_softmax_estimates_the_full_loss(arrays):
 
 
 def test_the_partition_function_of_sampled_softmax_is_unbiased():
-    # (n - 1) / J instead of n / J would be a tenth too little. The first and the last item count three times, so that
-    # the test fails if one of them is never drawn.
+    # (n - 1) / J instead of n / J would be a tenth too little. The first and the last item count
+    # three times, so that the test fails if one of them is never drawn.
     n = 10
     draws = 4000
     bias = jnp.zeros(table_rows(n)).at[jnp.array([1, n])].set(np.log(3))
@@ -167,8 +167,8 @@ def gbce(scores, labels, weights, negatives, t):
 
 
 def test_calibrated_gbce_is_minimal_at_the_true_probabilities():
-    # Section 5 of the paper: with t = 1 the sigmoid of a score converges to the item's probability. With t = 0 it
-    # exceeds the probability, more so with fewer negatives.
+    # Section 5 of the paper: with t = 1 the sigmoid of a score converges to the item's probability.
+    # With t = 0 it exceeds the probability, more so with fewer negatives.
     n = 1000
     p = np.random.default_rng(0).dirichlet(np.ones(n))
     labels = jnp.arange(1, n + 1)

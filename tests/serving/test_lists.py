@@ -203,10 +203,6 @@ def test_candidates_and_exclusions_for_everybody_and_for_each_user(
         ({"users": "missing.txt"}, "--users .*missing.txt cannot be read"),
         ({"candidates": "nobody.txt"}, "the run knows none of these items; the first is 'Nobody'"),
         ({"histories": "strange.csv"}, "contains none of the 60 items"),
-        (
-            {"histories": "s3://bucket/log.parquet"},
-            "--histories s3://bucket/log.parquet is a URL.*download it",
-        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_line(recommender, tmp_path, options, message):

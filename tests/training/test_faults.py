@@ -19,7 +19,7 @@ from bert4rec_jax import experiment
 from bert4rec_jax.devices import translate_errors
 from bert4rec_jax.errors import SaveError, UserError
 from bert4rec_jax.experiment import Experiment, train_and_evaluate
-from bert4rec_jax.training import Checkpoints, TrainState
+from bert4rec_jax.training import Checkpoints, CheckpointState, Progress, TrainState
 from bert4rec_jax.training.metric_writers import MetricWriter
 from bert4rec_jax.training.run_directory import RunDirectory
 
@@ -101,12 +101,13 @@ def test_parameters_are_read_alone_and_a_damaged_best_checkpoint_gives_way_to_an
     template = jax.eval_shape(lambda: small_state(0.0)).params
     with Checkpoints(tmp_path / "saved") as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(step, small_state(float(step)), {"best_step": 1}, best_step=1)
+            content = CheckpointState(small_state(float(step)), Progress(best_step=1))
+            checkpoints.save(step, content)
     for path in files_of(tmp_path / "saved"):
         if "rest" in path.parts:
             path.unlink()  # moments are not needed for it
     with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
-        assert checkpoints.latest_progress() == {"best_step": 1}
+        assert checkpoints.latest_progress() == Progress(best_step=1)
         step, params = checkpoints.restore_params(1, template)
         assert step == 1 and params["a"][0] == 1
     for path in files_of(tmp_path / "saved" / "1" / "params"):
@@ -121,7 +122,8 @@ def test_parameters_are_read_alone_and_a_damaged_best_checkpoint_gives_way_to_an
     "part, mask", [(0.0, 0xFF), (0.05, 0x01), (0.5, 0xFF), (0.5, 0x01), (0.9, 0x10)]
 )
 def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask):
-    # Orbax leaves files behind that it does not read again, so some damage does not matter.
+    # Orbax writes files that it never reads, so some damage does not matter.
+    progress = Progress(waited=3, losses=[1.5, 2.5])
     state = TrainState(
         jax.numpy.arange(30),
         {"a": jax.numpy.arange(5000.0)},
@@ -129,7 +131,7 @@ def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask)
         jax.numpy.zeros(3),
     )
     with Checkpoints(tmp_path / "saved") as checkpoints:
-        checkpoints.save(1, state, {"waited": 3, "losses": [1.5, 2.5]}, None)
+        checkpoints.save(1, CheckpointState(state, progress))
     noticed = 0
     for file in files_of(tmp_path / "saved" / "1"):
         copy = tmp_path / "copy"
@@ -143,20 +145,23 @@ def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask)
         if restored is None:
             noticed += 1
         else:
-            assert all(jax.tree.leaves(jax.tree.map(np.array_equal, restored[0], state))), file
-            assert restored[1] == {"waited": 3, "losses": [1.5, 2.5]}, file
+            equal = jax.tree.map(np.array_equal, restored.state, state)
+            assert all(jax.tree.leaves(equal)), file
+            assert restored.progress == progress, file
         shutil.rmtree(copy)
     assert noticed >= 2
 
 
 def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
-    losses, one = [1.5], jax.numpy.ones(1)
+    progress = Progress(losses=[1.5])
+    one = jax.numpy.ones(1)
     state = TrainState(one, {"a": jax.numpy.ones(10**6)}, {"c": one}, one)
     with Checkpoints(tmp_path / "saved") as checkpoints:
-        checkpoints.save(1, state, {"losses": losses}, None)
-        losses.append(2.5)
+        checkpoints.save(1, CheckpointState(state, progress))
+        progress.losses.append(2.5)
     with Checkpoints(tmp_path / "saved", read_only=True) as checkpoints:
-        assert checkpoints.restore_latest(jax.eval_shape(lambda: state))[1] == {"losses": [1.5]}
+        restored = checkpoints.restore_latest(jax.eval_shape(lambda: state))
+        assert restored.progress == Progress(losses=[1.5])
 
 
 def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed, tmp_path):
@@ -181,7 +186,7 @@ def test_a_full_disk_is_told_alike_when_the_metrics_meet_it_before_a_save_does(t
         os.dup2(os.open("/dev/full", os.O_WRONLY), writer._file.fileno())
         with pytest.raises(
             SaveError,
-            match="metrics.jsonl in .*: no space is left on the disk; earlier checkpoints are intact",
+            match="metrics.jsonl cannot be written: no space is left on the disk; earlier checkpoints",
         ):
             writer.write(1, "train", 0.5, {"loss": 1.0})
 

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop around the step, with a step, validations and checkpoints that are made up: no compiler, no disk."""
+"""The training loop, with a fake step, validation and checkpoints: no compiler, no disk."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 
 from bert4rec_jax.config import TrainConfig
-from bert4rec_jax.errors import UserError
-from bert4rec_jax.training import Loop, Progress, TrainState, loop
+from bert4rec_jax.errors import Stopped, UserError
+from bert4rec_jax.training import CheckpointState, Loop, Progress, TrainingTask, TrainState, loop
 
 
 class Saved:
-    """Checkpoints that remember how they were called."""
+    """Checkpoints that record how they were called."""
 
     def __init__(self):
-        self.saves, self.waits = {}, 0
+        self.saves = {}
+        self.waits = 0
 
-    def save(self, step, state, progress, best_step, replace=False):
+    def save(self, step, content, replace=False):
         assert replace == (step in self.saves), f"step {step} saved twice"
-        assert state.step == step
-        self.saves[step] = {**progress, "best_step": best_step, "losses": list(progress["losses"])}
+        assert content.state.step == step
+        self.saves[step] = copy.deepcopy(vars(content.progress))
 
     def steps(self):
         return list(self.saves)
@@ -29,18 +31,22 @@ class Saved:
 
 
 class Written:
-    """A metric writer that remembers its lines."""
+    """A metric writer that records its lines."""
 
-    speaks = False
+    visible = False
 
     def __init__(self):
         self.lines = []
+        self.validations = []
 
     def write(self, step, split, seconds, values):
         self.lines.append(SimpleNamespace(step=step, split=split, seconds=seconds, **values))
 
     def show_progress(self, step, seconds):
         pass
+
+    def show_validation(self, step, metrics, is_best):
+        self.validations.append((step, is_best))
 
     def steps(self, split):
         return [line.step for line in self.lines if line.split == split]
@@ -58,21 +64,19 @@ def run(
     clock=None,
     **fields,
 ):
-    """Runs the loop; `values[n]` is the metric of the n-th validation, losses[n] the loss of batch n.
+    """Runs the loop; values[n] is the metric of validation n, losses[n] the loss of batch n.
 
-    By `clock` (a list of one number) a step takes a second and a validation a hundred.
+    On `clock`, a list of one number, a step takes one second and a validation one hundred.
     """
     clock = clock or [0.0]
     config = TrainConfig(
         **{"steps": 6, "eval_every": 1, "checkpoint_every": 100, "log_every": 100} | fields
     )
-    saved, written, progress, taken, coming = (
-        Saved(),
-        Written(),
-        progress or Progress(),
-        [],
-        list(values),
-    )
+    saved = Saved()
+    written = Written()
+    progress = progress or Progress()
+    taken = []
+    coming = list(values)
     if start:
         saved.saves[start] = {}
 
@@ -89,31 +93,35 @@ def run(
     def validate(params):
         clock[0] += 100
         if len(values) - len(coming) in stopped_while_validating:
-            return None
+            raise Stopped(15, "stopped")
         return {"ndcg@10": 0.5, metric: coming.pop(0)}
 
-    stop = SimpleNamespace(requested=lambda step: step in stop_at)
-    finished = Loop(config, update, lambda step: step, validate, metric, saved, written, stop).run(
-        TrainState(start, None, None, 0), progress
+    stop = SimpleNamespace(
+        requested=lambda step: step in stop_at, stopped=lambda: Stopped(15, "stopped")
     )
-    assert saved.waits or not saved.saves.keys() - {start}, (
-        "the last checkpoint may not be on the disk yet"
-    )
+    task = TrainingTask(update, lambda step: step, validate, metric)
+    content = CheckpointState(TrainState(start, None, None, 0), progress)
+    finished = True
+    try:
+        assert Loop(config, task, saved, written, stop).run(content) is progress
+    except Stopped:
+        finished = False
+    assert saved.waits or not saved.saves.keys() - {start}, "the last save may be unfinished"
     return SimpleNamespace(
         finished=finished, progress=progress, saved=saved, written=written, taken=taken
     )
 
 
 def test_patience_counts_validations_since_the_best_one():
-    # The second is the best; its equal and a worse one after it use the patience up.
+    # The second is the best. An equal one and a worse one after it exhaust the patience.
     values = [0.1, 0.3, 0.3, 0.2, 0.9, 0.9]
     done = run(values, patience=2)
     assert done.finished and len(done.taken) == 4 and done.progress.best_step == 2
-    # A better one in between starts the count anew.
+    # A better validation resets the count.
     done = run([0.3, 0.1, 0.4, 0.2, 0.5, 0.6], patience=2)
     assert done.finished and len(done.taken) == 6 and done.progress.best_step == 6
     assert len(run(values, patience=0).taken) == 6
-    # A run that was out of patience takes no step when it is started again.
+    # A run that was out of patience takes no step when it is continued.
     again = run([], patience=2, start=4, progress=Progress(best_step=2, best_value=0.3, waited=2))
     assert again.finished and again.taken == []
 
@@ -132,6 +140,7 @@ def test_validations_checkpoints_and_lines_come_when_they_are_due_and_at_the_end
     losses = [float(2**n) for n in range(7)]
     done = run([0.1, 0.2, 0.3], losses, steps=7, eval_every=3, checkpoint_every=2, log_every=4)
     assert done.written.steps("valid") == [3, 6, 7]
+    assert done.written.validations == [(3, True), (6, True), (7, True)]
     assert done.written.steps("train") == [4, 7]
     assert list(done.saved.saves) == [2, 3, 4, 6, 7]
     assert [save["best_step"] for save in done.saved.saves.values()] == [None, 3, 3, 6, 7]
@@ -195,10 +204,10 @@ def test_a_signal_while_a_validation_is_made_up_for_leaves_it_due():
 def test_what_is_not_finite_ends_the_run_or_is_left_out_of_the_mean():
     nan, inf = float("nan"), float("inf")
     with pytest.raises(
-        UserError, match=r"step 4: the loss is nan.*last good checkpoint is that of step 3"
+        UserError, match=r"step 4: the loss is nan.*last good checkpoint is of step 3"
     ):
         run([0.1] * 6, losses=[1.0, 1.0, 1.0, nan, 1.0, 1.0])
-    with pytest.raises(UserError, match=r"step 1: .*norm inf.*no checkpoint yet"):
+    with pytest.raises(UserError, match=r"step 1: .*norm is inf.*no checkpoint exists yet"):
         run([0.1] * 6, norms=[inf, 1.0, 1.0, 1.0, 1.0, 1.0])
     done = run([0.1] * 6, losses=[1.0, nan, 3.0, inf, 5.0, 7.0], on_nan="skip", log_every=6)
     assert [line.loss for line in done.written.lines if line.split == "train"] == [4.0]

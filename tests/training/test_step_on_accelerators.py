@@ -81,7 +81,8 @@ def shapes(platform: str) -> set:
 
 def pairs(platform: str) -> set:
     """Returns the pairs of dimensions that occur in the same array."""
-    # The slots of rows with masks, the columns of rows that learn the next item, or both are compared with the table.
+    # The slots of rows with masks, the columns of rows that learn the next item, or both are
+    # compared with the table.
     kinds = {
         LENGTH: "column",
         SLOTS: "slot",

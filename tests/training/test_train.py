@@ -119,14 +119,14 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, monkeypatch):
     # Real validations, but for the metric that chooses: by that of step 3, long before the newest, is the best.
-    chosen, metric = iter([0.1, 0.2, 0.9, *[0.3] * 9]), "mrr@5"
-    validator = Experiment.validator
+    chosen = iter([0.1, 0.2, 0.9, *[0.3] * 9])
+    metric = "mrr@5"
+    validate = Experiment.validate
 
-    def made_up(experiment, stop):
-        validate = validator(experiment, stop)
-        return lambda params: validate(params) | {metric: next(chosen)}
+    def validate_with_fake_metric(experiment, stop, params):
+        return validate(experiment, stop, params) | {metric: next(chosen)}
 
-    monkeypatch.setattr(Experiment, "validator", made_up)
+    monkeypatch.setattr(Experiment, "validate", validate_with_fake_metric)
     config = small_config(
         cache,
         **{
@@ -175,6 +175,13 @@ def test_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     np.testing.assert_allclose(rates[9], 0.55)
     np.testing.assert_allclose(rates[14], 0.1)
+
+
+def test_a_warmup_that_is_too_long_takes_half_of_the_run():
+    config = config_lib.OptimizerConfig(learning_rate=1.0, warmup_steps=200)
+    rate = optimizer.learning_rate(config, 8)
+    assert [float(rate(step)) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert float(optimizer.learning_rate(config, 1)(0)) == 1.0
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation of logs that do not fit into memory: the same folder, to the last byte, as from memory.
+"""Preparation of logs of any size in SQL, with DuckDB or Spark.
 
-`choice` says which engine, `ingest` brings text into Parquet, `statements` is the SQL that `duckdb_engine` and
-`spark_engine` share, `pipeline` its stages, `work` what a second start goes on from, `additions` a new day for an old
-folder.
+- `ingest` copies text into Parquet; `columns` maps the columns of Parquet logs.
+- `statements` is the SQL that `duckdb_engine` and `spark_engine` share; both run it with the help of
+  `background`. `memory` limits what they may use.
+- `pipeline` runs the stages; `stage_cache` keeps finished stages for a restart.
+- `incremental` merges new parts of a log into an older prepared folder.
 """
 
-from bert4rec_jax.data.engines.choice import choose
+from bert4rec_jax.data.engines.incremental import extend, find_older_folder
 from bert4rec_jax.data.engines.pipeline import prepare
-from bert4rec_jax.data.engines.work import WORK_PREFIX
+from bert4rec_jax.data.engines.stage_cache import STAGE_PREFIX
 
-__all__ = ["WORK_PREFIX", "choose", "prepare"]
+__all__ = ["STAGE_PREFIX", "extend", "find_older_folder", "prepare"]

@@ -1,215 +1,193 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DuckDB: embedded, and with a memory limit that it keeps, as it spills what does not fit."""
+"""DuckDB: an embedded engine that keeps a memory limit by spilling to disk."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
-from bert4rec_jax.data.engines.ingest import Shape
-from bert4rec_jax.data.engines.work import EngineFailed, Unfinished, full_disk
-from bert4rec_jax.data.sources.log import MICROSECONDS, Scan, bad_condition, need_duckdb
-from bert4rec_jax.errors import UserError
+from bert4rec_jax.data.engines.background import run_in_background
+from bert4rec_jax.data.engines.columns import Dialect, LogColumns, select_columns
+from bert4rec_jax.data.engines.stage_cache import (
+    EngineFailed,
+    PreparationInterrupted,
+    disk_full,
+)
+from bert4rec_jax.data.sources.log import Scan
+from bert4rec_jax.data.sources.row_filter import bad_condition
 from bert4rec_jax.progress import ProgressBar
 
-_ROWS_AT_ONCE = 1 << 18
-_ROWS_TO_DIVIDE = (
-    1 << 21
-)  # that a thread holds before it writes them: with fewer, the groups of rows get small
+_BATCH_ROWS = 1 << 18
+# Rows that a thread collects before it writes them to partitions. With fewer, row groups get small.
+_PARTITION_ROWS = 1 << 21
 _POLL_SECONDS = 0.2
-# Of the limit for the whole process: the interpreter with Arrow, and blocks on their way, are not DuckDB's.
-_OWN_BYTES = 200 << 20
-_MOST_OWN = 0.4
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-_NUMBERS = (*_INTEGERS, "FLOAT", "DOUBLE", "DECIMAL")
+# The part of the limit that DuckDB may not use: the interpreter, Arrow, and blocks in transit.
+_OTHER_BYTES = 200 << 20
+_MOST_OTHER_SHARE = 0.4
+_FILE_STEP = (
+    1 << 40
+)  # the position of a row is its number in the file plus this for each file before
+_DISK_FULL = ("No space left", "max_temp_directory_size", "failed to offload")
+_EPOCH = "epoch_us({})"
+_DIALECT = Dialect(
+    quote='"',
+    text="VARCHAR",
+    integers=("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"),
+    fractions=("FLOAT", "DOUBLE", "DECIMAL"),
+    microseconds={
+        "DATE": "epoch_us(CAST({} AS TIMESTAMP))",
+        "TIMESTAMP": _EPOCH,
+        "TIMESTAMP_S": _EPOCH,
+        "TIMESTAMP_MS": _EPOCH,
+        "TIMESTAMP_NS": _EPOCH,
+        "TIMESTAMP WITH TIME ZONE": _EPOCH,
+    },
+    not_a_number="NOT regexp_matches(uid, '^-?[0-9]+$') OR TRY_CAST(uid AS BIGINT) IS NULL",
+)
 
 
 class DuckDB:
     """An engine; a context manager.
 
     Attributes:
-      sorts_by_parts: a sort spills and saves its parts by itself, however long the log is.
+      sorts_by_parts: whether a sort of any length saves its parts by itself.
     """
 
     sorts_by_parts = False
 
     def __init__(self, memory: int, spill: str):
-        """Connects.
+        """Connects to a new database in memory.
 
         Args:
-          memory: bytes that the whole process may take.
-          spill: folder for what does not fit.
+          memory: bytes that the whole process may use.
+          spill: folder for data that does not fit.
         """
-        self._duckdb = need_duckdb("config.data.engine = 'duckdb'")
         self._spill = spill
-        own = min(_OWN_BYTES, int(memory * _MOST_OWN))
-        self._connection = self._duckdb.connect(
+        other = min(_OTHER_BYTES, int(memory * _MOST_OTHER_SHARE))
+        self._connection = duckdb.connect(
             config={
-                "memory_limit": f"{(memory - own) >> 20}MiB",
+                "memory_limit": f"{(memory - other) >> 20}MiB",
                 "temp_directory": spill,
                 "threads": os.cpu_count() or 1,
                 "preserve_insertion_order": False,
             }
         )
-        # It counts how far it is, and `ProgressBar` shows it.
-        self._connection.execute(
-            "SET enable_progress_bar = true; SET enable_progress_bar_print = false"
-        )
+        # `ProgressBar` shows the progress that DuckDB counts.
+        self._connection.execute("SET enable_progress_bar = true")
+        self._connection.execute("SET enable_progress_bar_print = false")
 
     def __enter__(self) -> DuckDB:
+        """Returns itself."""
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnects."""
         self._connection.close()
 
-    def scan(self, scan: Scan) -> Shape:
-        """Makes the table `log` of Parquet files as they are.
+    def scan(self, scan: Scan) -> LogColumns:
+        """Makes Parquet files the table `log`.
 
         Raises:
-          UserError: the condition does not fit, or columns are not there.
+          UserError: a column is missing or of a wrong type, or the condition is invalid.
         """
-        files = ", ".join("'" + path.replace("'", "''") + "'" for path in scan.files)
-        hive = f"hive_partitioning={'true' if scan.root else 'false'}"
-        source = f"read_parquet([{files}], file_row_number=true, {hive})"
-        kinds = {name: kind for name, kind, *_ in self.rows(f"DESCRIBE SELECT * FROM {source}")}
-        shape, columns = Shape(), {}
-        for role, name in scan.roles.named().items():
-            if name not in kinds:
-                raise UserError(
-                    f"{scan.files[0]} has no column {name!r}; its columns are: {', '.join(kinds)}. "
-                    f"Set config.data.{role}_column."
-                )
-            columns[role] = self._column(
-                role, '"' + name.replace('"', '""') + '"', kinds[name].split("(")[0], shape
-            )
+        files = ", ".join(_literal(path) for path in scan.files)
+        hive = "true" if scan.root else "false"
+        source = f"read_parquet([{files}], file_row_number=true, hive_partitioning={hive})"
+        described = self.rows(f"DESCRIBE SELECT * FROM {source}")
+        types = {name: kind for name, kind, *_ in described}
+        selected, columns = select_columns(scan, types, _DIALECT)
         where = f"WHERE ({scan.where})" if scan.where else ""
-        # Files in their order, rows in theirs.
-        position = "CAST(file_index AS BIGINT) * 1099511627776 + file_row_number AS pos"
-        names = {"user": "uid", "item": "iid", "time": "stamp", "rating": "rating"}
-        listed = ", ".join(f"{column} AS {names[role]}" for role, column in columns.items())
+        position = f"CAST(file_index AS BIGINT) * {_FILE_STEP} + file_row_number AS pos"
         try:
             self._connection.execute(
-                f"CREATE OR REPLACE VIEW log AS SELECT {listed}, {position} FROM "
-                f"(SELECT *, file_index FROM {source} {where})"
+                f"CREATE OR REPLACE VIEW log AS SELECT {', '.join(selected)}, {position} "
+                f"FROM (SELECT *, file_index FROM {source} {where})"
             )
-        except self._duckdb.Error as error:
+        except duckdb.Error as error:
             raise bad_condition(scan.where, scan.files[0], error) from None
-        if shape.user_texts:
-            wrong = "NOT regexp_matches(uid, '^-?[0-9]+$') OR TRY_CAST(uid AS BIGINT) IS NULL"
-            shape.users_are_numbers = (
-                self.rows(f"SELECT count(*) FROM log WHERE {wrong}")[0][0] == 0
-            )
-        return shape
-
-    def _column(self, role: str, column: str, kind: str, shape: Shape) -> str:
-        if role in ("user", "item"):
-            if kind in _INTEGERS:
-                return f"CAST({column} AS BIGINT)"
-            setattr(shape, f"{role}_texts", True)
-            return f"trim(CAST({column} AS VARCHAR))"
-        if role == "rating":
-            shape.has_ratings = True
-            return f"CAST({column} AS FLOAT)"
-        shape.has_times = True
-        if kind in _INTEGERS:
-            return f"CAST({column} AS BIGINT)"
-        if kind in _NUMBERS:
-            return f"CAST({column} AS DOUBLE)"
-        if kind.startswith(("TIMESTAMP", "DATE")):
-            shape.time_unit = MICROSECONDS
-            return (
-                f"epoch_us(CAST({column} AS TIMESTAMP))"
-                if kind == "DATE"
-                else f"epoch_us({column})"
-            )
-        raise UserError(
-            f"the time column {column} is of type {kind}; it should hold numbers or timestamps."
-        )
+        if columns.users_are_text:
+            ((wrong,),) = self.rows(f"SELECT count(*) FROM log WHERE {_DIALECT.not_a_number}")
+            columns.users_sort_as_numbers = wrong == 0
+        return columns
 
     def open_stage(self, name: str, path: str, numbered: bool = False) -> None:
-        """Makes a saved stage a table; `numbered`: with pos, the place of each row in it."""
-        # Folders on the way may be called uid=7.
-        options = ", hive_partitioning=false" + (", file_row_number=true" if numbered else "")
-        columns = "* EXCLUDE (file_row_number), file_row_number AS pos" if numbered else "*"
-        path = path.replace("'", "''")
+        """Makes a saved stage a table; if `numbered`, with the number of each row as pos."""
+        # A folder on the path may be called uid=7.
+        options = ", hive_partitioning=false"
+        columns = "*"
+        if numbered:
+            options += ", file_row_number=true"
+            columns = "* EXCLUDE (file_row_number), file_row_number AS pos"
         self._connection.execute(
-            f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} FROM read_parquet('{path}'{options})"
+            f"CREATE OR REPLACE VIEW {name} AS "
+            f"SELECT {columns} FROM read_parquet({_literal(path)}{options})"
         )
 
-    def save(self, sql: str, path: str, title: str) -> None:
+    def save(self, statement: str, path: str, title: str) -> None:
         """Writes a result to a Parquet file."""
-        path = path.replace("'", "''")
-        self._run(
-            lambda: self._connection.execute(f"COPY ({sql}) TO '{path}' (FORMAT parquet)"), title
-        )
+        copy = f"COPY ({statement}) TO {_literal(path)} (FORMAT parquet)"
+        self._run(lambda: self._connection.execute(copy), title)
 
-    def divide(self, sql: str, path: str, title: str) -> None:
-        """Writes a result to a folder, with a folder part=N of Parquet files for each value of its column part."""
-        path = path.replace("'", "''")
-        self._connection.execute(f"SET partitioned_write_flush_threshold = {_ROWS_TO_DIVIDE}")
-        command = f"COPY ({sql}) TO '{path}' (FORMAT parquet, PARTITION_BY (part))"
-        self._run(lambda: self._connection.execute(command), title)
+    def divide(self, statement: str, path: str, title: str) -> None:
+        """Writes a result to a folder, with a folder part=N for each value of its column part."""
+        self._connection.execute(f"SET partitioned_write_flush_threshold = {_PARTITION_ROWS}")
+        options = "(FORMAT parquet, PARTITION_BY (part))"
+        copy = f"COPY ({statement}) TO {_literal(path)} {options}"
+        self._run(lambda: self._connection.execute(copy), title)
 
-    def rows(self, sql: str, title: str = "") -> list[tuple]:
+    def rows(self, statement: str, title: str = "") -> list[tuple]:
         """Returns a small result."""
-        return self._run(lambda: self._connection.execute(sql).fetchall(), title)
+        return self._run(lambda: self._connection.execute(statement).fetchall(), title)
 
-    def stream(self, sql: str, title: str) -> Iterator[pa.RecordBatch]:
-        """Yields a result of any size, a block at a time."""
-        relation = self._run(
-            lambda: self._connection.sql(sql).to_arrow_reader(_ROWS_AT_ONCE), title
+    def stream(self, statement: str, title: str) -> Iterator[pa.RecordBatch]:
+        """Yields a result of any size, one block at a time."""
+        reader = self._run(
+            lambda: self._connection.sql(statement).to_arrow_reader(_BATCH_ROWS), title
         )
         while True:
-            batch = self._run(lambda: next(relation, None), title)
+            batch = self._run(lambda: next(reader, None), title)
             if batch is None:
                 return
             yield batch
 
     def _run(self, command: Callable[[], Any], title: str) -> Any:
-        """Runs a command in a thread, so that this one can say how far it is and hear Ctrl-C."""
-        outcome: list = []
-        finished = (
-            threading.Event()
-        )  # not join(), which an exception in it makes believe that the thread has ended
+        shown = 0
 
-        def work():
-            try:
-                outcome.append((command(), None))
-            except BaseException as error:
-                outcome.append((None, error))
-            finished.set()
+        def new_progress() -> int:
+            nonlocal shown
+            before = shown
+            shown = max(shown, int(self._connection.query_progress()))
+            return shown - before
 
-        thread = threading.Thread(target=work, name="duckdb", daemon=True)
-        with ProgressBar(title or "asking DuckDB", 100, "%") as phase:
-            thread.start()
-            done = 0
-            try:
-                while not finished.wait(_POLL_SECONDS):
-                    progress = int(max(0, self._connection.query_progress()))
-                    phase.advance(max(0, progress - done))
-                    done = max(done, progress)
-            except BaseException:
-                self._connection.interrupt()
-                finished.wait()
-                raise
-        result, error = outcome[0]
-        if isinstance(error, self._duckdb.Error | pa.ArrowException):
+        progress = ProgressBar(title or "running DuckDB", 100, "%")
+        interrupt = self._connection.interrupt
+        try:
+            return run_in_background(command, progress, _POLL_SECONDS, new_progress, interrupt)
+        except (duckdb.Error, pa.ArrowException) as error:
             raise self._explained(error) from None
-        if error is not None:
-            raise error
-        return result
 
     def _explained(self, error: Exception) -> Exception:
         reason = " ".join(str(error).split())
-        full = ("No space left", "max_temp_directory_size", "failed to offload")
-        if any(part in reason for part in full):
-            return full_disk(self._spill)
-        if isinstance(error, self._duckdb.OutOfMemoryException) or "Out of Memory" in reason:
-            return Unfinished(
-                "config.data.memory is too small for this log; raise it. The finished stages are kept."
+        if any(part in reason for part in _DISK_FULL):
+            return disk_full(self._spill)
+        if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory" in reason:
+            return PreparationInterrupted(
+                "config.data.memory is too small for this log; raise it. The finished stages are "
+                "kept."
             )
         return EngineFailed(reason[:400])
+
+
+def _literal(path: str) -> str:
+    doubled = path.replace("'", "''")
+    return f"'{doubled}'"

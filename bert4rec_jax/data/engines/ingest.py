@@ -1,126 +1,121 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a log into one Parquet file of the columns uid, iid, stamp and rating, a block at a time, in file order.
+"""Copies a log into one Parquet file with the columns uid, iid, stamp and rating, in file order.
 
-Ids that are whole numbers, written as such, are kept as numbers, which engines handle several times faster; the
-original text comes back from them.
+Ids that are whole numbers in canonical form become integers, which engines process several times
+faster; their text is the same when they are converted back.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bert4rec_jax.data.arrange import are_whole_numbers
-from bert4rec_jax.data.sources.log import Again, Blocks, numeric_times
+from bert4rec_jax.data.engines.columns import LogColumns
+from bert4rec_jax.data.sources.log import MICROSECONDS, Blocks, RestartReading
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.progress import ProgressBar
 
 
-@dataclass
-class Shape:
-    """What the columns of a log hold.
-
-    Attributes:
-      user_texts: uid is text, not whole numbers.
-      item_texts: likewise iid.
-      users_are_numbers: uid sorts as numbers although it is text, as in "007".
-      has_times: there is a column stamp, and not all of it is missing.
-      time_unit: how many of its units a second has.
-      has_ratings: there is a column rating.
-      rows: of the log.
-    """
-
-    user_texts: bool = False
-    item_texts: bool = False
-    users_are_numbers: bool = True
-    has_times: bool = False
-    time_unit: int = 1
-    has_ratings: bool = False
-    rows: int = 0
-
-
-class _Texts(Exception):
-    """Ids turned out to be text."""
+class _FoundText(Exception):
+    """An id is text, but earlier blocks were written as numbers."""
 
 
 def ingest(reader: Blocks, path: str) -> dict:
-    """Writes the Parquet file and returns its `Shape` as a dict.
+    """Writes the Parquet file and returns its `LogColumns` as a dict.
 
     Raises:
-      UserError: with file and line.
+      UserError: a row is invalid; names the file and the line.
     """
-    texts = {"user": False, "item": False}
+    text_roles: set[str] = set()
     while True:
-        shape = Shape(users_are_numbers=True)
+        columns = LogColumns()
         try:
-            _write(reader, path, texts, shape)
-        except (Again, _Texts):
+            _write(reader, path, text_roles, columns)
+        except (RestartReading, _FoundText):
             continue
-        shape.user_texts, shape.item_texts = texts["user"], texts["item"]
-        return asdict(shape)
+        columns.users_are_text = "user" in text_roles
+        columns.items_are_text = "item" in text_roles
+        return asdict(columns)
 
 
-def _write(reader: Blocks, path: str, texts: dict[str, bool], shape: Shape) -> None:
-    writer, known = None, 0
+def _write(reader: Blocks, path: str, text_roles: set[str], columns: LogColumns) -> None:
+    writer = None
     try:
-        with ProgressBar("reading the log", reader.bytes >> 20, "MiB") as phase:
+        with ProgressBar("reading the log", reader.bytes >> 20, "MiB") as progress:
             for table in reader.blocks():
-                columns = {
-                    "uid": _ids(table["user"], "user", texts),
-                    "iid": _ids(table["item"], "item", texts),
-                }
-                if texts["user"] and shape.users_are_numbers:
-                    shape.users_are_numbers = are_whole_numbers(pc.unique(columns["uid"]))
-                if "time" in table.column_names:
-                    times, shape.time_unit = numeric_times(table["time"])
-                    known += len(times) - times.null_count
-                    columns["stamp"] = times
-                if "rating" in table.column_names:
-                    columns["rating"] = table["rating"].cast(pa.float32())
-                block = pa.table(columns)
+                block = _converted(table, text_roles, columns)
                 if writer is None:
-                    # Plain pages: this file is read once, and compression would take longer than all else.
+                    # The file is read once; compressing it would take longer than all the rest.
                     writer = pq.ParquetWriter(
                         path, block.schema, compression="none", use_dictionary=False
                     )
                 if block.schema != writer.schema:
                     raise UserError(
-                        "the files of the log hold times of different types; bring them into one."
+                        "the files of the log contain times of different types; convert them to "
+                        "one type."
                     )
                 if len(block):
                     writer.write_table(block)
-                shape.rows += len(block)
-                phase.advance(table.nbytes >> 20)
-        shape.has_times, shape.has_ratings = known > 0, "rating" in columns
+                columns.rows += len(block)
+                progress.advance(table.nbytes >> 20)
     finally:
         if writer:
             writer.close()
 
 
-def _ids(column: pa.ChunkedArray, role: str, texts: dict[str, bool]) -> pa.Array:
-    """Returns ids as int64, or as trimmed text once one of them is none.
+def _converted(table: pa.Table, text_roles: set[str], columns: LogColumns) -> pa.Table:
+    """Returns a block as it is written, and notes its contents in `columns`."""
+    converted = {
+        "uid": _ids(table["user"], "user", text_roles),
+        "iid": _ids(table["item"], "item", text_roles),
+    }
+    if "user" in text_roles and columns.users_sort_as_numbers:
+        columns.users_sort_as_numbers = are_whole_numbers(pc.unique(converted["uid"]))
+    if "time" in table.column_names:
+        times = table["time"]
+        if pa.types.is_timestamp(times.type):
+            columns.time_unit = MICROSECONDS
+            times = times.cast(pa.int64())
+        columns.has_times = columns.has_times or times.null_count < len(times)
+        converted["stamp"] = times
+    if "rating" in table.column_names:
+        columns.has_ratings = True
+        converted["rating"] = table["rating"].cast(pa.float32())
+    return pa.table(converted)
+
+
+def _ids(column: pa.ChunkedArray, role: str, text_roles: set[str]) -> pa.Array:
+    """Returns ids as int64, or as trimmed text if the role is in `text_roles`.
 
     Raises:
-      _Texts: text comes after blocks of numbers.
+      _FoundText: an id is the first text of its role; the role is now in `text_roles`.
     """
-    column = column.combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = (
-            column.chunk(0)
-            if column.num_chunks
-            else pa.array([], pa.dictionary(pa.int32(), pa.string()))
-        )
-    values = pc.utf8_trim_whitespace(column.dictionary.cast(pa.string()))
-    if not texts[role]:
-        try:
-            numbers = values.cast(pa.int64())
-            if numbers.cast(pa.string()).equals(values):
-                return numbers.take(column.indices)
-        except pa.ArrowInvalid:
-            pass
-        texts[role] = True
-        raise _Texts
-    return values.take(column.indices)
+    encoded = column.combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        empty = pa.array([], pa.dictionary(pa.int32(), pa.string()))
+        encoded = encoded.chunk(0) if encoded.num_chunks else empty
+    values = pc.utf8_trim_whitespace(encoded.dictionary.cast(pa.string()))
+    if role in text_roles:
+        return values.take(encoded.indices)
+    try:
+        numbers = values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        numbers = None
+    if numbers is None or not numbers.cast(pa.string()).equals(values):
+        text_roles.add(role)
+        raise _FoundText
+    return numbers.take(encoded.indices)
+
+
+def are_whole_numbers(ids: pa.Array) -> bool:
+    """Whether all ids are digits with an optional minus sign, and fit into 64 bits."""
+    if pc.all(pc.match_substring_regex(ids, r"^-?[0-9]+$")).as_py() is False:
+        return False
+    try:
+        pc.cast(ids, pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    return True

@@ -68,7 +68,6 @@ def _movielens(config: DataConfig) -> Source:
         identity={"files": [_facts(ratings), _facts(movies)]},
         open=lambda: movielens.open_ratings(config.source, ratings),
         item_table=lambda: movielens.read_movies(config.source, movies),
-        rows=lambda: os.path.getsize(ratings) // tables.BYTES_A_ROW,
     )
 
 
@@ -102,7 +101,6 @@ def _tables(config: DataConfig) -> Source:
         },
         open=None if tables.is_url(first) else opened,
         item_table=lambda: tables.read_items(config, items) if items else None,
-        rows=lambda: tables.count_rows(paths),
         scan=lambda: tables.scan_of(config, paths) if config.source == "table" else None,
     )
 

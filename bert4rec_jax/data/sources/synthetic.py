@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 
 from bert4rec_jax.config import SyntheticConfig
-from bert4rec_jax.data.sources.log import Ids, Log
 
 # Increase this number when the same config would produce a different log.
 VERSION = 1
@@ -73,16 +72,12 @@ class SyntheticLog:
     def blocks(self) -> Iterator[pa.Table]:
         """Yields tables with the columns `user`, `item` and `time`."""
         log = generate(self._config)
-        times = np.asarray(log.times)
-        for first in range(0, len(times), _BATCH_ROWS):
-            rows = slice(first, first + _BATCH_ROWS)
-            users = pa.DictionaryArray.from_arrays(log.users.codes[rows], log.users.values)
-            items = pa.DictionaryArray.from_arrays(log.items.codes[rows], log.items.values)
-            yield pa.table({"user": users, "item": items, "time": times[rows]})
+        for first in range(0, len(log), _BATCH_ROWS):
+            yield log.slice(first, _BATCH_ROWS)
 
 
-def generate(config: SyntheticConfig) -> Log:
-    """Returns the log, one user after another, each in chronological order.
+def generate(config: SyntheticConfig) -> pa.Table:
+    """Returns the columns user, item and time, one user after another, in chronological order.
 
     Only `Generator.random` is used, so the same config gives the same log with every NumPy version.
     """
@@ -102,10 +97,12 @@ def generate(config: SyntheticConfig) -> Log:
     used, codes = np.unique(np.concatenate(items), return_inverse=True)
     user_ids = pa.array(np.arange(1, config.users + 1)).cast(pa.string())
     item_ids = pa.array(used + 1).cast(pa.string())
-    return Log(
-        users=Ids(users, user_ids),
-        items=Ids(codes.astype(np.int32), item_ids),
-        times=np.concatenate(times),
+    return pa.table(
+        {
+            "user": pa.DictionaryArray.from_arrays(users, user_ids),
+            "item": pa.DictionaryArray.from_arrays(codes.astype(np.int32), item_ids),
+            "time": np.concatenate(times),
+        }
     )
 
 

@@ -25,7 +25,8 @@ from bert4rec_jax.data.sources.delimited import (
     require_columns,
     sniff,
 )
-from bert4rec_jax.data.sources.log import Roles, RowFilter, Scan
+from bert4rec_jax.data.sources.log import Roles, Scan
+from bert4rec_jax.data.sources.row_filter import RowFilter
 from bert4rec_jax.errors import UserError
 
 _ENDINGS = ("", ".gz", ".bz2", ".zst")
@@ -34,7 +35,6 @@ _EXTENSIONS = (
     *(kind + ending for kind in (".csv", ".tsv", ".txt", ".dat") for ending in _ENDINGS),
 )
 _BATCH_ROWS = 1 << 20
-BYTES_A_ROW = 25  # of a delimited log, for an estimate
 
 
 def is_url(path: str) -> bool:
@@ -127,21 +127,11 @@ def open_table(
     )
 
 
-def count_rows(paths: list[str]) -> int:
-    """Returns about how many rows a log has; 0: unknown."""
-    if is_url(paths[0]):
-        return 0
-    if paths[0].endswith(".parquet"):
-        return sum(_open_parquet(path).metadata.num_rows for path in paths)
-    packed = 4 if text.plain_name(paths[0]) != paths[0].lower() else 1
-    return packed * sum(map(os.path.getsize, paths)) // BYTES_A_ROW
-
-
 def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
     """Returns what an engine may read by itself: Parquet of whole numbers, or what a URL names."""
     roles = roles_of(config)
     if is_url(paths[0]):
-        return Scan(tuple(paths), roles, config.where, described=False)
+        return Scan(tuple(paths), roles, config.where)
     if not paths[0].endswith(".parquet"):
         return None
     for path in paths:

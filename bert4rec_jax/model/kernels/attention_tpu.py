@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention inside segments as one Pallas kernel for TPUs, forward and backward.
 
-JAX's splash attention knows no dropout, no causal mask for queries at chosen columns, and wants heads of 64 lanes and
-rows of 128 columns. Here a block of queries passes over its row's keys, in chunks with a running maximum where the row
-is long; the log-sum-exp is kept, and the backward pass computes the weights again. Scores never leave the chip, and
-what is compiled does not grow with the row. The heads of a block lie side by side in the last dimension, as the dense
-layers left them, and keys and values in one array; rotary positions are turned here too, so that nothing has to be
+JAX's splash attention knows no dropout, no causal mask for queries at chosen columns, and wants
+heads of 64 lanes and rows of 128 columns. Here a block of queries passes over its row's keys, in
+chunks with a running maximum where the row is long; the log-sum-exp is kept, and the backward pass
+computes the weights again. Scores never leave the chip, and what is compiled does not grow with the
+row. The heads of a block lie side by side in the last dimension, as the dense layers left them, and
+keys and values in one array; rotary positions are turned here too, so that nothing has to be
 sliced, turned or copied on the way.
 """
 
@@ -23,8 +24,9 @@ from bert4rec_jax.model.dropout import is_kept
 
 MASKED = -1e9
 LANES = 128
-# Keys that are met at once, and bytes of the scores of a block of queries with them in float32; some eight arrays of
-# this size are alive. Both bound what the compiler has to lay out, instruction by instruction.
+# Keys that are met at once, and bytes of the scores of a block of queries with them in float32;
+# some eight arrays of this size are alive. Both bound what the compiler has to lay out, instruction
+# by instruction.
 CHUNK = 512
 SCORES_BYTES = 2**18
 VMEM_BYTES = 100 * 2**20
@@ -37,10 +39,12 @@ class KernelOptions(NamedTuple):
 
     Attributes:
       heads: H, a divisor of D.
-      causal: whether keys in columns after the last visible one are hidden; otherwise columns are not read.
+      causal: whether keys in columns after the last visible one are hidden; otherwise columns are
+        not read.
       rate: dropout rate of the weights; 0 for no dropout.
       length: number of keys of a row without filler.
-      every_column: whether there is one query per column, in order. If so, the kernel rotates the queries.
+      every_column: whether there is one query per column, in order. If so, the kernel rotates the
+        queries.
       interpret: whether to run without a TPU, slowly.
     """
 
@@ -69,8 +73,8 @@ def attend(
       queries_B2Q: int32, segment of every query and the last column that it attends to.
       keys_B2L: int32, segment and column of every key; columns count from 0.
       seeds_B2: uint32, dropout seeds of the rows.
-      frequencies: [E / 2], angle per column by which keys are rotated and, with `every_column`, queries. None if
-        positions are not rotary.
+      frequencies: [E / 2], angle per column by which keys are rotated and, with `every_column`,
+        queries. None if positions are not rotary.
       options: static options.
     """
     length = kv_BLD2.shape[1]
@@ -137,7 +141,7 @@ _attend.defvjp(_forward, _backward)
 
 
 class _Plan:
-    """How a call is cut into blocks: rows x groups of heads x blocks of queries, the last in order."""
+    """The grid of a call: rows x groups of heads x blocks of queries, the last one in order."""
 
     def __init__(self, options: KernelOptions, q, kv, rotary):
         (self.B, self.Q, self.D), self.L, self.options = q.shape, kv.shape[1], options
@@ -185,7 +189,7 @@ class _Plan:
         return [*specs, self.query, *self.kv]
 
     def scratch(self, dtype) -> list:
-        """Returns room for a block of queries, turned, and the row's keys, turned once for all of its blocks."""
+        """Returns scratch memory for the rotated queries of a block and the keys of a row."""
         if self.rotary is None:
             return []
         return [pltpu.VMEM((rows, self.lanes), dtype) for rows in (self.block, self.L)]
@@ -239,7 +243,7 @@ class _Block:
                 self.rotated_queries[...] = self.q[0]
 
     def once(self, number):
-        """Runs a function of a chunk's rows for all chunks of a row's keys, at block `number` of queries."""
+        """Runs a function for every chunk of a row's keys, once, at block `number` of queries."""
 
         def decorated(visit):
             pl.when(self.number == number)(
@@ -301,7 +305,7 @@ class _Block:
         return jnp.where(allowed, scores, MASKED)
 
     def kept(self, head: int, first):
-        """Returns by what dropout multiplies the weights [block, C] of keys from `first` on, or None."""
+        """Returns the dropout factors of the weights [block, C] of keys from `first` on."""
         plan, rate, length = self.plan, self.plan.options.rate, self.plan.options.length
         if rate == 0:
             return None
@@ -317,10 +321,10 @@ class _Block:
 
 
 def _apply_rotary(plan, x, rotary, inverse: bool = False):
-    """Returns x[n, lanes] by rotary angles, or `back`: in the precision of x, or in float32 for gradients.
+    """Rotates x[n, lanes] in the precision of x; with `inverse`, gradients back in float32.
 
-    Pairs are (e, e + E/2) of each head. What exchanges them is a product with a matrix of zeros and ones, which is
-    exact, and which the compiler does well for any number of lanes.
+    Pairs are (e, e + E/2) of each head. What exchanges them is a product with a matrix of zeros and
+    ones, which is exact, and which the compiler does well for any number of lanes.
     """
     lanes, half = plan.lanes, plan.E // 2
     cos, sin = rotary[:, :lanes], rotary[:, lanes:]
@@ -412,7 +416,8 @@ def _backward_kernel(plan, *refs):
         dk = dk_sum[rows]
         if block.rotary is not None:
             dk = _apply_rotary(plan, dk, block.rotary[rows], inverse=True)
-        # All groups of a row leave together, so that keys' and values' gradients are one array again.
+        # All groups of a row leave together, so that keys' and values' gradients are one array
+        # again.
         for first, gradient in ((0, dk), (plan.D, dv_sum[rows])):
             lanes = slice(first, first + plan.lanes)
             if plan.groups > 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact softmax over a catalogue as Pallas kernels for TPUs: logits live on the chip, a tile at a time."""
+"""The exact softmax over a catalogue as Pallas kernels for TPUs: logits never leave the chip."""
 
 import functools
 
@@ -129,7 +129,7 @@ def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret):
 
 
 def _tile(slots: int, items: int) -> tuple[int, int]:
-    """Returns the sides of a tile of logits; a side that is no multiple of 128 covers its whole dimension."""
+    """Returns the sides of a tile of logits, multiples of 128 or the whole dimension."""
     return min(SLOTS, pl.cdiv(slots, 128) * 128), ITEMS if items > ITEMS else items
 
 
@@ -145,7 +145,10 @@ def _compiler():
 
 
 def _logits(V, tile, h, embedding_ref, bias_ref):
-    """Returns logits [slots, items] of a tile, -1e9 beyond the table, and its rows of the table, 0 there."""
+    """Returns the logits [slots, items] of a tile and its rows of the table.
+
+    Beyond the table, logits are -1e9 and rows are 0.
+    """
     embedding, bias = embedding_ref[...], bias_ref[...]
     items = embedding.shape[0]
     if V % items:  # the last tile reads beyond the table

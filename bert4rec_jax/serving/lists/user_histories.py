@@ -13,9 +13,6 @@ import pyarrow.compute as pc
 
 from bert4rec_jax.config import MOVIELENS, DataConfig
 from bert4rec_jax.data import load_dataset
-from bert4rec_jax.data.arrange import arrange
-from bert4rec_jax.data.sources.find import find_source
-from bert4rec_jax.data.sources.log import read_log
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.ranking import HistorySpans
 from bert4rec_jax.serving.recommender import Recommender
@@ -103,24 +100,20 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     """
     config = recommender.config
     filters = dataclasses.replace(config.filter, user_core=0, item_core=0, first_users=0)
-    source = find_source(_log_config(config.data, path), filters)
-    if source.open is None:
-        raise UserError(
-            f"--histories {path} is a URL, which is only read for training; download it and give the file."
-        )
-    log = read_log(source)
-    arranged = arrange(log, filters)
-    catalogue = pa.array(recommender.items_table["item"].astype(str), pa.string())
-    number = pc.fill_null(pc.index_in(arranged.item_ids, value_set=catalogue), -1).to_numpy() + 1
-    items = number[arranged.items - 1].astype(np.int32)
+    dataset = load_dataset(_log_config(config.data, path), filters)
+    log_items = pa.array(dataset.item_table()["item"].astype(str), pa.string())
+    log_users = pa.array(dataset.user_table()["user"].astype(str), pa.string())
+    known_items = pa.array(recommender.items_table["item"].astype(str), pa.string())
+    number = pc.fill_null(pc.index_in(log_items, value_set=known_items), -1).to_numpy() + 1
+    items = number[dataset.items - 1].astype(np.int32)
     is_known = items > 0
     if not is_known.any():
         raise UserError(
             f"{path} contains none of the {recommender.num_items:,} items of this run; use the item ids of its "
             "training data."
         )
-    users = len(arranged.offsets) - 1
-    owner = np.repeat(np.arange(users), np.diff(arranged.offsets))[is_known]
+    users = len(log_users)
+    owner = np.repeat(np.arange(users), np.diff(dataset.offsets))[is_known]
     stops = np.cumsum(np.bincount(owner, minlength=users)).astype(np.int64)
     starts = np.append(0, stops[:-1])
     has_items = stops > starts
@@ -135,8 +128,8 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
             f"{(~has_items).sum():,} of {users:,} users have no item that the model knows and get no list."
         )
     spans = HistorySpans(items[is_known], starts[has_items], stops[has_items])
-    ids = arranged.user_ids.filter(pa.array(has_items))
-    return UserHistories(ids, spans, {"log": source.identity}, notes)
+    ids = log_users.filter(pa.array(has_items))
+    return UserHistories(ids, spans, {"log": dataset.manifest["identity"]}, notes)
 
 
 def _log_config(data: DataConfig, path: str) -> DataConfig:
@@ -144,7 +137,7 @@ def _log_config(data: DataConfig, path: str) -> DataConfig:
     if data.source in MOVIELENS and os.path.isdir(path):
         same_format = True
     source = data.source if same_format else "table"
-    return dataclasses.replace(data, source=source, path=path, items_path="")
+    return dataclasses.replace(data, source=source, path=path, items_path="", features="")
 
 
 def read_users(path: str) -> pa.Array:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Sequence
 
 from bert4rec_jax.portrait import html_report
-from experiments.reporting.figures import Drawn
+from experiments.reporting.plots import Drawn
 from experiments.reporting.tables import Table
 from experiments.reporting.writing import grids
 
@@ -16,8 +16,8 @@ def page(title: str, parts: Sequence[tuple[Table, dict[str, Drawn]]]) -> str:
     """Returns the whole page.
 
     Args:
-      title: of the page.
-      parts: a table and its figures for every data set.
+      title: title of the page.
+      parts: the table and the figures of each data set.
     """
     sections = []
     for table, figures in parts:
@@ -30,20 +30,17 @@ def page(title: str, parts: Sequence[tuple[Table, dict[str, Drawn]]]) -> str:
 
 
 def _tables(table: Table) -> list[str]:
+    """Returns the table of results, further tables with their notes, and the commands."""
     main = grids.main(table, _MARKS, html.escape)
     parts = [html_report.table(main.header, main.body)]
     parts += [html_report.note(note) for note in table.notes]
     for grid in grids.others(table):
-        body = [[html.escape(cell) for cell in row] for row in grid.body]
+        body = [[html_report.text(cell) for cell in row] for row in grid.body]
         parts.append(html_report.note(grid.caption))
         parts.append(html_report.table(grid.header, body))
         parts += [html_report.note(note) for note in grid.notes]
-    return [*parts, _reproducibility(table)]
-
-
-def _reproducibility(table: Table) -> str:
-    entries = "".join(
-        f"<dt>{html.escape(name)}</dt><dd><code>{html.escape(value)}</code></dd>\n"
-        for name, value in table.reproducibility
-    )
-    return f"<details><summary>Reproducibility</summary><dl>\n{entries}</dl></details>"
+    parts.append("<details><summary>Reproducibility</summary><dl>")
+    for name, value in table.reproducibility:
+        parts.append(f"<dt>{html.escape(name)}</dt><dd><code>{html.escape(value)}</code></dd>")
+    parts.append("</dl></details>")
+    return parts

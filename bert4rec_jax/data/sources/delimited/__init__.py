@@ -4,7 +4,7 @@ fast, and `faults` finds the line that it failed on.
 """
 
 from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME
-from bert4rec_jax.data.sources.delimited.layout import TextFile, require_columns, short, sniff
+from bert4rec_jax.data.sources.delimited.layout import TextFile, require_columns, sniff
 from bert4rec_jax.data.sources.delimited.reader import TextLog, read_all
 
-__all__ = ["LARGEST_TIME", "TextFile", "TextLog", "read_all", "require_columns", "short", "sniff"]
+__all__ = ["LARGEST_TIME", "TextFile", "TextLog", "read_all", "require_columns", "sniff"]

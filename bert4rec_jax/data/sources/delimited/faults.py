@@ -7,9 +7,10 @@ import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bert4rec_jax.data.sources.delimited.layout import TextFile, short
+from bert4rec_jax.data.sources.delimited.layout import TextFile
 from bert4rec_jax.data.sources.log import Roles
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.terminal import shortened
 
 LARGEST_TIME = 2.0**62  # beyond it no whole second holds a float
 
@@ -44,7 +45,7 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
         if len(row) != len(file.names):
             raise UserError(
                 f"{file.path} line {number} has {len(row)} fields where {len(file.names)} are expected "
-                f"({short(', '.join(file.names), 200)}); correct or remove that line."
+                f"({shortened(', '.join(file.names), 200)}); correct or remove that line."
             )
         fault = faults.of(row) if faults else None
         if fault:
@@ -86,7 +87,7 @@ class _Faults:
                     if dates
                     else "a number of seconds or an ISO date"
                 )
-                return f"timestamp {short(time)!r} is not {kind}"
+                return f"timestamp {shortened(time)!r} is not {kind}"
         if "rating" in values and not is_seconds(values["rating"]):
-            return f"rating {short(values['rating'])!r} is not a number"
+            return f"rating {shortened(values['rating'])!r} is not a number"
         return None

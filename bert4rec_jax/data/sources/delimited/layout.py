@@ -11,15 +11,10 @@ from dataclasses import dataclass
 
 from bert4rec_jax.data.sources import text
 from bert4rec_jax.errors import UserError
+from bert4rec_jax.terminal import shortened
 
 _SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 _BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
-_SHOWN = 60  # characters of a value that a message shows
-
-
-def short(value: str, shown: int = _SHOWN) -> str:
-    """Returns a value for a message: cut where it is very long."""
-    return value if len(value) <= shown else f"{value[:shown]}... ({len(value):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -137,7 +132,7 @@ def require_columns(path: str, names, wanted: dict[str, str]) -> None:
         if name not in names:
             remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
             raise UserError(
-                f"{path} has no column {name!r}; its columns are: {short(', '.join(map(str, names)), 400)}. "
+                f"{path} has no column {name!r}; its columns are: {shortened(', '.join(map(str, names)), 400)}. "
                 f"Set config.data.{role}_column{remedy}."
             )
 
@@ -157,6 +152,6 @@ def refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
         f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1)
     )
     raise UserError(
-        f"{file.path} has no column {wanted['user']!r}: its first line is {short(file.separator.join(file.names))!r}, "
+        f"{file.path} has no column {wanted['user']!r}: its first line is {shortened(file.separator.join(file.names))!r}, "
         f"which looks like an event and no header. Without a header columns go by number, from 1 on, as in {places}."
     )

@@ -22,7 +22,8 @@ from bert4rec_jax.data.sources.delimited.layout import (
     refuse_headless,
     require_columns,
 )
-from bert4rec_jax.data.sources.log import Again, Roles, RowFilter
+from bert4rec_jax.data.sources.log import RestartReading, Roles
+from bert4rec_jax.data.sources.row_filter import RowFilter
 from bert4rec_jax.errors import UserError
 
 _STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow does not know
@@ -41,7 +42,7 @@ class _OtherKinds(Exception):
 class TextLog:
     """An interaction log in one or more delimited files of the same layout, read in canonical blocks.
 
-    `blocks` raises `Again` when a later row shows that the type of the times or of a column of the row filter, or the
+    `blocks` raises `RestartReading` when a later row shows that the type of the times or of a column of the row filter, or the
     meaning of quotation marks, was guessed wrong; calling it once more reads everything with what was learnt.
     """
 
@@ -74,7 +75,7 @@ class TextLog:
         timestamp) and `rating` (float32); at most about 16 MiB of text each, in file order.
 
         Raises:
-          Again: begin anew.
+          RestartReading: call this again, and discard all tables.
           UserError: with the number of the first faulty line.
         """
         some = False
@@ -152,7 +153,7 @@ class TextLog:
                 file, "a column of config.data.where does not hold what it seems to hold"
             )
         self._filter_kinds = before | wider
-        raise Again from None
+        raise RestartReading from None
 
     def _reconsider(self, file: TextFile, reason: str) -> None:
         # A row with too many fields may have its separator between quotation marks.
@@ -161,15 +162,15 @@ class TextLog:
         ):
             self._unquoted, self._may_be_quoted = (self.files, self._kinds), False
             self.files = [dataclasses.replace(f, quotes=True) for f in self.files]
-            raise Again
+            raise RestartReading
         if len(self._kinds) > 1:
             self._kinds = self._kinds[1:]
-            raise Again
+            raise RestartReading
         if (
             self._unquoted
         ):  # some fields look quoted, but the file does not follow the rules of quoting
             (self.files, self._kinds), self._unquoted = self._unquoted, None
-            raise Again
+            raise RestartReading
         raise_fault(file, self.roles, reason)
 
 

@@ -12,13 +12,13 @@ from scipy import stats
 from experiments.reporting import records
 from experiments.reporting.rows import rows
 
-figures = pytest.importorskip("experiments.reporting.figures")
+plots = pytest.importorskip("experiments.reporting.plots")
 
 
 @pytest.fixture
 def drawn(sweep):
     found, _ = rows(records.find([str(sweep)])[0])
-    return found, figures.draw_all("ml-tiny", found, "ndcg@10", "popular", "se")
+    return found, plots.draw_all("ml-tiny", found, "ndcg@10", "popular", "se")
 
 
 def test_no_figure_stays_open(drawn):
@@ -45,7 +45,7 @@ def test_bars_over_seeds_are_those_of_the_table(drawn, sweep):
     ]  # widths 32, 33, 64
     assert points == [pytest.approx((v.mean(), stats.sem(v))) for v in values]
     assert "standard error of the mean over seeds" in all_drawn["parameters"].caption
-    sd = figures.draw_all("ml-tiny", found, "ndcg@10", "popular", "sd")["parameters"]
+    sd = plots.draw_all("ml-tiny", found, "ndcg@10", "popular", "sd")["parameters"]
     assert (
         "± standard error of the mean over seeds" in all_drawn["parameters"].figure.get_suptitle()
     )

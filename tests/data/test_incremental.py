@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that a new day was added to is, to the last byte, that of a fresh preparation."""
+"""Extending a prepared folder by a new day gives the same bytes as preparing from scratch."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ import pytest
 from prepared import data_and_filter, folder_bytes
 
 from bert4rec_jax.config import DataConfig, FilterConfig
-from bert4rec_jax.data import load_dataset
-from bert4rec_jax.data.engines import additions
+from bert4rec_jax.data import load_dataset, ranges
+from bert4rec_jax.data.engines import incremental
 from bert4rec_jax.errors import UserError
 
 
@@ -42,7 +42,7 @@ def as_texts(frame):
 @pytest.mark.parametrize("form", ["parquet", "csv"])
 @pytest.mark.parametrize("change", [lambda frame: frame, as_texts])
 def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
-    monkeypatch.setattr(additions, "_EVENTS_AT_ONCE", 50)
+    monkeypatch.setattr(ranges, "EVENTS_PER_BLOCK", 50)
     items = tmp_path / "items.csv"
     items.write_text("item,title\n3,Three\ni4,Four\n")
     config = DataConfig(
@@ -54,7 +54,9 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
     filters = FilterConfig(duplicate_events=repeats)
     added = []
     monkeypatch.setattr(
-        additions, "_merge", lambda *args, merge=additions._merge: added.append(1) or merge(*args)
+        incremental,
+        "_merge",
+        lambda *args, merge=incremental._merge: added.append(1) or merge(*args),
     )
     for number in range(2):
         write(tmp_path / "log", number, change, form)
@@ -93,7 +95,7 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
         (
             {},
             lambda frame: frame.assign(timestamp=frame["timestamp"] + 0.5),
-            "the new times have fractions",
+            "some of the new times have fractions",
         ),
         (
             {},
@@ -102,13 +104,13 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
             ),
             "some of the new events have no time",
         ),
-        ({}, as_texts, "some users' ids are numbers and others text"),
+        ({}, as_texts, "some user ids are numbers and others are text"),
     ],
 )
 def test_what_cannot_be_added_starts_over_and_says_why(
     tmp_path, monkeypatch, capsys, options, change, reason
 ):
-    monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
+    monkeypatch.setattr(incremental, "_merge", lambda *_: pytest.fail("these cannot be merged"))
     config, filters = data_and_filter(
         source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache"), **options
     )
@@ -119,10 +121,12 @@ def test_what_cannot_be_added_starts_over_and_says_why(
     for number in range(2):
         write(tmp_path / "log", number, first)
     load_dataset(config, filters)
-    assert "prepared anew" not in capsys.readouterr().err
+    assert "prepared from scratch" not in capsys.readouterr().err
     write(tmp_path / "log", 2, change)
     grown = load_dataset(config, filters)
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if "prepared anew" in line)
+    (line,) = (
+        line for line in capsys.readouterr().err.splitlines() if "prepared from scratch" in line
+    )
     assert reason in line
     elsewhere = dataclasses.replace(config, cache_dir=str(tmp_path / "fresh"))
     fresh = load_dataset(elsewhere, filters)
@@ -152,7 +156,7 @@ def test_times_of_another_kind_are_refused_as_in_a_fresh_preparation(tmp_path, f
 
 
 def test_a_part_in_between_starts_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(additions, "_merge", lambda *_: pytest.fail("these cannot be merged"))
+    monkeypatch.setattr(incremental, "_merge", lambda *_: pytest.fail("these cannot be merged"))
     config = DataConfig(
         source="table", path=str(tmp_path / "log"), cache_dir=str(tmp_path / "cache")
     )

@@ -94,12 +94,12 @@ class Recommender:
             progress = checkpoints.latest_progress()
             if progress is None:
                 raise _no_model(self.files)
-            best = progress["best_step"]
+            best = progress.best_step
             if best is None:
                 best = max(checkpoints.steps())
             self.step, params = checkpoints.restore_params(best, template.params)
         if features is not None:
-            params = jax.jit(functools.partial(fold_features, bags=features))(params)
+            params = jax.jit(functools.partial(fold_features, features=features))(params)
         self.params = params
         self._scorer = ListScorer(self.config, self.num_items, params, layout)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators to compile for without having one: their published figures and their description to XLA.
+"""Accelerators to compile for without having one: published figures and descriptions for XLA.
 
 To support another accelerator, add it to `CHIPS`.
 """
@@ -231,7 +231,9 @@ def _prepare_gpu() -> None:
 
 
 def parse(text: str) -> Target:
-    """Returns the target for KIND:SHAPE, such as `v5e:4x4`, `2*v5p:2x2x2` (two slices), `h100:8` or `h100:2x8`.
+    """Returns the target for KIND:SHAPE.
+
+    Examples are `v5e:4x4`, `2*v5p:2x2x2` (two slices), `h100:8` and `h100:2x8`.
 
     Raises:
       UserError: the text does not have this form.
@@ -240,7 +242,8 @@ def parse(text: str) -> Target:
     if not match or match[2] not in CHIPS:
         raise UserError(
             f"--compile_for {text!r} is not a target: write KIND:SHAPE with KIND one of "
-            f"{', '.join(CHIPS)}, as in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs)."
+            f"{', '.join(CHIPS)}, as in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x "
+            "GPUs)."
         )
     slices, kind, sizes = match.groups()
     shape = tuple(int(size) for size in sizes.split("x"))

@@ -106,6 +106,7 @@ CHIPS = {
 def _gpu_description(chip: Chip) -> str:
     """Returns XLA's `GpuTargetConfigProto` in text form."""
     gpu = chip.gpu
+    assert gpu is not None, "a chip of the platform cuda has GPU details"
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -223,10 +224,12 @@ def _prepare_gpu() -> None:
             "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12, the first two in the version "
             "of jax (a GPU is not needed)."
         )
-    compiler = importlib.util.find_spec("nvidia.cuda_nvcc").submodule_search_locations
+    spec = importlib.util.find_spec("nvidia.cuda_nvcc")
+    assert spec is not None and spec.submodule_search_locations, "checked above"
+    compiler = Path(next(iter(spec.submodule_search_locations)))
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     # Autotuning chooses algorithms by their run time, which needs a GPU.
-    options = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={Path(next(iter(compiler)))}"
+    options = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={compiler}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {options}"
 
 

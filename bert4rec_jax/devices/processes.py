@@ -4,6 +4,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def join_cluster() -> None:
       UserError: the other processes cannot be reached.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    settings = {}
+    settings: dict[str, Any] = {}
     for name in ("num_processes", "process_id"):
         value = os.environ.get(f"JAX_{name.upper()}")
         if value is not None:

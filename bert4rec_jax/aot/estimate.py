@@ -108,7 +108,7 @@ def sizes_from_data(config: Config, layout: Layout) -> Sizes:
 
 
 def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
-    """Returns sizes for `num_items` items without any data, as if most rows contained one long history.
+    """Returns sizes without data, as if most rows contained one long history.
 
     Raises:
       UserError: the configuration has item features, which can only be read from data.
@@ -213,7 +213,7 @@ def compile_step(
 
 
 def bytes_in_error(error: str) -> int | None:
-    """Returns the memory that a compiler's error message reports as needed, or None if it reports none."""
+    """Returns the needed memory in a compiler's error message, or None if there is none."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
     if not used:
         return None

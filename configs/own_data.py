@@ -9,7 +9,7 @@ the names of the columns.
 
 Users and items with fewer than 3 interactions are removed (3-core), because leave-one-out needs one
 event each for training, validation and test. The line "Prepared ..." reports how many users and
-items remain; `--config.filter.user_core=0 --config.filter.item_core=0` keeps all of them.
+items were dropped; `--config.filter.user_core=0 --config.filter.item_core=0` keeps all of them.
 
 Expected result: depends on the data. Time and device: 2,000 steps; `--mode suggest` estimates the
 time.

@@ -36,10 +36,11 @@ def test_the_new_names_exist_and_the_old_ones_do_not():
     assert not names & set(NEW_NAMES)
 
 
-def test_an_old_value_is_rejected_with_the_new_value():
-    for old, new in NEW_VALUES["eval.seen_targets"].items():
+@pytest.mark.parametrize("name", NEW_VALUES)
+def test_an_old_value_is_rejected_with_the_new_value(name):
+    for old, new in NEW_VALUES[name].items():
         with pytest.raises(UserError, match=f"; use '{new}' instead of '{old}'"):
-            config_lib.resolve({"eval": {"seen_targets": old}})
+            config_lib.resolve(nested(name, old))
 
 
 @pytest.mark.parametrize("flag", ["--config.data.split=temporal", "--config.masking.next_item=1"])

@@ -211,7 +211,7 @@ def _report_large_cache(parent: str) -> None:
     size = sum(file.stat().st_size for file in files if file.is_file())
     if len(folders) >= _MANY_FOLDERS or size >= _MANY_BYTES:
         say(
-            f"{parent} contains {len(folders)} prepared folders, {size / 2**30:.1f} GiB. Folders of "
-            "data that have changed since are not used again; `python -m bert4rec_jax.data.clean` "
-            "lists them and removes those you confirm."
+            f"{parent} contains {len(folders)} prepared folders, {size / 2**30:.1f} GiB. "
+            "Folders of data that have changed since are not used again; "
+            "`python -m bert4rec_jax.data.clean` lists them and removes those you confirm."
         )

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the files of a prepared folder from a stream of sorted events, with memory that grows with users and items
-only. All engines end here, so that the same log becomes the same bytes whichever of them prepared it."""
+"""Writes the files of a prepared folder from a stream of sorted events.
+
+All engines use this, so the same log becomes the same bytes. Memory grows with the number of items
+only.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
@@ -18,25 +22,26 @@ from bert4rec_jax.errors import UserError
 
 ORDER = "timestamp, ties in file order (stable)"
 FILE_ORDER = "file order (the source has no timestamps)"
-_TABLE_ROWS = 1 << 20  # of a row group
+_TABLE_ROWS = 1 << 20  # per row group
 _HASHED_BYTES = 1 << 23
-MOST_ITEMS = 2**31 - 2  # ids are int32, and one more is [MASK]
+MOST_ITEMS = 2**31 - 2  # ids are int32, and [MASK] needs one more
 
 
 class _Array:
     """A one-dimensional .npy file that grows."""
 
     def __init__(self, folder: str, name: str, dtype: type):
-        self.name, self.dtype, self.length = name, np.dtype(dtype), 0
+        self.name = name
+        self.dtype = np.dtype(dtype)
+        self.length = 0
         self.path = os.path.join(folder, f"{name}.npy")
         self._file = open(self.path, "wb")  # noqa: SIM115
         self._write_header()
 
     def _write_header(self) -> None:
-        # NumPy leaves room in the header for the length to grow, so the header of any length is as long.
-        np.lib.format.write_array_header_1_0(
-            self._file, {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
-        )
+        # NumPy reserves space for a larger length, so the size of the header does not change.
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def write(self, values: np.ndarray) -> None:
         self._file.write(np.ascontiguousarray(values, self.dtype).data)
@@ -50,16 +55,22 @@ class _Array:
 
 
 class Writer:
-    """Takes whole users in order, numbers items by first appearance, and writes arrays, tables and manifest.
+    """Numbers items by first appearance, and writes arrays, item table and manifest.
 
     Attributes:
-      interactions: how many were written so far.
-      users: likewise.
-      items: distinct ones so far.
+      interactions: number of events written so far.
+      users: number of users written so far.
+      items: number of distinct items so far.
     """
 
     def __init__(self, folder: str, has_times: bool, num_codes: int):
-        """Opens the files; `num_codes`: items come as codes below this."""
+        """Opens the files.
+
+        Args:
+          folder: an empty folder.
+          has_times: whether to write timestamps.
+          num_codes: the codes of items are below this.
+        """
         self._folder = folder
         self._items = _Array(folder, "items", np.int32)
         self._offsets = _Array(folder, "offsets", np.int64)
@@ -67,7 +78,9 @@ class Writer:
         self._offsets.write(np.zeros(1, np.int64))
         self._numbers = np.zeros(num_codes, np.int32)
         self._codes: list[np.ndarray] = []
-        self.items = self.users = self.interactions = 0
+        self.items = 0
+        self.users = 0
+        self.interactions = 0
         self._ties = dict.fromkeys(("events", "targets", "tied_targets", "duplicates"), 0)
         self._span: list[int] = []
         self._whole = True
@@ -78,40 +91,48 @@ class Writer:
         """Appends users.
 
         Args:
-          lengths: int64[users], events of each, all at least 1.
-          codes: int[events], their items.
-          seconds: int64[events], rising within a user; None where the log has no times.
+          lengths: int64[users], number of events, at least 1.
+          codes: int[events], codes of the items.
+          seconds: int64[events], ascending within a user; None if the log has no times.
           whole: whether the times had no fractions.
 
         Raises:
           UserError: there are more items than int32 can number.
         """
-        numbers = self._numbers[codes]
-        fresh = np.flatnonzero(numbers == 0)
-        if len(fresh):
-            new, first = np.unique(codes[fresh], return_index=True)
-            new = new[np.argsort(first)]
-            if self.items + len(new) > MOST_ITEMS:
-                raise UserError(
-                    f"the log has more than {MOST_ITEMS:,} items; raise config.filter.item_core."
-                )
-            self._numbers[new] = np.arange(
-                self.items + 1, self.items + len(new) + 1, dtype=np.int32
-            )
-            self._codes.append(new)
-            self.items += len(new)
-            numbers[fresh] = self._numbers[codes[fresh]]
+        numbers = self._number_items(codes)
         self._items.write(numbers)
         self._whole = self._whole and whole
         ends = np.cumsum(lengths)
         self._offsets.write(self.interactions + ends)
-        if seconds is not None:
+        if seconds is not None and self._times is not None:
             self._times.write(seconds)
             self._count_ties(lengths, ends, numbers, seconds)
         self.interactions += len(codes)
         self.users += len(lengths)
 
-    def _count_ties(self, lengths, ends, numbers, seconds) -> None:
+    def _number_items(self, codes: np.ndarray) -> np.ndarray:
+        """Returns int32[events] item numbers; new items get the next numbers."""
+        numbers = self._numbers[codes]
+        unnumbered = np.flatnonzero(numbers == 0)
+        if not len(unnumbered):
+            return numbers
+        new, first_places = np.unique(codes[unnumbered], return_index=True)
+        new = new[np.argsort(first_places)]
+        first_number = self.items + 1
+        self.items += len(new)
+        if self.items > MOST_ITEMS:
+            raise UserError(
+                f"the log has more than {MOST_ITEMS:,} items; raise config.filter.item_core."
+            )
+        self._numbers[new] = np.arange(first_number, self.items + 1, dtype=np.int32)
+        self._codes.append(new)
+        numbers[unnumbered] = self._numbers[codes[unnumbered]]
+        return numbers
+
+    def _count_ties(
+        self, lengths: np.ndarray, ends: np.ndarray, numbers: np.ndarray, seconds: np.ndarray
+    ) -> None:
+        """Counts events in the same second as the user's event before; updates the time span."""
         tied = np.zeros(len(seconds) + 1, bool)
         tied[1:-1] = seconds[1:] == seconds[:-1]
         tied[ends - lengths] = False
@@ -119,24 +140,22 @@ class Writer:
         self._ties["events"] += int(np.count_nonzero(tied))
         self._ties["targets"] += len(targets)
         self._ties["tied_targets"] += int(np.count_nonzero(tied[targets]))
-        # Copies of an event are among the events of one user and second.
-        among = np.flatnonzero(tied[:-1] | tied[1:])
-        if len(among):
-            group = np.cumsum(~tied[among])
-            self._ties["duplicates"] += len(among) - len(
-                np.unique(group * np.int64(self.items + 1) + numbers[among])
-            )
-        self._span = [
-            min([int(seconds.min()), *self._span[:1]]),
-            max([int(seconds.max()), *self._span[1:]]),
-        ]
+        # Copies of an event have the same user and second.
+        candidates = np.flatnonzero(tied[:-1] | tied[1:])
+        if len(candidates):
+            group = np.cumsum(~tied[candidates])
+            distinct = np.unique(group * np.int64(self.items + 1) + numbers[candidates])
+            self._ties["duplicates"] += len(candidates) - len(distinct)
+        first = min([int(seconds.min()), *self._span[:1]])
+        last = max([int(seconds.max()), *self._span[1:]])
+        self._span = [first, last]
 
     def codes_in_order(self) -> np.ndarray:
         """Returns the code of each item from 1 on."""
         return np.concatenate(self._codes) if self._codes else np.zeros(0, np.int64)
 
     def close(self) -> None:
-        """Closes the arrays; they are whole only if everything was added."""
+        """Closes the arrays."""
         for array in self._arrays():
             array.close()
 
@@ -144,46 +163,22 @@ class Writer:
         return [array for array in (self._items, self._offsets, self._times) if array]
 
     def finish(self, facts: dict, item_ids: pa.Array, known: pa.Table | None, counts: dict) -> None:
-        """Writes the item table and the manifest; `users.parquet` must be there.
+        """Writes the item table and the manifest; `users.parquet` must exist.
 
         Args:
-          facts: what the manifest says of the source.
+          facts: the manifest's description of the source.
           item_ids: string array, original ids in the order of numbers.
           known: the source's item table, or None.
-          counts: what was left after each filter, and what was amiss.
+          counts: the events left by each filter, and the missing times.
         """
         self.close()
         items, agreement = _item_table(item_ids, known)
         pq.write_table(
             items, os.path.join(self._folder, "items.parquet"), row_group_size=_TABLE_ROWS
         )
-        arrays = self._arrays()
-        times = {}
         if self._times:
-            times = {
-                "times": {
-                    "first": self._span[0],
-                    "last": self._span[1],
-                    "whole_seconds": self._whole,
-                },
-                "ties": {
-                    "events": self._ties["events"],
-                    "share_of_events": self._ties["events"] / self.interactions,
-                    "leave_one_out_targets": self._ties["tied_targets"],
-                    "share_of_leave_one_out_targets": self._ties["tied_targets"]
-                    / max(1, self._ties["targets"]),
-                },
-            }
             counts = counts | {"exact_duplicates": self._ties["duplicates"]}
-        files = {f"{array.name}.npy": array for array in arrays} | {
-            "users.parquet": None,
-            "items.parquet": None,
-        }
-        content, hashed = hashlib.sha256(), {}
-        for name, array in files.items():
-            if array:
-                content.update(f"{array.name} {array.dtype.str} {(array.length,)}".encode())
-            hashed[name] = _hash(os.path.join(self._folder, name), content if array else None)
+        fingerprint, hashed = self._hash_files()
         manifest = (
             {"format": FORMAT}
             | facts
@@ -194,16 +189,44 @@ class Writer:
                 "interactions": self.interactions,
                 "counts": counts | agreement,
             }
-            | times
-            | {"fingerprint": content.hexdigest()[:16], "files": hashed}
+            | (self._time_facts() if self._times else {})
+            | {"fingerprint": fingerprint, "files": hashed}
         )
         with open(os.path.join(self._folder, "manifest.json"), "w", encoding="utf-8") as file:
             json.dump(manifest, file, indent=2)
             file.write("\n")
 
+    def _time_facts(self) -> dict:
+        """Returns the time span and the ties, as in the manifest."""
+        ties = self._ties
+        return {
+            "times": {
+                "first": self._span[0],
+                "last": self._span[1],
+                "whole_seconds": self._whole,
+            },
+            "ties": {
+                "events": ties["events"],
+                "share_of_events": ties["events"] / self.interactions,
+                "leave_one_out_targets": ties["tied_targets"],
+                "share_of_leave_one_out_targets": ties["tied_targets"] / max(1, ties["targets"]),
+            },
+        }
 
-def _hash(path: str, content) -> dict:
-    """Returns size and digest of a file; an array's data also go into `content`."""
+    def _hash_files(self) -> tuple[str, dict[str, dict]]:
+        """Returns the fingerprint of the arrays, and the size and digest of every file."""
+        content = hashlib.sha256()
+        hashed = {}
+        for array in self._arrays():
+            content.update(f"{array.name} {array.dtype.str} {(array.length,)}".encode())
+            hashed[f"{array.name}.npy"] = _hash(array.path, content)
+        for name in ("users.parquet", "items.parquet"):
+            hashed[name] = _hash(os.path.join(self._folder, name), None)
+        return content.hexdigest()[:16], hashed
+
+
+def _hash(path: str, content: hashlib._Hash | None) -> dict:
+    """Returns size and digest of a file; updates `content` with the data of an array."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         if content is not None:
@@ -220,7 +243,10 @@ def _hash(path: str, content) -> dict:
 
 
 class UserTable:
-    """users.parquet, written in row groups that do not depend on how the users arrive; a context manager."""
+    """Writes users.parquet; a context manager.
+
+    The row groups do not depend on the sizes of the arrays that are added.
+    """
 
     def __init__(self, folder: str):
         """Opens the file."""
@@ -230,6 +256,7 @@ class UserTable:
         self._count = 0
 
     def __enter__(self) -> UserTable:
+        """Returns itself."""
         return self
 
     def add(self, users: pa.Array) -> None:
@@ -245,19 +272,26 @@ class UserTable:
     def _flush(self) -> None:
         users = pa.chunked_array(self._waiting, pa.string())
         self._writer.write_table(pa.table([users], schema=self._schema), _TABLE_ROWS)
-        self._waiting, self._count = [], 0
+        self._waiting = []
+        self._count = 0
 
-    def __exit__(self, kind, *_) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the file; after an error, it is incomplete."""
         if self._count and kind is None:
             self._flush()
         self._writer.close()
 
 
 def _item_table(item_ids: pa.Array, known: pa.Table | None) -> tuple[pa.Table, dict]:
-    """Returns one row per item, missing values where `known` has no row, and how well the two agree.
+    """Returns one row per item, and counts of how well the log and the table match.
 
-    Items only in the log are kept without title; items only in the table are left out; of several rows for
-    one item the first counts.
+    Items without a row in `known` have missing values. Rows without an event are left out. If an
+    item has several rows, the first one is used.
     """
     facts = {"item_table": known is not None}
     if known is None:
@@ -280,8 +314,8 @@ def _item_table(item_ids: pa.Array, known: pa.Table | None) -> tuple[pa.Table, d
         "repeated_rows_in_item_table": len(keys) - distinct,
     }
     if rows.null_count:
-        strangers = item_ids.filter(pc.is_null(rows))
-        facts["item_without_row"] = strangers[0].as_py()
-        as_floats = pc.replace_substring_regex(strangers, r"\.0$", "")
+        unmatched = item_ids.filter(pc.is_null(rows))
+        facts["item_without_row"] = unmatched[0].as_py()
+        as_floats = pc.replace_substring_regex(unmatched, r"\.0$", "")
         facts["items_written_as_floats"] = pc.sum(pc.is_in(as_floats, value_set=keys)).as_py()
     return table, facts

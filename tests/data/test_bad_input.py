@@ -59,7 +59,7 @@ def refused(tmp_path, message, **options):
         ),
         (
             GOOD,
-            r"no column 'user': its first line is '0,0,0,3.5', which looks like an event.* go by number, from 1 on, as in "
+            r"no column 'user': its first line is '0,0,0,3.5', which looks like data, not a header.* by number, starting at 1, as in "
             "--config.data.user_column=1 --config.data.item_column=2 --config.data.time_column=3 --config.data.rating_column=4",
         ),
         (
@@ -70,7 +70,7 @@ def refused(tmp_path, message, **options):
             "a::7\nb::8\n",
             r"first line is 'a::7', which .*item_column=2 --config.data.time_column='' ",
         ),
-        ("person,film,1999\n1,2,3\n", "looks like an event"),
+        ("person,film,1999\n1,2,3\n", "looks like data"),
         ("person,item,1999\n1,2,3\n", "no column 'user'; its columns are: person, item, 1999"),
         ("x" * 10_000 + "\n1\n", r"has no column 'user'; its columns are: x{400}\.\.\. "),
         (HEAD + "caf\xe9,2,3,4\n", "is not UTF-8 text"),
@@ -116,7 +116,7 @@ def test_truncated_parquet(tmp_path):
     path = tmp_path / "log.parquet"
     pd.DataFrame({"user": range(999), "item": 1, "timestamp": 1}).to_parquet(path)
     os.truncate(path, path.stat().st_size // 2)
-    refused(tmp_path, "not a whole Parquet file", source="table", path=str(path))
+    refused(tmp_path, "not a complete Parquet file", source="table", path=str(path))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_truncated_parquet(tmp_path):
         ("lines", "1 2\n1 3\n1\n", "line 3 has 1 fields where 2 are expected"),
         ("sequences", "1 2 3\n2\n", "line 2 has a user but no items"),
         ("sequences", "1 2 3\n, ,\n", "line 2 has neither a user nor items"),
-        ("sequences", "\x1f\n \n", "has no rows; it should hold interactions"),
+        ("sequences", "\x1f\n \n", "has no rows; it should contain interactions"),
         ("lines", "\x1f\n \n", "cannot be read: CSV parse error"),
     ],
 )
@@ -165,7 +165,7 @@ def test_faulty_movielens(tmp_path):
         ({"where": "rating >>> 1"}, "config.data.where = 'rating >>> 1' cannot be applied to"),
         ({"user_column": "1"}, "all names, or all positions"),
         ({"items_path": "log.csv", "title_column": "name"}, r"no column 'name'.*title_column"),
-        ({"items_path": "years.csv"}, "does not hold years"),
+        ({"items_path": "years.csv"}, "does not contain years"),
         ({"items_path": "no_key.csv"}, r"no column 'item'; its columns are: title"),
         ({"items_path": "short.csv"}, "short.csv line 3 has 1 fields where 2"),
     ],

@@ -447,7 +447,7 @@ def test_a_damaged_row_group_is_named(tmp_path, engine):
     content[start : start + 200] = b"\xff" * 200
     path.write_bytes(content)
     with pytest.raises(
-        UserError, match=r"log.parquet \(row group 5 of 10\) is not a whole Parquet file"
+        UserError, match=r"log.parquet \(row group 5 of 10\) is not a complete Parquet file"
     ):
         load_dataset(
             DataConfig(source="table", path=str(path), engine=engine, cache_dir=str(tmp_path / "c"))

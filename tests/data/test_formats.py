@@ -301,7 +301,7 @@ def test_compressed_logs(tmp_path, monkeypatch, kind, name):
     assert (
         dataset.manifest["interactions"] == 100 and dataset.item_table()["title"].notna().sum() == 1
     )
-    with pytest.raises(UserError, match=r"cut short.*make or download it again"):
+    with pytest.raises(UserError, match=r"cut short.*create or download it again"):
         table_of(tmp_path, name, packed[: len(packed) // 2])
 
 
@@ -359,7 +359,7 @@ def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_p
     for part in (
         "3 interactions of 1 users with 2 items",
         "min_rating 2 dropped 1 of 4 interactions, 1 of 2 users and 0 of 2 items",
-        "1 had no time and took that of the row before",
+        "1 had no time and took the time of the row before",
         "1 repeat user, item and time of another and were kept",
         "2 items have no row in the item table, such as '5.0'",
         "2 would match without '.0'",

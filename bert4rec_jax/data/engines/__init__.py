@@ -2,8 +2,8 @@
 """Preparation of logs of any size in SQL, with DuckDB or Spark.
 
 - `ingest` copies text into Parquet; `columns` maps the columns of Parquet logs.
-- `statements` is the SQL that `duckdb_engine` and `spark_engine` share; both run it with the help of
-  `background`. `memory` limits what they may use.
+- `statements` is the SQL that `duckdb_engine` and `spark_engine` share; they run it in the
+  `background`. `memory` limits the memory they use.
 - `pipeline` runs the stages; `stage_cache` keeps finished stages for a restart.
 - `incremental` merges new parts of a log into an older prepared folder.
 """

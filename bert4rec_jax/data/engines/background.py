@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an engine's command in a thread, so that the main thread can show progress and get signals."""
+"""Runs an engine's command in a thread while the main thread shows progress and gets signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_in_background(
 
     Args:
       command: blocks until it is done.
-      progress: shows the progress.
+      progress: the bar to advance.
       poll_seconds: time between two calls of `new_progress`.
       new_progress: returns the progress since its last call; may raise to stop the command.
       interrupt: makes the command end early.

@@ -80,7 +80,7 @@ def _read_manifest(folder: str) -> dict:
 
 
 def _count_known_files(manifest: dict, source: Source, options: dict) -> int:
-    """Returns how many of the log's first files a folder was prepared from; 0 if it does not fit."""
+    """Returns how many of the log's first files a folder contains; 0 if it does not fit."""
     # Tuples become lists, as in the manifest.
     identity = json.loads(json.dumps(source.identity))
     files = identity["files"]

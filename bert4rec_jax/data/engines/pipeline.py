@@ -484,7 +484,7 @@ def _seconds(stamps: np.ndarray | None, unit: int) -> tuple[np.ndarray | None, b
 
 
 def _read_batches(path: str) -> Iterator[pa.RecordBatch]:
-    """Yields a saved result in order: a file, or a folder with parts in the order of their names."""
+    """Yields a saved result in order: a file, or a folder of parts in order of their names."""
     parts = [path]
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if name.endswith(".parquet"))

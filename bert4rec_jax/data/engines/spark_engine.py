@@ -158,7 +158,7 @@ class Spark:
         frame.createOrReplaceTempView(name)
 
     def save(self, statement: str, path: str, title: str) -> None:
-        """Writes a result to a folder of Parquet parts; their names keep the order of the result."""
+        """Writes a result to a folder of Parquet parts, named in the order of the result."""
         self._run(lambda: self._session.sql(statement).write.mode("overwrite").parquet(path), title)
 
     def rows(self, statement: str, title: str = "") -> list[tuple]:

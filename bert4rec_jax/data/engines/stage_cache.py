@@ -66,7 +66,7 @@ class StageCache:
         return self
 
     def _take_lock(self) -> bool:
-        """Returns False if the previous owner of the lock has removed it together with the folder."""
+        """Returns False if the previous owner of the lock has removed it with the folder."""
         try:
             self._lock = open(self.path(_LOCK), "w")  # noqa: SIM115
         except FileNotFoundError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the log that a config asks for: by name, by format, or made up."""
+"""Finds the log of a config: MovieLens, files in a general format, or a generated log."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from bert4rec_jax.errors import UserError
 
 
 def cache_folder(config: DataConfig) -> str:
-    """Returns where downloads and prepared folders live."""
+    """Returns the folder of downloads and prepared folders."""
     folder = config.cache_dir or os.environ.get("BERT4REC_DATA") or "~/.cache/bert4rec_jax"
     return os.path.abspath(os.path.expanduser(folder))
 
 
 def find_source(config: DataConfig, filters: FilterConfig = FilterConfig()) -> Source:
-    """Finds the log, downloading MovieLens where `config.path` is empty; does not read it.
+    """Finds the log without reading it; downloads MovieLens if `config.path` is empty.
 
     Raises:
-      UserError: it is not there, or a field is set that this source cannot use.
+      UserError: the log does not exist, or a field is set that its source cannot use.
     """
-    _refuse_unused(config, filters.min_rating)
+    _reject_unused_fields(config, filters.min_rating)
     config = dataclasses.replace(
         config, path=_absolute(config.path), items_path=_absolute(config.items_path)
     )
@@ -38,13 +38,13 @@ def _absolute(path: str) -> str:
     return path if not path or tables.is_url(path) else os.path.abspath(os.path.expanduser(path))
 
 
-def _refuse_unused(config: DataConfig, min_rating: float) -> None:
+def _reject_unused_fields(config: DataConfig, min_rating: float) -> None:
     by_name = config.source in MOVIELENS
     rated = by_name or (config.source == "table" and config.rating_column)
     if min_rating and not rated:
         remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
         raise UserError(
-            f"config.filter.min_rating = {min_rating} needs ratings, and there are none; {remedy}."
+            f"config.filter.min_rating = {min_rating} needs ratings, but there are none; {remedy}."
         )
     if config.items_path and (by_name or config.source == "synthetic"):
         raise UserError(
@@ -58,7 +58,8 @@ def _refuse_unused(config: DataConfig, min_rating: float) -> None:
 
 def _movielens(config: DataConfig) -> Source:
     if config.path:
-        folder, description = config.path, f"{config.source}, original files in {config.path}"
+        folder = config.path
+        description = f"{config.source}, original files in {folder}"
     else:
         folder, description = download.movielens(config.source, cache_folder(config))
     ratings, movies = movielens.files_in(config.source, folder)
@@ -106,7 +107,7 @@ def _tables(config: DataConfig) -> Source:
 
 
 def _facts(path: str) -> list:
-    """What tells that a file may have changed."""
+    """Returns path, size and modification time, to detect changes."""
     if tables.is_url(path):
         return [path]
     facts = os.stat(path)

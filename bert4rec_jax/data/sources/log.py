@@ -14,7 +14,7 @@ MICROSECONDS = 1_000_000  # per second
 
 
 class RestartReading(Exception):
-    """A later row showed that earlier rows were misread; the log must be read from the beginning."""
+    """A later row showed that earlier rows were misread; read the log from the beginning."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generic logs: delimited text or Parquet with a column mapping, `user item` lines, and one-line-per-user
-sequences."""
+"""Logs in general formats.
+
+A log is a table (delimited text or Parquet), one `user item` pair per line, or one user per line.
+"""
 
 from __future__ import annotations
 
@@ -38,28 +40,29 @@ _BATCH_ROWS = 1 << 20
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names something that only an engine can reach, as in s3://bucket/log/*.parquet."""
+    """Whether only an engine can read a path, as in s3://bucket/log/*.parquet."""
     return "://" in path
 
 
 def locate(config: DataConfig) -> tuple[list[str], str]:
-    """Returns the paths of the log's files, in order, and of the item table ("" where there is none).
+    """Returns the paths of the log's files, in order, and of the item table ("" if none).
 
-    A folder holds interactions.* and perhaps items.*, or parts: Parquet files, or text files of one layout, in any
-    depth, read in the order of their paths.
+    A folder contains interactions.* and optionally items.*, or it contains parts: Parquet files, or
+    text files of one layout, at any depth, read in the order of their paths.
 
     Raises:
       UserError: one of them does not exist.
     """
-    paths, items = [config.path], config.items_path
+    paths = [config.path]
+    items = config.items_path
     if os.path.isdir(config.path):
         items = items or _in_folder(config.path, "items")
         named = _in_folder(config.path, "interactions")
         paths = [named] if named else parts_of(config.path, items)
         if not paths:
             raise UserError(
-                f"the folder {config.path} has no interactions.parquet (.csv, .tsv, .txt, .dat, also .gz, .bz2, .zst) "
-                "and no such parts; set config.data.path to the file itself."
+                f"the folder {config.path} has no interactions.parquet (.csv, .tsv, .txt, .dat, "
+                "also .gz, .bz2, .zst) and no such parts; set config.data.path to the file itself."
             )
     for name, path in (("path", paths[0]), ("items_path", items)):
         if path and not is_url(path) and not os.path.isfile(path):
@@ -68,7 +71,7 @@ def locate(config: DataConfig) -> tuple[list[str], str]:
 
 
 def parts_of(folder: str, items: str) -> list[str]:
-    """Returns the files of a log in parts: all .parquet files, or else all text files but the item table."""
+    """Returns the parts of a log: all .parquet files, else all text files except the item table."""
     found = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True))
     found = [path for path in found if os.path.basename(path)[0] not in "._" and path != items]
     for wanted in ((".parquet",), _EXTENSIONS):
@@ -87,12 +90,12 @@ def roles_of(config: DataConfig) -> Roles:
     """Returns the columns of the log that a config names.
 
     Raises:
-      UserError: there is none for the user or the item.
+      UserError: the column of the user or of the item is empty.
     """
     for role in ("user", "item"):
         if not getattr(config, f"{role}_column"):
             raise UserError(
-                f"config.data.{role}_column is empty; name the column that holds the {role} of each row."
+                f"config.data.{role}_column is empty; name the column with the {role} of each row."
             )
     return Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
 
@@ -100,16 +103,16 @@ def roles_of(config: DataConfig) -> Roles:
 def open_table(
     config: DataConfig, paths: list[str], root: str = "", known: int = 0
 ) -> TextLog | ParquetLog:
-    """Opens delimited text or Parquet with the columns that `config` names.
+    """Opens delimited text or Parquet with the columns of `config`.
 
     Args:
-      config: says what the columns mean.
+      config: names the columns.
       paths: of the files, all of one layout.
       root: the folder below which folders named `name=value` are columns.
-      known: how many of the first files have a say in what the columns hold, but are not read.
+      known: this many of the first files are not read; they only determine the types of columns.
 
     Raises:
-      UserError: with the file and, for text, the line.
+      UserError: a file lacks a column; names the file.
     """
     roles = roles_of(config)
     row_filter = RowFilter(config.where) if config.where else None
@@ -119,8 +122,9 @@ def open_table(
     positions = [name for name in wanted if name.isdigit()]
     if positions and len(positions) != len(wanted):
         raise UserError(
-            "the columns of config.data must be all names, or all positions for a file without a header, "
-            f"not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no time."
+            "the columns of config.data must be all names, or all positions for a file without a "
+            f"header, not: {', '.join(wanted)}. Set config.data.time_column to '' if there is no "
+            "time."
         )
     return TextLog(
         [sniff(path, config.separator, wanted) for path in paths], roles, row_filter, known
@@ -128,7 +132,7 @@ def open_table(
 
 
 def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
-    """Returns what an engine may read by itself: Parquet of whole numbers, or what a URL names."""
+    """Returns the files that an engine may read itself: Parquet of whole numbers, or a URL."""
     roles = roles_of(config)
     if is_url(paths[0]):
         return Scan(tuple(paths), roles, config.where)
@@ -147,7 +151,7 @@ def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
 
 
 def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
-    """Opens SASRec's format: one `user item` pair a line, in chronological order per user, no header."""
+    """Opens SASRec's format: a `user item` pair per line, ordered by time per user, no header."""
     line = text.first_line(paths[0]).strip()
     separator = next((s for s in ("\t", ",", " ") if s in line), " ")
     files = [
@@ -157,7 +161,10 @@ def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
 
 
 class SequencesLog:
-    """One user a line: `user item item ...`, by spaces, tabs or commas, oldest first, no header."""
+    """One user per line: `user item item ...`, oldest first, no header.
+
+    The separators are spaces, tabs or commas.
+    """
 
     def __init__(self, config: DataConfig, paths: list[str]):
         """Checks that the files are text."""
@@ -172,30 +179,33 @@ class SequencesLog:
         Raises:
           UserError: with the number of the first faulty line.
         """
-        met = False
+        has_rows = False
         for path in self._paths:
-            users, counts, tokens = [], [], []
-            for number, (line,) in TextFile(
-                path, "\n", ("line",), header=False, quotes=False
-            ).rows():
+            users: list[str] = []
+            counts: list[int] = []
+            tokens: list[str] = []
+            file = TextFile(path, "\n", ("line",), header=False, quotes=False)
+            for number, (line,) in file.rows():
                 fields = line.replace(",", " ").split()
                 if len(fields) < 2:
-                    what = "a user but no items" if fields else "neither a user nor items"
+                    found = "a user but no items" if fields else "neither a user nor items"
                     raise UserError(
-                        f"{path} line {number} has {what}; each line is `user item item ...`. "
+                        f"{path} line {number} has {found}; each line is `user item item ...`. "
                         "Correct or remove that line."
                     )
-                met = True
+                has_rows = True
                 users.append(fields[0])
                 counts.append(len(fields) - 1)
                 tokens.extend(fields[1:])
                 if len(tokens) >= _BATCH_ROWS:
                     yield _pairs(users, counts, tokens)
-                    users, counts, tokens = [], [], []
+                    users = []
+                    counts = []
+                    tokens = []
             if users:
                 yield _pairs(users, counts, tokens)
-        if not met:
-            raise UserError(f"{self._paths[0]} has no rows; it should hold interactions.")
+        if not has_rows:
+            raise UserError(f"{self._paths[0]} has no rows; it should contain interactions.")
 
 
 def _pairs(users: list[str], counts: list[int], tokens: list[str]) -> pa.Table:
@@ -210,13 +220,13 @@ def _pairs(users: list[str], counts: list[int], tokens: list[str]) -> pa.Table:
 
 
 def read_items(config: DataConfig, path: str) -> pa.Table:
-    """Reads an item table: its ids, title, year and genres where they exist, and all other columns.
+    """Reads an item table: the ids; title, year and genres if they exist; and all other columns.
 
-    The ids are in `key_column`; where that is empty in `item_column`, or, where that is a position in a log without
-    a header, in the column `item`.
+    The ids are in `key_column`. If that is empty, they are in `item_column`, or in the column
+    `item` if `item_column` is a position in a log without a header.
 
     Raises:
-      UserError: the file is broken, or a column that the config names is not there.
+      UserError: the file is damaged, or it lacks a column of the config.
     """
     key = config.key_column or config.item_column
     if key.isdigit() and not config.key_column and not config.title_column.isdigit():
@@ -238,7 +248,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
     for role in ("title", "year", "genres"):
         name = getattr(config, f"{role}_column")
         if name and name not in table.column_names:
-            # A default name may be absent; a name that somebody typed may not.
+            # A default name may be missing, but not a name that the user has set.
             if name != getattr(defaults, f"{role}_column"):
                 require_columns(path, table.column_names, {role: name})
             name = ""
@@ -250,7 +260,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
     used = {key, config.title_column, config.year_column, config.genres_column}
     for name in table.column_names:
         if name not in used:
-            # An extra column must not take the place of one that has a meaning here.
+            # An extra column must not replace a column with a meaning.
             columns[f"{name}_source" if name in ("item", "title", "year", "genres") else name] = (
                 table[name]
             )
@@ -258,10 +268,10 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
 
 
 def _texts(column: pa.ChunkedArray, where: str) -> pa.Array:
-    """Returns a column as trimmed strings, empty ones missing; `where` is for the message."""
+    """Returns a column as trimmed strings, null if empty; `where` is for the message."""
     column = pa.array(column.combine_chunks()) if column.num_chunks != 1 else column.chunk(0)
     if pa.types.is_floating(column.type):
-        # Integers that pandas made floats because some were missing.
+        # pandas turns integers into floats if some are missing.
         whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), 2.0**62))
         whole_texts = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
         column = pc.coalesce(whole_texts, column.cast(pa.string()))
@@ -269,7 +279,7 @@ def _texts(column: pa.ChunkedArray, where: str) -> pa.Array:
         texts = pc.utf8_trim_whitespace(column.cast(pa.string()))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise UserError(
-            f"{where} is of type {column.type} and does not hold text; correct it."
+            f"{where} is of type {column.type} and does not contain text; correct it."
         ) from None
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
@@ -279,7 +289,7 @@ def _years(column: pa.ChunkedArray, where: str) -> pa.Array:
         return _texts(column, where).cast(pa.float64()).cast(pa.int64())
     except pa.ArrowInvalid:
         raise UserError(
-            f"{where} does not hold years; correct it, or set config.data.year_column to ''."
+            f"{where} does not contain years; correct it, or set config.data.year_column to ''."
         ) from None
 
 
@@ -293,7 +303,7 @@ def _open_parquet(path: str) -> pq.ParquetFile:
 def _damaged(path: str, where: str, error: Exception) -> UserError:
     reason = str(error).split("\n")[0]
     return UserError(
-        f"{path}{where} is not a whole Parquet file ({reason}); make or download it again."
+        f"{path}{where} is not a complete Parquet file ({reason}); create or download it again."
     )
 
 
@@ -314,8 +324,11 @@ class ParquetLog:
         root: str = "",
         known: int = 0,
     ):
-        """Checks that the columns are there; `root` and `known` as for `open_table`."""
-        self.roles, self._paths, self._filter, self._root = roles, paths[known:], row_filter, root
+        """Checks the columns; `root` and `known` as for `open_table`."""
+        self.roles = roles
+        self._paths = paths[known:]
+        self._filter = row_filter
+        self._root = root
         kinds = set()
         for path in paths:
             schema = _open_parquet(path).schema_arrow
@@ -325,8 +338,8 @@ class ParquetLog:
         self._time_type = pa.float64() if kinds == {"whole numbers", "fractions"} else None
         if len(kinds) > 1 and not self._time_type:
             raise UserError(
-                f"column {roles.time!r} holds {' and '.join(sorted(kinds))} in different files of {root}; bring them "
-                "into one type."
+                f"column {roles.time!r} contains {' and '.join(sorted(kinds))} in different files "
+                f"of {root}; convert them to one type."
             )
         self.bytes = sum(map(os.path.getsize, self._paths))
 
@@ -336,25 +349,26 @@ class ParquetLog:
         return {name: urllib.parse.unquote(value) for name, _, value in pairs}
 
     def blocks(self) -> Iterator[pa.Table]:
-        """Yields tables with `user` and `item` (dictionary of strings), and where named `time` (int64, float64 or
-        timestamp) and `rating` (float32); at most a million rows each, in file order.
+        """Yields tables as described in `sources.log.Blocks`, of at most a million rows each.
 
         Raises:
-          UserError: with the row group and, where a value is at fault, the row.
+          UserError: names the row group and, if a value is invalid, the row.
         """
         rows = 0
         for path in self._paths:
-            file, row = _open_parquet(path), 0
+            file = _open_parquet(path)
+            row = 0
             for group in range(file.metadata.num_row_groups):
                 for table in self._group(file, path, group):
                     yield self._canonical(table, path, group, row)
                     row += table.num_rows
             rows += row
         if not rows:
-            raise UserError(f"{self._paths[0]} has no rows; it should hold interactions.")
+            raise UserError(f"{self._paths[0]} has no rows; it should contain interactions.")
 
     def _group(self, file: pq.ParquetFile, path: str, group: int) -> Iterator[pa.Table]:
-        partition, names = self._partition(path), file.schema_arrow.names
+        partition = self._partition(path)
+        names = file.schema_arrow.names
         extra = self._filter.columns_in([*names, *partition]) if self._filter else []
         wanted = list(dict.fromkeys([*self.roles.named().values(), *extra]))
         inside = [name for name in wanted if name in names]
@@ -364,7 +378,7 @@ class ParquetLog:
                 for name in wanted:
                     if name not in names:
                         value = pa.scalar(partition[name])
-                        # As DuckDB and Spark do: what looks like a whole number is one, but ids stay as written.
+                        # DuckDB and Spark also read whole numbers as such; ids stay as written.
                         if name in extra and re.fullmatch(r"-?\d{1,18}", partition[name]):
                             value = pa.scalar(int(partition[name]))
                         table = table.append_column(name, pa.repeat(value, len(table)))
@@ -374,7 +388,7 @@ class ParquetLog:
             raise _damaged(path, f" (row group {group + 1} of {groups})", error) from None
 
     def _canonical(self, table: pa.Table, path: str, group: int, row: int) -> pa.Table:
-        """Checks values and brings columns to their types; `row` rows of the file came before."""
+        """Checks values and converts columns; `row` rows of the file precede the table."""
         columns = {}
         rows = pa.array(np.arange(row + 1, row + len(table) + 1))
         if self._filter:
@@ -385,10 +399,11 @@ class ParquetLog:
             if isinstance(column, pa.ChunkedArray):
                 column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
-            def refuse(faulty: pa.Array, what: str):
+            def refuse(faulty: pa.Array, fault: str) -> None:
                 place = rows[pc.index(faulty, True).as_py()].as_py()
                 raise UserError(
-                    f"{path} row {place} (row group {group + 1}): {what}; correct or remove that row."
+                    f"{path} row {place} (row group {group + 1}): {fault}; correct or remove that "
+                    "row."
                 )
 
             if role != "time" and column.null_count:
@@ -412,7 +427,7 @@ class ParquetLog:
 
 
 def _column(role: str, column: pa.Array, where: str) -> pa.Array:
-    """Brings a Parquet column to the type of canonical blocks."""
+    """Converts a Parquet column to the type of `sources.log.Blocks`."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if role in ("user", "item"):
@@ -428,7 +443,7 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
         if role == "rating":
             return column.cast(pa.float32())
         if pa.types.is_boolean(column.type):
-            raise pa.ArrowInvalid("true and false are no times")
+            raise pa.ArrowInvalid("true and false are not times")
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             try:
                 return column.cast(pa.float64())
@@ -440,5 +455,5 @@ def _column(role: str, column: pa.Array, where: str) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         kind = "numbers" if role == "rating" else "seconds or ISO dates"
         raise UserError(
-            f"{where} is of type {column.type} and does not hold {kind}; correct it."
+            f"{where} is of type {column.type} and does not contain {kind}; correct it."
         ) from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text files, compressed or not, as whole lines: all of them, or a block at a time, so that memory does not grow."""
+"""Text files, compressed or not, as lines or as blocks of whole lines in constant memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bert4rec_jax.errors import UserError
 
-# Larger blocks than Arrow's 1 MiB: fewer dictionaries of ids to unify, about a third less time.
+# Larger blocks than Arrow's 1 MiB need about a third less time: fewer dictionaries are unified.
 _BLOCK_BYTES = 1 << 24
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 _ARCHIVES = (b"PK\x03\x04", b"\xfd7zXZ", b"7z\xbc\xaf", b"PAR1")
@@ -19,13 +19,15 @@ _ENDINGS = (".gz", ".bz2", ".zst")
 
 
 def plain_name(path: str) -> str:
-    """Returns the path without what compression adds to it, in lower case: for telling formats by extension."""
+    """Returns the path in lower case without the extension of a compression."""
     stem, ending = os.path.splitext(path.lower())
     return stem if ending in _ENDINGS else path.lower()
 
 
 def open_bytes(path: str) -> io.BufferedIOBase:
-    """Opens a file for reading, decompressing gzip, bzip2 and Zstandard (which its first bytes tell, not its name).
+    """Opens a file for reading; decompresses gzip, bzip2 and Zstandard.
+
+    The compression is detected from the first bytes, not the extension.
 
     Raises:
       UserError: it cannot be opened.
@@ -48,21 +50,22 @@ def open_bytes(path: str) -> io.BufferedIOBase:
 
 
 class _Checked(io.RawIOBase):
-    """An Arrow stream as a Python one; damage is an error with the path."""
+    """An Arrow stream as a Python file; damage raises a `UserError` with the path."""
 
     def __init__(self, path: str, stream: pa.NativeFile):
-        self._path, self._stream = path, stream
+        self._path = path
+        self._stream = stream
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: bytearray | memoryview) -> int:
         try:
             data = self._stream.read(len(buffer))
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).split("\n")[0]
             raise UserError(
-                f"{self._path} is damaged or cut short ({reason}); make or download it again."
+                f"{self._path} is damaged or cut short ({reason}); create or download it again."
             ) from None
         buffer[: len(data)] = data
         return len(data)
@@ -73,27 +76,26 @@ class _Checked(io.RawIOBase):
 
 
 def check_text(path: str) -> None:
-    """Refuses files that are missing, empty or not text.
+    """Checks that a file exists, is not empty, and is text.
 
     Raises:
-      UserError: with the path.
+      UserError: it is not; names the path.
     """
     with open_bytes(path) as file:
         head = file.read(1 << 16)
     if not head.strip():
-        raise UserError(f"{path} is empty; it should hold interactions or items.")
+        raise UserError(f"{path} is empty; it should contain interactions or items.")
     if head.startswith(_ARCHIVES) or b"\0" in head:
         raise UserError(
-            f"{path} is not plain text (binary, or an archive); unpack it, or give text (also .gz, .bz2, .zst) or a "
-            ".parquet file."
+            f"{path} is not plain text (binary, or an archive); unpack it, or give text (also .gz, "
+            ".bz2, .zst) or a .parquet file."
         )
 
 
 def lines_of(path: str, encoding: str) -> io.TextIOWrapper:
-    """Opens a text file with universal decoding and untranslated line breaks."""
-    return io.TextIOWrapper(
-        open_bytes(path), "utf-8-sig" if encoding == "utf-8" else encoding, newline=""
-    )
+    """Opens a text file; line breaks stay as they are, and a byte order mark is skipped."""
+    codec = "utf-8-sig" if encoding == "utf-8" else encoding
+    return io.TextIOWrapper(open_bytes(path), codec, newline="")
 
 
 def first_line(path: str) -> str:
@@ -104,24 +106,27 @@ def first_line(path: str) -> str:
             return next((line for line in file if line.strip()), "").rstrip("\r\n")
     except UnicodeDecodeError:
         raise UserError(
-            f"{path} is not UTF-8 text; convert it, for example with iconv, or give a .parquet file."
+            f"{path} is not UTF-8 text; convert it, for example with iconv, or give a .parquet "
+            "file."
         ) from None
 
 
 def line_blocks(path: str, quotes: bool, skip_line: bool) -> Iterator[bytes]:
-    """Yields the file in blocks of whole rows; a line break between quotation marks ends no row.
+    """Yields the file in blocks of whole rows; a line break in quotation marks does not end a row.
 
     Args:
       path: of the file.
       quotes: whether fields may be quoted.
-      skip_line: leave out the first line that is not blank: the header.
+      skip_line: whether to skip the first line that is not blank: the header.
     """
     with open_bytes(path) as file:
-        rest, first = b"", True
+        rest = b""
+        first = True
         while data := file.read(_BLOCK_BYTES):
             if first and data.startswith(b"\xef\xbb\xbf"):
                 data = data[3:]
-            data, rest = rest + data, b""
+            data = rest + data
+            rest = b""
             if first and skip_line:
                 begin = len(data) - len(data.lstrip(b"\r\n \t"))
                 end = data.find(b"\n", begin)
@@ -139,11 +144,11 @@ def line_blocks(path: str, quotes: bool, skip_line: bool) -> Iterator[bytes]:
 
 
 def _last_row_end(data: bytes, quotes: bool) -> int:
-    """Returns where the last whole row ends; a row begins at 0."""
+    """Returns the end of the last whole row; the first row begins at 0."""
     end = data.rfind(b"\n") + 1
     if not quotes or b'"' not in data:
         return end
-    # Inside quotation marks the number of marks before is odd.
+    # Inside quotation marks, the number of marks before is odd.
     odd = data.count(b'"', 0, end) % 2
     while end and odd:
         before = data.rfind(b"\n", 0, end - 1) + 1
@@ -153,7 +158,7 @@ def _last_row_end(data: bytes, quotes: bool) -> int:
 
 
 def encoding_of(path: str) -> str:
-    """Returns "utf-8" or, where the file is not, "latin-1": MovieLens files come in both."""
+    """Returns "utf-8", or "latin-1" if the file is not UTF-8. MovieLens files use both."""
     check_text(path)
     with open_bytes(path) as file:
         try:

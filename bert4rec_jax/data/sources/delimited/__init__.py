@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text: `layout` says how a file is laid out and reads it slowly and exactly, `reader` reads blocks of rows
-fast, and `faults` finds the line that it failed on.
+"""Delimited text files.
+
+`layout` detects the separator and the columns, and reads a file slowly and exactly. `reader` reads
+blocks of rows fast, and `faults` finds the line on which it failed.
 """
 
 from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text files: how one is laid out, whether it has the columns that are wanted, and a slow, exact reader."""
+"""The layout of a delimited text file: separator and columns; and a slow, exact reader."""
 
 from __future__ import annotations
 
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 from bert4rec_jax.data.sources import text
 from bert4rec_jax.errors import UserError
@@ -19,7 +20,7 @@ _BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
 
 @dataclass(frozen=True)
 class TextFile:
-    """A delimited file and how it is laid out.
+    """A delimited file and its layout.
 
     Attributes:
       path: of the file.
@@ -38,120 +39,147 @@ class TextFile:
     encoding: str = "utf-8"
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (number of its first line, fields) of each row that is not blank; slow: for small files and
-        diagnosis."""
+        """Yields (number of the first line, fields) of each row except the header and blank rows.
+
+        This is slow: use it for small files and for diagnosis.
+
+        Raises:
+          UserError: the file cannot be decoded, or is not delimited text.
+        """
         try:
             with text.lines_of(self.path, self.encoding) as file:
-                header = self.header
+                is_header = self.header
                 for number, row in self._numbered(file):
-                    if not row or (
-                        not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())
-                    ):
+                    if self._is_blank(row):
                         continue
-                    if not header:
+                    if not is_header:
                         yield number, row
-                    header = False
+                    is_header = False
         except UnicodeDecodeError:
+            encoding = self.encoding.upper()
             raise UserError(
-                f"{self.path} is not {self.encoding.upper()} text; convert it, for example with iconv."
+                f"{self.path} is not {encoding} text; convert it, for example with iconv."
             ) from None
         except csv.Error as error:
             raise UserError(
                 f"{self.path} cannot be read as delimited text ({error}); is it the right file?"
             ) from None
 
-    def _numbered(self, file) -> Iterator[tuple[int, list[str]]]:
-        if self.quotes and len(self.separator) == 1:
-            before, reader = 0, csv.reader(file, delimiter=self.separator)
-            for row in reader:
-                yield before + 1, row
-                before = reader.line_num
-        else:
+    def _is_blank(self, row: list[str]) -> bool:
+        if not row:
+            return True
+        # Separators without values are a row of empty fields, unless they are white space.
+        return not "".join(row).strip() and (len(row) == 1 or self.separator.isspace())
+
+    def _numbered(self, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+        if not self.quotes or len(self.separator) > 1:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip("\r\n").split(self.separator)
+            return
+        lines_before = 0
+        reader = csv.reader(file, delimiter=self.separator)
+        for row in reader:
+            yield lines_before + 1, row
+            lines_before = reader.line_num
 
 
 def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
-    """Finds separator and column names from the first line.
+    """Detects the separator and the column names from the first line.
 
     Args:
       path: of the file.
-      separator: to be used; empty: the one that yields the wanted columns, the extension's first.
-      wanted: column names that the file should have; if all are numbers, they are positions counted from 1
-        and the file has no header.
+      separator: used if not empty. Otherwise, the separator that gives the most wanted columns is
+        used; if several do, the separator of the file's extension is preferred.
+      wanted: column names that the file should have; if all are numbers, they are positions
+        (from 1), and the file has no header.
 
     Raises:
       UserError: the file cannot be read.
     """
     line = text.first_line(path)
-    by_extension = _BY_EXTENSION.get(os.path.splitext(text.plain_name(path))[1])
-    candidates = (
-        [separator] if separator else [by_extension] * bool(by_extension) + list(_SEPARATORS)
-    )
     header = not all(name.isdigit() for name in wanted)
+    candidates = [separator]
+    if not separator:
+        extension = os.path.splitext(text.plain_name(path))[1]
+        preferred = [_BY_EXTENSION[extension]] if extension in _BY_EXTENSION else []
+        candidates = [*preferred, *_SEPARATORS]
+    best = ""
+    best_names: list[str] = []
+    best_score = (-1, False)
+    for candidate in candidates:
+        names = _column_names(line, candidate, header)
+        score = (sum(name in names for name in wanted), len(names) > 1)
+        if score > best_score:
+            best = candidate
+            best_names = names
+            best_score = score
+    has_quotes = len(best) == 1 and any(map(is_quoted, line.split(best)))
+    quotes = best in (",", ";") or has_quotes
+    return TextFile(path, best, tuple(best_names), header, quotes)
 
-    def names_of(candidate: str) -> list[str]:
-        quoted = len(candidate) == 1 and '"' in line
-        fields = next(csv.reader([line], delimiter=candidate)) if quoted else line.split(candidate)
-        return (
-            [name.strip() for name in fields]
-            if header
-            else [str(i + 1) for i in range(len(fields))]
-        )
 
-    options = [(candidate, names_of(candidate)) for candidate in candidates]
-    # max() keeps the first of equals, so the order of candidates decides ties.
-    found = max(
-        options, key=lambda option: (sum(name in option[1] for name in wanted), len(option[1]) > 1)
-    )
-    quotes = found[0] in (",", ";") or (
-        len(found[0]) == 1 and any(map(is_quoted, line.split(found[0])))
-    )
-    return TextFile(path, found[0], tuple(found[1]), header, quotes)
+def _column_names(line: str, separator: str, header: bool) -> list[str]:
+    """Returns the names in a header, or the numbers of the columns if there is none."""
+    if len(separator) == 1 and '"' in line:
+        fields = next(csv.reader([line], delimiter=separator))
+    else:
+        fields = line.split(separator)
+    if header:
+        return [name.strip() for name in fields]
+    return [str(number) for number in range(1, len(fields) + 1)]
 
 
 def is_quoted(value: str) -> bool:
-    """Whether a value stands in quotation marks."""
+    """Whether a value is in quotation marks."""
     return len(value) > 1 and value[0] == value[-1] == '"'
 
 
-def require_columns(path: str, names, wanted: dict[str, str]) -> None:
-    """Refuses a file without a wanted column.
+def require_columns(path: str, names: Sequence[str], wanted: dict[str, str]) -> None:
+    """Checks that a file has each wanted column once.
 
     Args:
       path: of the file, for the message.
-      names: columns that there are.
+      names: columns of the file.
       wanted: {role: column}; `role` is the part of the config field's name before `_column`.
+
+    Raises:
+      UserError: a column is missing, or its name is not unique.
     """
     for role, name in wanted.items():
-        if list(names).count(name) > 1:
+        count = list(names).count(name)
+        if count > 1:
             raise UserError(
-                f"{path} has {list(names).count(name)} columns with the name {name!r}; rename all but the one that "
-                f"config.data.{role}_column means."
+                f"{path} has {count} columns with the name {name!r}; rename all except the one "
+                f"that config.data.{role}_column means."
             )
-        if name not in names:
+        if not count:
             remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
+            shown = shortened(", ".join(map(str, names)), 400)
             raise UserError(
-                f"{path} has no column {name!r}; its columns are: {shortened(', '.join(map(str, names)), 400)}. "
+                f"{path} has no column {name!r}; its columns are: {shown}. "
                 f"Set config.data.{role}_column{remedy}."
             )
 
 
-def refuse_headless(file: TextFile, wanted: dict[str, str]) -> None:
-    """Refuses a file that should have a header when its first line has numbers in it and none of the wanted names."""
+def reject_missing_header(file: TextFile, wanted: dict[str, str]) -> None:
+    """Rejects a file whose first line should be a header but looks like an event.
+
+    Raises:
+      UserError: the first line has numbers in it and none of the wanted names.
+    """
     numbers = [name for name in file.names if re.fullmatch(r"-?\d+(\.\d*)?", name)]
     if not file.header or not numbers or not set(file.names).isdisjoint(wanted.values()):
         return
-
-    def number(place: int, role: str) -> str:
+    flags = []
+    for place, role in enumerate(wanted, 1):
+        position = str(place) if place <= len(file.names) else "''"
         if role not in ("user", "item") and len(file.names) > len(wanted):
-            return "N"  # which of them is the time is anyone's guess
-        return str(place) if place <= len(file.names) else "''"
-
-    places = " ".join(
-        f"--config.data.{role}_column={number(place, role)}" for place, role in enumerate(wanted, 1)
-    )
+            # It is unclear which of the other columns is the time.
+            position = "N"
+        flags.append(f"--config.data.{role}_column={position}")
+    line = shortened(file.separator.join(file.names))
     raise UserError(
-        f"{file.path} has no column {wanted['user']!r}: its first line is {shortened(file.separator.join(file.names))!r}, "
-        f"which looks like an event and no header. Without a header columns go by number, from 1 on, as in {places}."
+        f"{file.path} has no column {wanted['user']!r}: its first line is {line!r}, which "
+        "looks like data, not a header. Without a header, name columns by number, starting at 1, "
+        f"as in {' '.join(flags)}."
     )

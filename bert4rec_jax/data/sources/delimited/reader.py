@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs of delimited text, read fast: blocks of rows in several threads, in order."""
+"""Reads logs of delimited text fast: blocks of rows in several threads, in order."""
 
 from __future__ import annotations
 
@@ -19,31 +19,38 @@ from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME, is_seconds,
 from bert4rec_jax.data.sources.delimited.layout import (
     TextFile,
     is_quoted,
-    refuse_headless,
+    reject_missing_header,
     require_columns,
 )
 from bert4rec_jax.data.sources.log import RestartReading, Roles
 from bert4rec_jax.data.sources.row_filter import RowFilter
 from bert4rec_jax.errors import UserError
 
-_STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow does not know
+_STAND_IN = "\x1f"  # replaces separators of more than one character, which Arrow lacks
+_LEAST_BLOCK = 1 << 24
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
 _BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
 _QUOTED = "fields begin and end with quotation marks"
-# Types that Arrow guesses, each of which holds all values of those before it.
+# Types that Arrow guesses; each can represent all values of the types before it.
 _WIDER = ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns")))
 
 
 class _OtherKinds(Exception):
-    """Columns of a row filter hold something else in a block than was believed; the argument says what."""
+    """Columns of a row filter have other types in a block than assumed; args: {column: type}."""
 
 
 class TextLog:
-    """An interaction log in one or more delimited files of the same layout, read in canonical blocks.
+    """An interaction log in one or more delimited files of the same layout.
 
-    `blocks` raises `RestartReading` when a later row shows that the type of the times or of a column of the row filter, or the
-    meaning of quotation marks, was guessed wrong; calling it once more reads everything with what was learnt.
+    `blocks` raises `RestartReading` if a later row shows that the type of the times, the type of a
+    column of the row filter, or the meaning of quotation marks was guessed wrong. The next call
+    uses the corrected guess.
+
+    Attributes:
+      files: the files to read.
+      roles: of their columns.
+      bytes: size of the files.
     """
 
     def __init__(
@@ -53,53 +60,62 @@ class TextLog:
         row_filter: RowFilter | None = None,
         known: int = 0,
     ):
-        """Checks that the columns are there; the first `known` files say what kind of times all have, and are not read.
+        """Checks the columns.
+
+        Args:
+          files: all files of the log.
+          roles: of their columns.
+          row_filter: which rows to keep; None: all.
+          known: this many of the first files are not read; they only determine the type of the
+            times.
 
         Raises:
-          UserError: a file is no text, or lacks a column.
+          UserError: a file is not text, or lacks a column.
         """
-        self.files, self.roles, self._filter = files[known:], roles, row_filter
+        self.files = files[known:]
+        self.roles = roles
+        self._filter = row_filter
         for file in files:
             text.check_text(file.path)
-            refuse_headless(file, roles.named())
+            reject_missing_header(file, roles.named())
             require_columns(file.path, file.names, roles.named())
         self._kinds = _time_kinds(files[0], roles) if roles.time else [None]
         self._filter_kinds: dict[str, pa.DataType] = {}
-        # Tabs and bars: quotation marks mean something where a field begins and ends with one.
-        self._unquoted = None
+        # In files with tabs or bars, quotation marks are ordinary characters until a field begins
+        # and ends with one. `_unquoted` keeps the files and types from before that.
+        self._unquoted: tuple[list[TextFile], list[pa.DataType]] | None = None
         self._may_be_quoted = not files[0].quotes and len(files[0].separator) == 1
         self.bytes = sum(os.path.getsize(file.path) for file in self.files)
 
     def blocks(self) -> Iterator[pa.Table]:
-        """Yields tables with `user` and `item` (dictionary of strings), and where named `time` (int64, float64 or
-        timestamp) and `rating` (float32); at most about 16 MiB of text each, in file order.
+        """Yields tables as described in `sources.log.Blocks`, of about 16 MiB of text each.
 
         Raises:
-          RestartReading: call this again, and discard all tables.
-          UserError: with the number of the first faulty line.
+          RestartReading: discard all tables and call this again.
+          UserError: names the file and the first invalid line.
         """
-        some = False
+        has_rows = False
         for file in self.files:
             try:
                 for table in _in_order(
                     self._parse, file, text.line_blocks(file.path, file.quotes, file.header)
                 ):
-                    some = some or table.num_rows > 0
+                    has_rows = has_rows or table.num_rows > 0
                     yield table
             except _OtherKinds as found:
                 self._learn(file, *found.args)
             except pa.ArrowInvalid as error:
                 self._reconsider(file, str(error).split("\n")[0])
-        if not some and self._filter is None:
+        if not has_rows and self._filter is None:
             raise UserError(
-                f"{self.files[0].path} has a header but no rows; it should hold interactions."
+                f"{self.files[0].path} has a header but no rows; it should contain interactions."
             )
 
     def _parse(self, file: TextFile, data: bytes) -> pa.Table:
         try:
             return self._table(file, data)
         except pa.ArrowInvalid:
-            # Lines of blanks alone are rare: looked for only now.
+            # Lines of white space only are rare, so they are removed only after a failure.
             cleaned = data if file.quotes and b'"' in data else _BLANK_LINES.sub(b"", data)
             if cleaned == data:
                 raise
@@ -114,25 +130,25 @@ class TextLog:
             kinds[roles.time] = self._kinds[0]
         extra = self._filter.columns_in(file.names) if self._filter else []
         wanted = list(dict.fromkeys([*kinds, *extra]))
-        believed = {name: self._filter_kinds.get(name) for name in extra if name not in kinds}
+        assumed = {name: self._filter_kinds.get(name) for name in extra if name not in kinds}
         try:
             table = parse(
-                file, data, kinds | {name: kind for name, kind in believed.items() if kind}, wanted
+                file, data, kinds | {name: kind for name, kind in assumed.items() if kind}, wanted
             )
         except pa.ArrowInvalid:
-            if not any(believed.values()):
+            if not any(assumed.values()):
                 raise
-            # Raises likewise unless it is a column of the filter that does not fit.
+            # This raises the same error, unless a column of the filter is the cause.
             table = parse(file, data, kinds, wanted)
-            raise _OtherKinds({name: table.schema.field(name).type for name in believed}) from None
-        if table.num_rows and not all(believed.values()):
-            # A condition means the same in all blocks, so their types are agreed on before it is applied to any.
-            raise _OtherKinds({name: table.schema.field(name).type for name in believed})
+            raise _OtherKinds({name: table.schema.field(name).type for name in assumed}) from None
+        if table.num_rows and not all(assumed.values()):
+            # The types must be the same in all blocks before the condition is applied to any.
+            raise _OtherKinds({name: table.schema.field(name).type for name in assumed})
         if self._filter:
             table = self._filter.apply(table, file.path)
         columns = {role: table[name] for role, name in roles.named().items()}
         table = pa.table(columns).unify_dictionaries().combine_chunks()
-        _refuse_gaps(table)
+        _reject_gaps(table)
         if self._may_be_quoted and any(
             is_quoted(value)
             for role in ("user", "item")
@@ -144,14 +160,11 @@ class TextLog:
     def _learn(self, file: TextFile, found: dict[str, pa.DataType]) -> None:
         before = self._filter_kinds
         wider = {name: _wider(before.get(name), kind) for name, kind in found.items()}
-        if (
-            before | wider == before
-        ):  # such as 0x1F, which Arrow takes for a whole number but not for a fraction
+        if before | wider == before:
+            # Arrow reads values such as 0x1F as a whole number, but not as a fraction.
             wider = {name: pa.string() for name, kind in found.items() if kind != before[name]}
         if before | wider == before:
-            self._reconsider(
-                file, "a column of config.data.where does not hold what it seems to hold"
-            )
+            self._reconsider(file, "a column of config.data.where has values of several types")
         self._filter_kinds = before | wider
         raise RestartReading from None
 
@@ -166,50 +179,53 @@ class TextLog:
         if len(self._kinds) > 1:
             self._kinds = self._kinds[1:]
             raise RestartReading
-        if (
-            self._unquoted
-        ):  # some fields look quoted, but the file does not follow the rules of quoting
+        if self._unquoted:
+            # Some fields look quoted, but the file does not follow the rules of quoting.
             (self.files, self._kinds), self._unquoted = self._unquoted, None
             raise RestartReading
         raise_fault(file, self.roles, reason)
 
 
-def _wider(believed: pa.DataType | None, found: pa.DataType) -> pa.DataType:
-    """Returns a type for the values of blocks that look like the one and of blocks that look like the other."""
-    if believed in (None, pa.null()):
+def _wider(assumed: pa.DataType | None, found: pa.DataType) -> pa.DataType:
+    """Returns a type that can represent the values of both types."""
+    if assumed in (None, pa.null()):
         return found
-    if found in (believed, pa.null()):
-        return believed
-    if pa.binary() in (believed, found):  # text that is no UTF-8
+    if found in (assumed, pa.null()):
+        return assumed
+    if pa.binary() in (assumed, found):  # text that is not UTF-8
         return pa.binary()
     for kinds in _WIDER:
-        if believed in kinds and found in kinds:
-            return kinds[max(kinds.index(believed), kinds.index(found))]
+        if assumed in kinds and found in kinds:
+            return kinds[max(kinds.index(assumed), kinds.index(found))]
     return pa.string()
 
 
 def _in_order(parse_block: Callable, file: TextFile, blocks: Iterator[bytes]) -> Iterator[pa.Table]:
-    """Parses blocks in threads (Arrow lets go of the interpreter), and yields the tables in order."""
+    """Parses blocks in threads (Arrow releases the GIL), and yields the tables in order."""
     workers = min(os.cpu_count() or 1, 8)
     with ThreadPoolExecutor(workers, "read") as pool:
-        under_way: collections.deque = collections.deque()
+        pending: collections.deque = collections.deque()
         try:
             for block in blocks:
-                under_way.append(pool.submit(parse_block, file, block))
-                if len(under_way) > workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(parse_block, file, block))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()
 
 
 def read_all(file: TextFile, kinds: dict[str, pa.DataType]) -> pa.Table:
-    """Reads every column of a small file; types as given, else guessed.
+    """Reads every column of a small file.
+
+    Args:
+      file: the file.
+      kinds: types of columns; others are guessed.
 
     Raises:
-      UserError: with the number of the first line of the wrong length.
+      UserError: names the first line with a wrong number of fields.
     """
     text.check_text(file.path)
     with text.open_bytes(file.path) as raw:
@@ -235,41 +251,41 @@ def parse(
     """Parses whole rows.
 
     Args:
-      file: how they are laid out.
+      file: the layout.
       data: the rows, without header.
       kinds: types of columns; others are guessed.
-      columns: what is wanted; empty: all.
+      columns: the columns to return; empty: all.
 
     Raises:
-      pa.ArrowInvalid: a row does not fit.
+      pa.ArrowInvalid: a row has another number of fields, or a value another type.
     """
     separator = file.separator
     if len(separator) > 1:
-        data, separator = (
-            data.replace(separator.encode(file.encoding), _STAND_IN.encode()),
-            _STAND_IN,
-        )
+        data = data.replace(separator.encode(file.encoding), _STAND_IN.encode())
+        separator = _STAND_IN
     if not data.strip():
         names = columns or file.names
         return pa.table({name: pa.array([], kinds.get(name, pa.string())) for name in names})
+    read_options = pa.csv.ReadOptions(
+        use_threads=not columns,
+        # Arrow guesses types from its first block, so there is only one.
+        block_size=max(_LEAST_BLOCK, min(len(data), 2**31 - 1)),
+        column_names=file.names,
+        encoding=file.encoding,
+    )
+    parse_options = pa.csv.ParseOptions(
+        delimiter=separator,
+        quote_char='"' if file.quotes else False,
+        newlines_in_values=file.quotes,
+    )
+    convert_options = pa.csv.ConvertOptions(
+        column_types=kinds, include_columns=columns, null_values=[""]
+    )
     return pa.csv.read_csv(
         pa.BufferReader(data),
-        read_options=pa.csv.ReadOptions(
-            use_threads=not columns,
-            block_size=max(
-                1 << 24, min(len(data), 2**31 - 1)
-            ),  # Arrow guesses types from its first block
-            column_names=file.names,
-            encoding=file.encoding,
-        ),
-        parse_options=pa.csv.ParseOptions(
-            delimiter=separator,
-            quote_char='"' if file.quotes else False,
-            newlines_in_values=file.quotes,
-        ),
-        convert_options=pa.csv.ConvertOptions(
-            column_types=kinds, include_columns=columns, null_values=[""]
-        ),
+        read_options=read_options,
+        parse_options=parse_options,
+        convert_options=convert_options,
     )
 
 
@@ -277,8 +293,12 @@ def _dictionary(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0).dictionary if column.num_chunks else pa.array([], pa.string())
 
 
-def _refuse_gaps(table: pa.Table) -> None:
-    """Refuses a row without an id or a rating, or with a number that is none (nan, inf) or far too large."""
+def _reject_gaps(table: pa.Table) -> None:
+    """Rejects missing ids and ratings, and numbers that are NaN, infinite or far too large.
+
+    Raises:
+      pa.ArrowInvalid: a row has one.
+    """
     gaps = any(
         "" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist()
         for role in ("user", "item")
@@ -297,7 +317,7 @@ def _refuse_gaps(table: pa.Table) -> None:
 
 
 def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:
-    """Types to try for the time column, from its first value."""
+    """Returns the types to try for the time column, according to its first value."""
     column = file.names.index(roles.time)
     for _, row in file.rows():
         value = row[column].strip() if column < len(row) else ""

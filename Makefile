@@ -18,7 +18,7 @@ PINNED = $$(file=constraints-$$($(RUN) -c 'import sys; print("%d.%d" % sys.versi
 RUNS ?= runs
 PORT ?= 8000
 
-.PHONY: quickstart demo page test test-slow bench docs wheel clean
+.PHONY: quickstart demo page test test-slow types bench docs wheel clean
 
 quickstart: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart
@@ -40,6 +40,10 @@ $(RUNS)/quickstart/results.json: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m pytest -n auto --dist=worksteal
+
+# Static types of the package.
+types: $(INSTALLED)
+	$(RUN) -m mypy
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

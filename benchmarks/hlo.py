@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled program holds, computes, reads and sends, read from its own text; nothing runs.
+"""Bytes that a compiled program reads, writes and sends, parsed from XLA's text; nothing is run.
 
-XLA's cost analysis counts the body of a loop once and answers nothing for GPUs, so operations come
-from the traced program and bytes from the text of the compiled one, each loop as often as it runs.
+XLA's cost analysis counts the body of a loop once and is not available for GPUs. Here, a loop counts
+as often as it runs.
 """
 
 import functools
@@ -317,15 +317,18 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
         operand = sum(
             shape_bytes(re.sub(r"\{[^}]*\}", "", computation[name].shape)) for name in line.operands
         )
-        sent[kind] += (
-            times
-            * {
-                "all-reduce": lambda: all_reduce(operand, group),
-                "all-gather": lambda: gather(operand * group, group),
-                "reduce-scatter": lambda: gather(operand, group),
-            }.get(kind, lambda: operand)()
-        )
+        sent[kind] += times * _ring_bytes(kind, operand, group)
     return sent
+
+
+def _ring_bytes(kind: str, operand: float, group: int) -> float:
+    if kind == "all-reduce":
+        return all_reduce(operand, group)
+    if kind == "all-gather":
+        return gather(operand * group, group)
+    if kind == "reduce-scatter":
+        return gather(operand, group)
+    return operand
 
 
 def _group_size(line: str, devices: int) -> int:

@@ -15,20 +15,20 @@ chunk of items or of keys, J sampled negatives or candidates, P pairs of an item
 another item or feature, F features, R rows of any table, S shards, V rows of the item table.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import ml_collections
-
-from bert4rec_jax import config as config
-from bert4rec_jax.config import Config
+import importlib
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 if TYPE_CHECKING:
+    import ml_collections
+
+    from bert4rec_jax import config as config
+    from bert4rec_jax.config import Config
     from bert4rec_jax.serving import Recommender
 
 __version__ = "0.3.0"
 __all__ = ["Config", "Recommender", "config", "evaluate", "load", "train"]
 
-ConfigLike: TypeAlias = Config | ml_collections.ConfigDict | dict[str, Any]
+ConfigLike: TypeAlias = Union["Config", "ml_collections.ConfigDict", dict[str, Any]]
 
 
 def train(config: ConfigLike, workdir: str) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[s
     """Ranks the test users with the best checkpoint of a trained run.
 
     Args:
-      config: the config of the run. With `trained_from`, the fields of `config.eval` may differ, for
-        example `eval.protocol`.
+      config: the config of the run. With `trained_from`, the fields of `config.eval` may differ,
+        for example `eval.protocol`.
       workdir: folder that receives the results.
       trained_from: folder of the trained run (default: `workdir`).
 
@@ -89,14 +89,19 @@ def load(workdir: str) -> "Recommender":
     return Recommender(workdir)
 
 
-def _resolved(values: ConfigLike) -> Config:
-    return values if isinstance(values, Config) else config.resolve(values)
+def _resolved(values: ConfigLike) -> "Config":
+    from bert4rec_jax.config import Config, resolve
+
+    return values if isinstance(values, Config) else resolve(values)
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Recommender` when it is first used, because JAX takes seconds to import."""
-    if name == "Recommender":
-        from bert4rec_jax.serving import Recommender
+    """Imports `config`, `Config` and `Recommender` when they are first used.
 
-        return Recommender
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    A command imports this module before it can handle Ctrl-C, so it has to be imported quickly.
+    """
+    modules = {"config": "config", "Config": "config", "Recommender": "serving"}
+    if name not in modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"bert4rec_jax.{modules[name]}")
+    return module if name == "config" else getattr(module, name)

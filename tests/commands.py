@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the program as a user does, in a process of its own, on a log and a model so small that it takes seconds."""
+"""Runs commands in processes of their own, with a log and a model that take seconds."""
 
 import json
 import os
@@ -33,7 +33,7 @@ _started: list[subprocess.Popen] = []
 
 
 def environment(folder, devices: int = 1, **more: str) -> dict[str, str]:
-    """Returns the environment of a process that keeps data in `folder`; compiled programs as `conftest.py` says."""
+    """Returns the environment of a process whose data are in `folder`."""
     # Unoptimised code compiles in half the time.
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return (
@@ -76,13 +76,13 @@ def start(command: list[str], folder, devices: int = 1, **more: str) -> subproce
 
 
 def start_with(command: list[str], **options) -> subprocess.Popen:
-    """Starts a command in the checkout; it ends with the test at the latest."""
+    """Starts a command in the checkout; `end_all` ends it after the test."""
     _started.append(subprocess.Popen(command, cwd=ROOT, **options))
     return _started[-1]
 
 
 def end_all() -> None:
-    """Ends what was started and is still running."""
+    """Ends all started processes that are still running."""
     while _started:
         process = _started.pop()
         if process.poll() is None:
@@ -132,7 +132,7 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 400) -> None
 
 
 def metric_lines(workdir) -> list[dict]:
-    """Returns the lines of metrics.jsonl without the times; the last one may still be on its way."""
+    """Returns the complete lines of metrics.jsonl without the times."""
     path = pathlib.Path(workdir) / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -140,7 +140,7 @@ def metric_lines(workdir) -> list[dict]:
 
 
 def outcome(workdir) -> dict:
-    """Returns all that two runs of the same experiment must agree on: results, ranks and metrics without times."""
+    """Returns everything in which two equal runs must agree: results, ranks, metrics, no times."""
     workdir = pathlib.Path(workdir)
     results = json.loads((workdir / "results.json").read_text())
     for name in ("train_seconds", "eval_seconds", "users_per_second"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends a command, in one line."""
+"""Errors and signals end a command with one line."""
 
 import errno
 import signal
@@ -34,7 +34,7 @@ from bert4rec_jax.errors import Stopped, UserError, exit_cleanly
         ),
     ],
 )
-def test_what_people_can_put_right_is_one_line(capsys, raised, code, said):
+def test_an_error_that_the_user_can_fix_is_one_line(capsys, raised, code, said):
     def command():
         raise raised
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration decides beyond the model: who validates, by which ranks, and which rows a device takes."""
+"""The parts of an experiment: validation users, ranks of validation, rows per device."""
 
 from types import SimpleNamespace
 

@@ -77,7 +77,7 @@ def test_user_errors_are_one_line_with_exit_code_2(arguments, named, tmp_path):
         ("experiments.cite", "--write"),
     ],
 )
-def test_help_is_on_stdout_and_no_failure(command, named):
+def test_help_is_printed_on_stdout(command, named):
     done = subprocess.run(
         [sys.executable, "-m", command, "--help"],
         cwd=ROOT,
@@ -88,7 +88,7 @@ def test_help_is_on_stdout_and_no_failure(command, named):
     assert (done.returncode, done.stderr) == (0, "") and named in done.stdout
 
 
-def test_an_error_that_nobody_can_read_has_its_exit_code():
+def test_an_error_keeps_its_exit_code_if_stderr_cannot_be_written():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "bert4rec_jax.main", "--config", "synthetic"],
@@ -99,7 +99,7 @@ def test_an_error_that_nobody_can_read_has_its_exit_code():
     assert done.returncode == 2
 
 
-def test_a_workdir_of_another_model_or_other_data_is_refused(tmp_path):
+def test_a_workdir_of_another_model_or_other_data_is_rejected(tmp_path):
     small = [
         "--config",
         "configs/synthetic.py",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signal in every phase of a command: training saves and goes on later, the others end without a word too many."""
+"""A stop signal in every phase of a command: training saves its state, other commands end."""
 
 import contextlib
 import os
@@ -20,14 +20,15 @@ from bert4rec_jax.errors import Stopped
 from bert4rec_jax.ranking import Ranker
 from bert4rec_jax.training import Checkpoints, loop
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]  # SIGUSR1 is heard by the same lines
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]  # SIGUSR1 uses the same code
 
 
 def always(*_, **__) -> bool:
     return True
 
 
-# Where the signal comes, in the order in which one run after another gets there: what is called then, and which call.
+# The signal comes during one call per phase: owner and name of the function, and which call.
+# The phases are in the order in which a run that is continued after each signal reaches them.
 PHASES = {
     "prepare": (prepare, "_publish", always),
     "compile": (loop, "waiting", lambda title, visible: "compiling" in title),
@@ -40,7 +41,7 @@ PHASES = {
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_training_stops_in_any_phase_and_the_same_call_goes_on(
+def test_training_stops_in_any_phase_and_the_same_call_continues(
     small_run, tmp_path, monkeypatch, capfd, number
 ):
     config, workdir = small_config(tmp_path), tmp_path / "run"
@@ -60,7 +61,7 @@ def test_training_stops_in_any_phase_and_the_same_call_goes_on(
                 bert4rec_jax.train(config, str(workdir))
             except Stopped as stop:
                 stopped = stop.number == number
-        if phase == "prepare":  # there is nothing yet to save
+        if phase == "prepare":  # there is nothing to save yet
             assert not os.listdir(tmp_path / "prepared")
         said = capfd.readouterr().err
         assert sent, f"no call of {name} in this phase"
@@ -69,7 +70,7 @@ def test_training_stops_in_any_phase_and_the_same_call_goes_on(
         )
         if phase == "compile":  # and not at the next validation
             assert [name for name in os.listdir(workdir / "checkpoints") if name.isdigit()] == ["1"]
-        # Nothing is left to stop for in the last one.
+        # The baselines are the last phase, so the run finishes.
         assert stopped == (not (workdir / "results.json").exists()) == (phase != "baselines"), phase
     assert outcome(workdir) == outcome(small_run)
     assert digest(workdir, config.train.steps) == digest(small_run, config.train.steps)
@@ -94,11 +95,11 @@ runpy.run_module(command, run_name="__main__", alter_sys=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
-    # As a callback of the garbage collector does, suppress lets nothing through.
+def test_a_signal_during_a_callback_that_cannot_raise_is_not_lost(number):
+    # Like a callback of the garbage collector, suppress() swallows the exception.
     with (
         pytest.raises(Stopped, match=number.name),
-        prepare._ending_on_signals(),
+        prepare._stop_on_signals(),
         contextlib.suppress(Stopped),
     ):
         os.kill(os.getpid(), number)
@@ -108,8 +109,8 @@ def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(number):
         time.sleep(60)
 
 
-def test_ctrl_c_before_the_command_has_begun_shows_no_traceback(tmp_path):
-    # It comes while main imports its first library.
+def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path):
+    # The signal comes while main imports its first library.
     (tmp_path / "absl.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
@@ -140,7 +141,7 @@ PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
         ),
     ],
 )
-def test_a_command_that_is_stopped_while_it_prepares_is_nobodys_mistake(tmp_path, mode, code, last):
+def test_a_stop_signal_during_preparation_is_not_an_error(tmp_path, mode, code, last):
     module, name, main = PREPARING
     done = run(
         [
@@ -181,7 +182,7 @@ COMMANDS = {
 
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(
+def test_other_commands_end_at_once_and_leave_no_complete_output(
     small_run, tmp_path, command, number
 ):
     module, name, main, flags = COMMANDS[command]
@@ -201,7 +202,7 @@ def test_other_commands_end_at_once_and_leave_nothing_that_looks_whole(
         ],
         tmp_path,
     )
-    # Ctrl-C is answered; the others do what they do to every program.
+    # Ctrl-C prints a line; the other signals end the process directly.
     assert done.returncode == (130 if number == signal.SIGINT else -number), done.stderr
     said = [
         line for line in done.stderr.splitlines() if not line.endswith(" s so far")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a command shows in a terminal of 80 columns, and in a log."""
+"""Output of commands in a terminal of 80 columns and in a log."""
 
 import io
 import json
@@ -15,7 +15,7 @@ LONG = "error: config.model.heads = 3 is out of range: it must be a divisor of c
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that looks like a terminal."""
 
     def isatty(self):
         return True
@@ -28,7 +28,7 @@ def eighty(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
 
 
-def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch):
+def test_a_message_is_wrapped_in_a_terminal_and_one_line_in_a_log(eighty, monkeypatch):
     for stream, lines in ((Terminal(), 2), (io.StringIO(), 1)):
         monkeypatch.setattr(sys, "stderr", stream)
         terminal.say(LONG)
@@ -41,14 +41,14 @@ def test_a_sentence_fits_a_terminal_and_is_one_line_in_a_log(eighty, monkeypatch
 
 
 @pytest.mark.parametrize("name, value", [("NO_COLOR", "1"), ("TERM", "dumb")])
-def test_no_colours_where_they_are_not_wanted(eighty, monkeypatch, name, value):
+def test_colours_can_be_switched_off(eighty, monkeypatch, name, value):
     assert terminal.coloured("x", "bold", Terminal()) == "\033[1mx\033[0m"
     assert terminal.coloured("x", "bold", io.StringIO()) == "x"
     monkeypatch.setenv(name, value)
     assert terminal.coloured("x", "bold", Terminal()) == "x"
 
 
-def test_lines_of_a_table_are_cut_in_a_terminal_alone(eighty, monkeypatch):
+def test_table_lines_are_cut_only_in_a_terminal(eighty, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
     assert terminal.fitted("x" * 90) == "x" * 79 + "…" and terminal.fitted("x" * 80) == "x" * 80
     monkeypatch.setattr(sys, "stdout", io.StringIO())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fields of a configuration: frozen dataclasses with defaults, documentation and accepted values."""
+"""The fields of a configuration, with their defaults, documentation and accepted values."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -81,8 +81,8 @@ class DataConfig:
     )
     engine: Literal["duckdb", "spark"] = option(
         "duckdb",
-        "Engine that prepares the data. Both prepare logs of any size, with the same result: duckdb "
-        "on one machine, spark on a cluster.",
+        "Engine that prepares the data. Both prepare logs of any size, with the same result: "
+        "duckdb on one machine, spark on a cluster.",
     )
     engine_master: str = option(
         "local[2]", "Master URL of Spark, such as local[4], yarn, k8s://... or spark://..."

@@ -112,7 +112,7 @@ def _imported(file: str) -> ModuleType:
 
 
 def _plain(values: Any) -> dict[str, Any]:
-    """Returns what `get_config()` returned, which may be a ConfigDict or a dict, as nested dicts."""
+    """Returns the result of `get_config()`, a ConfigDict or a dict, as nested dicts."""
     if not isinstance(values, dict | ml_collections.ConfigDict):
         raise TypeError("get_config() must return a ConfigDict")
     return ml_collections.ConfigDict(values).to_dict()

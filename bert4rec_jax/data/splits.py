@@ -148,9 +148,10 @@ def _temporal(dataset: Dataset, config: SplitConfig) -> Split:
         description=(
             f"temporal: events before {_date(cuts.valid)} are trained on, from then the "
             f"validation and from {_date(cuts.test)} the test period{gap}; the target of a user "
-            f"in a period is the {config.period_target} event in it, the history all events before; "
-            f"users without history have no target ({len(valid)} validation{drawn} and {len(test)} test users of "
-            f"{dataset.num_users}; {unseen} test targets are items that no training event has)"
+            f"in a period is the {config.period_target} event in it, the history all events "
+            f"before; users without history have no target ({len(valid)} validation{drawn} and "
+            f"{len(test)} test users of {dataset.num_users}; {unseen} test targets are items that "
+            "no training event has)"
         ),
     )
 

@@ -194,4 +194,10 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
     _define_flags()
-    run_command(main)
+    run_command(
+        main,
+        sections={
+            "With --format stablehlo": ["k"],
+            "With --format page": ["histories", "onnxruntime_web"],
+        },
+    )

@@ -21,7 +21,7 @@ from bert4rec_jax.run_files import BASELINES_PENDING
 
 
 class RankedData(NamedTuple):
-    """The data of a run and what the best checkpoint made of them.
+    """The data of a run and the rankings by its best checkpoint.
 
     Attributes:
       dataset: the data.

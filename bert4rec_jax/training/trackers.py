@@ -2,6 +2,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases, MLflow."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,11 @@ def open_trackers(names: str, folder: Path) -> list[Tracker]:
 
 
 def _open(name: str, folder: Path) -> Tracker:
-    kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    kinds: dict[str, Callable[[Path], Tracker]] = {
+        "tensorboard": _TensorBoard,
+        "wandb": _WandB,
+        "mlflow": _MLflow,
+    }
     try:
         return kinds[name](folder)
     except ImportError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to runs: damaged checkpoints, full disks, a second process, divergence, kills at any moment."""
+"""Faults: damaged checkpoints, full disks, a second process, divergence, kills at any moment."""
 
 import contextlib
 import fcntl
@@ -67,7 +67,7 @@ def flip(path, part: float = 0.5, mask: int = 0xFF):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, copy, damage):
+def test_training_continues_before_a_damaged_newest_checkpoint(undisturbed, copy, damage):
     # Where the values are differs from save to save, and other files are not read again.
     for path in files_of(copy / "checkpoints" / str(STEPS) / "rest"):
         if path.parent.name == "d":
@@ -80,7 +80,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(undisturbed, co
     assert (copy / f"checkpoint-{STEPS}.damaged").is_dir()
 
 
-def test_damage_to_every_checkpoint_is_said(undisturbed, copy):
+def test_damage_to_every_checkpoint_is_reported(undisturbed, copy):
     for folder in (copy / "checkpoints").iterdir():
         for path in files_of(folder / "params"):
             flip(path)
@@ -152,7 +152,7 @@ def test_flipped_bytes_in_any_file_are_noticed_or_harmless(tmp_path, part, mask)
     assert noticed >= 2
 
 
-def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
+def test_changes_during_a_save_are_not_saved(tmp_path):
     progress = Progress(losses=[1.5])
     one = jax.numpy.ones(1)
     state = TrainState(one, {"a": jax.numpy.ones(10**6)}, {"c": one}, one)
@@ -164,7 +164,7 @@ def test_what_changes_during_a_save_is_saved_as_it_was(tmp_path):
         assert restored.progress == Progress(losses=[1.5])
 
 
-def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed, tmp_path):
+def test_a_full_disk_stops_with_the_reason_and_keeps_checkpoints(undisturbed, tmp_path):
     wide = {"model.width": 64, "model.ffn_width": 512}
     straight = tmp_path / "straight"
     succeed(train_command(straight, wide), undisturbed)
@@ -177,7 +177,7 @@ def test_a_full_disk_stops_with_the_reason_and_spares_what_is_there(undisturbed,
         assert outcome(disk / "run") == outcome(straight)
 
 
-def test_a_full_disk_is_told_alike_when_the_metrics_meet_it_before_a_save_does(tmp_path):
+def test_a_full_disk_is_reported_alike_for_metrics_and_saves(tmp_path):
     config = small_config(tmp_path)
     with (
         RunDirectory(str(tmp_path / "run"), config) as run,
@@ -205,14 +205,14 @@ def test_a_read_only_workdir_is_refused(undisturbed, tmp_path):
 def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed, tmp_path):
     diverging = {"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0}
     error = user_error(train_command(tmp_path / "run", diverging), undisturbed)
-    assert "step 2: the loss is" in error and "no checkpoint yet" in error
-    # There is nothing to protect yet, so what the message recommends works in the same workdir.
+    assert "step 2: the loss is" in error and "no checkpoint exists yet" in error
+    # No checkpoint exists, so the remedy in the message works in the same workdir.
     mended = {"optimizer.learning_rate": 1e-3, "train.steps": 20, "train.eval_every": 20}
     succeed(train_command(tmp_path / "run", mended), undisturbed)
     assert [
         line["step"] for line in metric_lines(tmp_path / "run") if line["split"] == "train"
     ] == [10, 20]
-    # What is left after skipping every later step has no scores to rank by, and must not rank first.
+    # The first step made the parameters useless, and all later steps were skipped.
     error = user_error(
         train_command(tmp_path / "skip", diverging | {"train.on_nan": "skip"}), undisturbed
     )
@@ -223,8 +223,8 @@ def test_divergence_stops_with_the_step_and_the_last_good_checkpoint(undisturbed
     assert skipped == [9, 19, 29, 39, 49, 59, 69, 79, 89, 99]
 
 
-def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
-    # The error alone is made up: where a system promises more memory than it has, the process would be killed.
+def test_out_of_memory_names_the_size_and_the_fields_to_change(cache):
+    # The error is faked: a real one may kill the process.
     experiment = Experiment(small_config(cache))
     with (
         pytest.raises(UserError) as raised,
@@ -249,7 +249,7 @@ def test_too_little_memory_is_answered_with_the_size_and_the_knobs(cache):
 
 
 class Chaos:
-    """Kills a run again and again at random moments; every run that gets through must equal the undisturbed one."""
+    """Kills a run repeatedly at random moments; each finished run must equal the undisturbed one."""
 
     PHASES = ("start", "preparation", "steps", "save", "ranking")
 
@@ -273,7 +273,7 @@ class Chaos:
         }[phase]()
 
     def attempt(self, phase: str) -> None:
-        """Starts the run and kills it somewhere in a phase, unless it is through before."""
+        """Starts the run and kills it during a phase, unless it finishes earlier."""
         process = start(train_command(self.workdir), self.folder)
         while process.poll() is None and not self.reached(phase):
             time.sleep(0.002)
@@ -322,9 +322,7 @@ def test_many_kills_do_not_change_the_outcome(undisturbed, tmp_path):
     )
 
 
-def test_what_the_model_reached_is_on_disk_before_a_baseline_fails(
-    small_run, tmp_path, monkeypatch
-):
+def test_results_of_the_model_are_saved_before_the_baselines(small_run, tmp_path, monkeypatch):
     def failing(*_):
         assert (tmp_path / "run" / "results.json").exists()
         raise ZeroDivisionError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models whose items have features: what they learn of items that nobody met, and that all who use them agree."""
+"""Models with item features: their gradients, their use after training, and cold items."""
 
 import json
 
@@ -92,7 +92,7 @@ def run(cache, tmp_path_factory):
     return folder
 
 
-def test_whoever_uses_the_run_has_the_table_that_was_ranked_with(run, cache):
+def test_the_recommender_has_the_item_table_of_the_evaluation(run, cache):
     recommender = bert4rec_jax.load(str(run))
     experiment = Experiment(recommender.config)
     bags, results = experiment.features, json.loads((run / "results.json").read_text())
@@ -113,7 +113,7 @@ def test_whoever_uses_the_run_has_the_table_that_was_ranked_with(run, cache):
     ranks = np.load(run / "ranks_test.npz")
     offsets, items = experiment.dataset.offsets, experiment.dataset.items
     histories = [items[offsets[user] : offsets[user + 1] - 1].tolist() for user in ranks["user"]]
-    scores = recommender.score(histories)
+    scores = recommender.score_numbers(histories)
     for row, (history, target) in enumerate(zip(histories, ranks["item"])):
         candidates = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
         if target not in history:
@@ -135,7 +135,7 @@ def test_the_exported_model_has_the_same_table(run, tmp_path):
 
 
 def write_log(folder, genres=5, warm=8, cold=2):
-    """Writes users who stay in a genre and end, every other one, with an item that nobody had in training."""
+    """Writes users who stay in one genre; every second one ends with a cold item."""
     random, rows = np.random.default_rng(0), []
     for user in range(240):
         genre = user % genres
@@ -159,7 +159,7 @@ def test_scoring_rejects_parameters_whose_features_are_not_folded(cache):
         experiment.ranker("valid").rank(params)
 
 
-def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
+def test_cold_items_are_ranked_by_their_features(tmp_path):
     write_log(tmp_path)
     medians = {}
     for features in ("", "genres"):
@@ -181,7 +181,7 @@ def test_items_that_nobody_met_are_ranked_by_their_features(tmp_path):
         new = ranks["item_popularity"] == 0
         assert new.sum() == 120
         medians[features] = np.median(ranks["rank"][new] / ranks["candidates"][new])
-    # .5 is chance; the loss pushes items that never come next below all others, and their features hold against it.
+    # 0.5 is chance. Without features, the loss pushes cold items below all others.
     assert medians["genres"] < 0.4 and medians[""] > 0.5, medians
 
 
@@ -193,7 +193,7 @@ def test_sizes_without_data_know_no_features(cache):
         estimate.assumed_sizes(config, Layout(config.parallel), 60)
 
 
-def test_a_run_does_not_go_on_with_other_features(run, cache):
+def test_a_run_does_not_continue_with_other_features(run, cache):
     with pytest.raises(UserError, match="config.data.features was 'genres,title' and is now ''"):
         bert4rec_jax.train(small_config(cache), str(run))
     environment = json.loads((run / "environment.json").read_text())

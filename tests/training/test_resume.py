@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that is stopped and started again ends as the one that never stopped, bit for bit."""
+"""A run that is stopped and continued gives the same bits as a run that never stopped."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ from commands import (
 )
 
 STEPS = SMALL["train.steps"]
-# Sends a signal to the command when it ranks for the NUMBER-th time.
+# Sends a signal to the command when it calls Ranker.rank for the NUMBER-th time.
 SIGNAL_WHILE_RANKING = """
 import os, runpy, sys
 from bert4rec_jax.ranking.ranker import Ranker
@@ -44,7 +44,7 @@ def assert_same_run(workdir, other):
     assert digest(workdir, STEPS) == digest(other, STEPS)
 
 
-def test_half_and_half_in_two_processes_is_the_whole(undisturbed):
+def test_two_halves_in_two_processes_equal_one_run(undisturbed):
     halves = undisturbed / "halves"
     succeed(train_command(halves, {"train.steps": STEPS // 2}), undisturbed)
     done = succeed(train_command(halves), undisturbed)
@@ -80,20 +80,18 @@ def test_signals_save_and_exit_in_training_and_ranking(undisturbed):
     stop_while_training(workdir, undisturbed, signal.SIGTERM)
     stop_while_training(workdir, undisturbed, signal.SIGUSR1)
     stop_while_training(workdir, undisturbed, signal.SIGHUP)
-    # In the last validation: what is left of four, less those that are done.
+    # Stop in the last of four validations.
     validated = sum(line["split"] == "valid" for line in metric_lines(workdir))
     stop_while_ranking(workdir, undisturbed, 4 - validated, signal.SIGTERM)
     assert sum(line["split"] == "valid" for line in metric_lines(workdir)) == 3
-    # That validation is made up for, then come the final ones of validation and test users.
+    # That validation is repeated; then validation users and test users are ranked at the end.
     stop_while_ranking(workdir, undisturbed, 3, signal.SIGUSR1)
     succeed(train_command(workdir), undisturbed)
     assert_same_run(workdir, undisturbed / "undisturbed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_process(
-    undisturbed, tmp_path, number
-):
+def test_a_second_signal_ends_the_process_while_xla_compiles(undisturbed, tmp_path, number):
     large = {"model.width": 256, "model.layers": 8, "model.max_length": 64, "model.ffn_width": 512}
     with open(tmp_path / "said", "w+") as said:
         process = start_with(
@@ -102,13 +100,16 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
             stdout=subprocess.DEVNULL,
             env=environment(undisturbed, JAX_ENABLE_COMPILATION_CACHE="0"),
         )
-        heard = lambda: (tmp_path / "said").read_text()  # noqa: E731
+
+        def heard() -> str:
+            return (tmp_path / "said").read_text()
+
         wait_for(lambda: "compiling the training step" in heard(), process)
         process.send_signal(number)
         wait_for(lambda: f"{number.name}: saving and stopping" in heard(), process)
-        time.sleep(1.2)  # both at once would be taken for one
+        time.sleep(1.2)  # two signals within a second count as one
         process.send_signal(number)
-        # Once it has compiled it would save and end with 0.
+        # Without the second signal it would save after compiling, and end with 0.
         assert process.wait(timeout=300) == 128 + number
         assert "again: quitting at once" in heard() and "Traceback" not in heard()
         assert not metric_lines(tmp_path / "run")
@@ -118,7 +119,7 @@ def test_a_signal_is_answered_while_xla_compiles_and_a_second_one_ends_the_proce
     "parallel",
     [{"parallel.item_shards": 2}, pytest.param({"parallel.mode": "pmap"}, marks=pytest.mark.slow)],
 )
-def test_going_on_with_other_devices_is_the_same_up_to_rounding(undisturbed, parallel):
+def test_resuming_on_other_devices_changes_only_rounding(undisturbed, parallel):
     short = {
         "train.steps": 40,
         "train.eval_every": 20,

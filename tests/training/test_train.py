@@ -118,7 +118,7 @@ def test_a_trained_model_comes_close_to_the_best_possible(cache, tmp_path):
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation(cache, tmp_path, monkeypatch):
-    # Real validations, but for the metric that chooses: by that of step 3, long before the newest, is the best.
+    # Real validations, except for the metric: its best value is at step 3, long before the end.
     chosen = iter([0.1, 0.2, 0.9, *[0.3] * 9])
     metric = "mrr@5"
     validate = Experiment.validate

@@ -30,8 +30,8 @@ def obtain_ml_100k(folder: str) -> str:
     """
     if importlib.util.find_spec("pip") is None:
         raise UserError(
-            f"pip, which downloads {PACKAGE}, is missing from this Python; run `{sys.executable} -m ensurepip`, "
-            f"or {_REMEDY}."
+            f"pip, which downloads {PACKAGE}, is missing from this Python; run "
+            f"`{sys.executable} -m ensurepip`, or {_REMEDY}."
         )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         wheel = _download_wheel(scratch)

@@ -2,9 +2,9 @@
 """One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
 
 A step or a ranking is written for one device's part of the batch, with a `Placement` that names
-the mesh axes of its sums. `Layout.map` turns it into a function of global arrays. Rows of a batch are
-split over all devices, the item table (and its optimizer moments) over the devices of the items
-axis; everything else is replicated.
+the mesh axes of its sums. `Layout.compile_update` and `Layout.compile_per_row` turn it into a
+function of global arrays. Rows of a batch are split over all devices, the item table (and its
+optimizer moments) over the devices of the items axis; everything else is replicated.
 """
 
 import functools
@@ -133,46 +133,74 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(spec, state)
 
-    def map(self, function: Callable, state: Any, donate: bool = False) -> Callable:
-        """Compiles function(state, batch, key, placement=placement) -> (state-like or per-row arrays, sums).
+    def compile_update(
+        self, update: Callable[..., tuple[Any, Any]], state: Any
+    ) -> Callable[[Any, Any, jax.Array], tuple[Any, Any]]:
+        """Compiles update(state, batch, key, placement=placement) -> (new state, sums).
 
         Args:
-          function: for one device; returns (new state, replicated tree) when `donate`, else a tree
-            of arrays whose first dimension runs over rows or cases of the device's part.
+          update: written for one device; its sums are equal on all devices.
           state: the first argument or its shapes, for the shardings.
-          donate: whether the first argument is consumed and its successor returned.
+
+        Returns:
+          A function of (state, batch, key) that consumes the state.
+        """
+        update = functools.partial(update, placement=self.placement)
+        if self._pmap:
+            return self._compile_pmap(update, (None, 0, None), (None, None), donated=(0,))
+        specs = self._specs(state)
+        return self._compile_jit(update, (specs, self._rows, P()), (specs, P()), donated=(0,))
+
+    def compile_per_row(
+        self, function: Callable[..., Any], params: Any
+    ) -> Callable[[Any, Any], Any]:
+        """Compiles function(params, batch, placement=placement) -> arrays with one row per row or case of the batch.
+
+        Args:
+          function: written for one device's part of the batch.
+          params: the first argument or its shapes, for the shardings.
+
+        Returns:
+          A function of (params, batch).
         """
         function = functools.partial(function, placement=self.placement)
-        donated = (0,) if donate else ()
-        options = compiler_options(self.placement.platform)
-        jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
         if self._pmap:
-            mapped = jax.pmap(
-                function,
-                axis_name=DATA,
-                in_axes=(None, 0, None),
-                devices=self._devices,
-                out_axes=(None, None) if donate else 0,
-                donate_argnums=donated,
-            )
-            # pmap has no compiler options of its own.
-            if options:
-                mapped = jit(mapped)
-            if donate:
-                return mapped
-            return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
-        if self.placement.data is None:
-            return jit(function)
-        specs = self._specs(state)
-        return jit(
-            jax.shard_map(
+            mapped = self._compile_pmap(function, (None, 0), 0)
+            return lambda params, batch: jax.tree.map(_merge_two_dimensions, mapped(params, batch))
+        return self._compile_jit(function, (self._specs(params), self._rows), self._rows)
+
+    def _compile_jit(
+        self, function: Callable, in_specs: tuple, out_specs: Any, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        if self.placement.data is not None:
+            function = jax.shard_map(
                 function,
                 mesh=self._mesh,
-                in_specs=(specs, self._rows, P()),
-                out_specs=(specs, P()) if donate else self._rows,
+                in_specs=in_specs,
+                out_specs=out_specs,
                 check_vma=False,
             )
+        return self._jit(function, donated)
+
+    def _compile_pmap(
+        self, function: Callable, in_axes: tuple, out_axes: Any, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        mapped = jax.pmap(
+            function,
+            axis_name=DATA,
+            in_axes=in_axes,
+            out_axes=out_axes,
+            devices=self._devices,
+            donate_argnums=donated,
         )
+        # pmap has no compiler options of its own.
+        if compiler_options(self.placement.platform):
+            mapped = self._jit(mapped, donated)
+        return mapped
+
+    def _jit(self, function: Callable, donated: tuple[int, ...]) -> Callable:
+        options = compiler_options(self.placement.platform)
+        return jax.jit(function, donate_argnums=donated, compiler_options=options)
 
     def put_state(self, state: Any) -> Any:
         """Places a host or device state on the devices."""

@@ -177,14 +177,11 @@ def table(letter: str, measured: dict) -> str:
         real = sum(w["real_tokens"] for w in peer["train"]) / sum(
             w["padded_tokens"] for w in peer["train"]
         )
-        ratio = lambda of: (
-            f"{of['ours'] / of[name]:.2f}x" if "ours" in of and name != "ours" else ""
-        )  # noqa: E731
         noisy = " *" if max(w["others"] for w in peer["train"]) > QUIET else ""
         lines.append(
             f"| {name} ({peer['version']}) | {speed[name]:,.0f} [{min(window):,.0f}, "
             f"{max(window):,.0f}]{noisy} | "
-            f"{ratio(speed)} | {ranking[name]:,.0f} | {ratio(ranking)} | {real:.0%} | "
+            f"{_ratio(speed, name)} | {ranking[name]:,.0f} | {_ratio(ranking, name)} | {real:.0%} | "
             f"{peer['startup_seconds']:.1f} | "
             f"{peer['peak_mib']:,} |"
         )
@@ -211,6 +208,13 @@ COLUMNS = [
     "Cloze / hand-written",
     "recommended / hand-written",
 ]
+
+
+def _ratio(rate: dict[str, float], name: str) -> str:
+    """Returns our rate divided by a peer's, or nothing if there is no comparison."""
+    if name == "ours" or "ours" not in rate:
+        return ""
+    return f"{rate['ours'] / rate[name]:.2f}x"
 
 
 def summary(configurations: dict) -> list[list[str]]:

@@ -112,7 +112,7 @@ class Step:
         slots = int(masks_per_history(config.masking, config.model.max_length)[-1])
         self._state = init_state(config, items)
         spec = StepSpec(config, items, slots)
-        self._step = layout.map(functools.partial(train_step, spec), self._state, donate=True)
+        self._step = layout.compile_update(functools.partial(train_step, spec), self._state)
         self._batch, self._key = layout.put_batch(full_batch(config, items)), jax.random.key(0)
         for _ in range(3):
             self()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of glibc's allocator, for commands only: importing a library must not change the process."""
+"""Settings of glibc's allocator.
+
+Only commands change them, because importing a library must not change its process.
+"""
 
 import ctypes
 

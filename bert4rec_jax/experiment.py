@@ -136,7 +136,7 @@ class Experiment:
         self.template = state_template(c, self.num_items, self.layout, num_features)
         check_memory(c, self.template)
         spec = StepSpec(c, self.num_items, self.num_slots, self.features)
-        self.step = self.layout.map(functools.partial(train_step, spec), self.template, donate=True)
+        self.step = self.layout.compile_update(functools.partial(train_step, spec), self.template)
         shardings = self.layout.shardings(
             {name: self.template.params[name] for name in ("items", "encoder")}
         )

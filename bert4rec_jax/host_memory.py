@@ -9,7 +9,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_host_memory() -> int | None:
-    """Returns the bytes that this process can still allocate, or None if the system does not report them.
+    """Returns the bytes that this process can still allocate, or None if they are unknown.
 
     This is the least of the machine's free memory, the rest of the container's limit (cgroup v2),
     and the rest of the process's own limit (`ulimit -v`).

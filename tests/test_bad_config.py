@@ -39,6 +39,8 @@ WRONG = {
     "model.head": ["none"],
     "model.dropout": [1.0, -0.1, float("nan"), "some"],
     "model.attention_dropout": [1.0],
+    "model.attention": ["pallas_gpu", "flash"],
+    "model.matmul_precision": ["float32", ""],
     "model.init_scale": [-0.1, float("nan"), float("inf")],
     "model.dtype": ["float16", "int8"],
     "model.remat": [1, "yes"],

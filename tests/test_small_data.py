@@ -68,9 +68,9 @@ def test_catalogues_of_a_few_items(tmp_path, items, predict_from):
     json.dumps(results, allow_nan=False)
     assert evaluate(config, str(tmp_path / "run"))["test"] == results["test"]
     run = bert4rec_jax.load(str(tmp_path / "run"))
-    assert len(run.recommend([1], 10)) == min(items - 1, 10)
-    assert len(run.recommend([1], 10, include_seen=True)) == min(items, 10)
-    assert run.recommend(list(range(1, items + 1)), 10) == []
+    assert len(run.recommend_numbers([[1]], 10)[0]) == min(items - 1, 10)
+    assert len(run.recommend_numbers([[1]], 10, include_seen=True)[0]) == min(items, 10)
+    assert run.recommend_numbers([list(range(1, items + 1))], 10) == [[]]
 
 
 def test_a_user_with_most_of_the_catalogue(tmp_path):
@@ -107,5 +107,7 @@ def test_seen_items_are_recommended_if_they_are_candidates(tmp_path):
     config = configure(tmp_path, shop(5, 6, 6), **{"eval.filter_seen": False})
     bert4rec_jax.train(config, str(tmp_path / "run"))
     run = bert4rec_jax.load(str(tmp_path / "run"))
-    assert {r.number for r in run.recommend([1, 2], 10)} == set(range(1, 7))
-    assert {r.number for r in run.recommend([1, 2], 10, include_seen=False)} == set(range(3, 7))
+    (with_seen,) = run.recommend_numbers([[1, 2]], 10)
+    (without_seen,) = run.recommend_numbers([[1, 2]], 10, include_seen=False)
+    assert {entry.number for entry in with_seen} == set(range(1, 7))
+    assert {entry.number for entry in without_seen} == set(range(3, 7))

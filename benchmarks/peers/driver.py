@@ -104,7 +104,11 @@ def machine() -> str:
 def commit() -> str:
     """Returns the current commit, with + if files are modified."""
     here = Path(__file__).resolve().parent
-    git = lambda *words: subprocess.run(
-        ["git", *words], cwd=here, capture_output=True, text=True, check=False
-    ).stdout.strip()  # noqa: E731
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
     return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", "..") else "")

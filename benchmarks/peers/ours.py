@@ -54,7 +54,7 @@ from bert4rec_jax.experiment import Experiment
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking import Cases, Ranker
 from bert4rec_jax.serving import TitleIndex
-from bert4rec_jax.serving.lists import write_lists
+from bert4rec_jax.serving.lists import ListOptions, write_lists
 
 
 def experiment_config(data: PeerData, folder: str) -> Config:
@@ -113,7 +113,8 @@ class Untrained:
     """What `write_lists` asks of a `Recommender`, with random weights."""
 
     config: Config
-    catalogue: pd.DataFrame
+    items_table: pd.DataFrame
+    popularity: np.ndarray
     titles: TitleIndex
     num_items: int
     params: dict
@@ -130,14 +131,16 @@ def lists() -> None:
         catalogue = dataset.item_table()
         catalogue.index = range(1, len(catalogue) + 1)
         params = init_params(config.model, dataset.num_items, jax.random.key(arguments.seed))
-        model = Untrained(config, catalogue, TitleIndex(catalogue), dataset.num_items, params)
+        titles = TitleIndex(catalogue)
+        popularity = np.ones(dataset.num_items, np.int64)
+        model = Untrained(config, catalogue, popularity, titles, dataset.num_items, params)
         users = Path(folder) / "users.txt"
         users.write_text("\n".join(map(str, range(arguments.list_users))))
 
         def make() -> int:
             out = Path(folder) / "lists.parquet"
             out.unlink(missing_ok=True)
-            return write_lists(model, str(out), LIST_LENGTH, str(users))["users"]
+            return write_lists(model, str(out), ListOptions(LIST_LENGTH, str(users)))["users"]
 
         serve_lists(
             answers,

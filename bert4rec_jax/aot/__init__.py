@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ahead-of-time compilation for accelerators that are not attached (`--compile_for`): memory fit and arithmetic bound.
+"""Ahead-of-time compilation for accelerators that are not attached (`--compile_for`).
+
+It reports whether a run fits into memory and how fast it could be at most.
 
 `targets` describes the accelerators to XLA, `estimate` compiles the steps of a run, `operations`
 counts their arithmetic, and `format` prints the result.

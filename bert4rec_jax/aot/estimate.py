@@ -100,15 +100,15 @@ def sizes_from_data(config: Config, layout: Layout) -> Sizes:
     return Sizes(
         experiment.num_items,
         experiment.num_slots,
-        histories.size,
-        histories.slots_in_a_row,
-        histories.pairs,
+        histories.batch_size,
+        histories.slots_per_row,
+        histories.removed.length,
         experiment.features,
     )
 
 
 def assumed_sizes(config: Config, layout: Layout, num_items: int) -> Sizes:
-    """Returns sizes for `num_items` items without any data, as if most rows contained one long history.
+    """Returns sizes without data, as if most rows contained one long history.
 
     Raises:
       UserError: the configuration has item features, which can only be read from data.
@@ -138,7 +138,7 @@ def training_step(config: Config, sizes: Sizes, layout: Layout) -> Step:
     spec = StepSpec(config, sizes.num_items, sizes.slots, sizes.features)
     step = functools.partial(train_step, spec)
     batch = Packed(*[_integers(layout, rows, length)] * 4)
-    function = layout.map(step, state, donate=True)
+    function = layout.compile_update(step, state)
     return Step("training", function, (state, batch, _key()), rows * length)
 
 
@@ -160,8 +160,8 @@ def ranking_step(config: Config, sizes: Sizes, layout: Layout) -> Step:
     state = state_template(config, sizes.num_items, layout, feature_count(sizes.features))
     params = {name: state.params[name] for name in ("items", "encoder")}
     step = functools.partial(rank_step, config, sizes.num_items, True)
-    function = layout.map(step, params)
-    return Step("ranking", function, (params, (histories, targets), _key()), rows * length)
+    function = layout.compile_per_row(step, params)
+    return Step("ranking", function, (params, (histories, targets)), rows * length)
 
 
 def _integers(layout: Layout, *shape: int) -> jax.ShapeDtypeStruct:
@@ -213,7 +213,7 @@ def compile_step(
 
 
 def bytes_in_error(error: str) -> int | None:
-    """Returns the memory that a compiler's error message reports as needed, or None if it reports none."""
+    """Returns the needed memory in a compiler's error message, or None if there is none."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
     if not used:
         return None

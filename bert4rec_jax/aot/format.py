@@ -70,8 +70,8 @@ def _advice(config: Config, report: Report) -> str:
     else:
         advice = (
             f"lower config.train.batch_rows = {config.train.batch_rows}, raise "
-            f"config.train.accumulate = {config.train.accumulate}, set config.model.remat = True, or "
-            "config.loss.name = 'sampled_softmax'"
+            f"config.train.accumulate = {config.train.accumulate}, set config.model.remat = True, "
+            "or config.loss.name = 'sampled_softmax'"
         )
     shards = config.parallel.item_shards
     return f"{advice}; if the item table is too large, raise config.parallel.item_shards = {shards}"

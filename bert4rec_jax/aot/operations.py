@@ -12,7 +12,9 @@ from jax.extend import core
 
 
 def count_operations(jaxpr: Any) -> float:
-    """Returns the operations of all matrix products in a jaxpr: on one device, if it is the body of a `shard_map`.
+    """Returns the operations of all matrix products in a jaxpr.
+
+    The body of a `shard_map` counts for one device.
 
     A loop counts as often as it runs and a branch as its most expensive case. A kernel counts its
     own estimate or, without one, its body once per cell of the grid. Equations with unused results

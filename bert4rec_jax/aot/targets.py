@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators to compile for without having one: their published figures and their description to XLA.
+"""Accelerators to compile for without having one: published figures and descriptions for XLA.
 
 To support another accelerator, add it to `CHIPS`.
 """
@@ -106,6 +106,7 @@ CHIPS = {
 def _gpu_description(chip: Chip) -> str:
     """Returns XLA's `GpuTargetConfigProto` in text form."""
     gpu = chip.gpu
+    assert gpu is not None, "a chip of the platform cuda has GPU details"
     return f"""
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -223,15 +224,19 @@ def _prepare_gpu() -> None:
             "jax-cuda12-plugin jax-cuda12-pjrt nvidia-cuda-nvcc-cu12, the first two in the version "
             "of jax (a GPU is not needed)."
         )
-    compiler = importlib.util.find_spec("nvidia.cuda_nvcc").submodule_search_locations
+    spec = importlib.util.find_spec("nvidia.cuda_nvcc")
+    assert spec is not None and spec.submodule_search_locations, "checked above"
+    compiler = Path(next(iter(spec.submodule_search_locations)))
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"
     # Autotuning chooses algorithms by their run time, which needs a GPU.
-    options = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={Path(next(iter(compiler)))}"
+    options = f"--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir={compiler}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {options}"
 
 
 def parse(text: str) -> Target:
-    """Returns the target for KIND:SHAPE, such as `v5e:4x4`, `2*v5p:2x2x2` (two slices), `h100:8` or `h100:2x8`.
+    """Returns the target for KIND:SHAPE.
+
+    Examples are `v5e:4x4`, `2*v5p:2x2x2` (two slices), `h100:8` and `h100:2x8`.
 
     Raises:
       UserError: the text does not have this form.
@@ -240,7 +245,8 @@ def parse(text: str) -> Target:
     if not match or match[2] not in CHIPS:
         raise UserError(
             f"--compile_for {text!r} is not a target: write KIND:SHAPE with KIND one of "
-            f"{', '.join(CHIPS)}, as in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x GPUs)."
+            f"{', '.join(CHIPS)}, as in v5e:4x4, 2*v5p:2x2x2 (two slices) or h100:2x8 (hosts x "
+            "GPUs)."
         )
     slices, kind, sizes = match.groups()
     shape = tuple(int(size) for size in sizes.split("x"))

@@ -103,6 +103,8 @@ def _fill(items: np.ndarray, placed: _Placed, num_rows: int, row_length: int) ->
     history, column = expand_ranges(start, start + length)
     inside = column - start[history]
     flat = row.astype(np.int64)[history] * row_length + column
+    # The column of [MASK] after the last history of a log has no event.
+    event = np.minimum(first[history] + inside, len(items) - 1)
 
     def filled(values: np.ndarray) -> np.ndarray:
         array = np.zeros(num_rows * row_length, np.int32)
@@ -110,7 +112,7 @@ def _fill(items: np.ndarray, placed: _Placed, num_rows: int, row_length: int) ->
         return array.reshape(num_rows, row_length)
 
     return Packed(
-        tokens=filled(items[first[history] + inside]),
+        tokens=filled(items[event]),
         segments=filled(number[history]),
         from_left=filled(inside),
         from_right=filled(length[history] - inside - 1),

@@ -55,7 +55,7 @@ def order_after(x: jax.Array, done: list[jax.Array]) -> jax.Array:
 
 @jax.custom_vjp
 def lookup_with_one_hot_gradient(table_RD: jax.Array, ids: jax.Array) -> jax.Array:
-    """Returns table_RD[ids]; the gradient is a product with a one-hot matrix instead of a slow scatter.
+    """Returns table_RD[ids]; its gradient is a product with a one-hot matrix, not a slow scatter.
 
     Args:
       table_RD: [rows, width].

@@ -2,9 +2,9 @@
 """One function, laid over devices: `jit` with named shardings over a mesh, or `pmap`.
 
 A step or a ranking is written for one device's part of the batch, with a `Placement` that names
-the mesh axes of its sums. `Layout.map` turns it into a function of global arrays. Rows of a batch are
-split over all devices, the item table (and its optimizer moments) over the devices of the items
-axis; everything else is replicated.
+the mesh axes of its sums. `Layout.compile_update` and `Layout.compile_per_row` turn it into a
+function of global arrays. Rows of a batch are split over all devices, the item table (and its
+optimizer moments) over the devices of the items axis; everything else is replicated.
 """
 
 import functools
@@ -44,33 +44,33 @@ class Layout:
 
         Args:
           config: its shape.
-          devices: what to lay functions over; None for all that this job has. Those of a
-            `targets.Target` are only
-            described: functions then compile and do not run.
+          devices: None for all devices of this job. The devices of an `aot.Target` are only
+            described; functions compile for them but cannot run.
 
         Raises:
-          UserError: the devices there are do not fit the configuration.
+          UserError: the devices do not fit the configuration.
         """
-        # A process feeds the rows after those of the process before it, so its devices must lie
-        # together in the mesh; TPUs number theirs by place in the machine.
-        # Slices of TPUs are joined by the slower network of the data centre: they come one after
-        # another, so that the data axis spans them and the items axis stays inside of one.
+        # Each process feeds consecutive rows, so its devices must be adjacent in the mesh. TPUs
+        # number their devices by position in the machine instead. The slower network of the data
+        # center connects TPU slices, so slices follow each other: the data axis spans them, and the
+        # items axis stays inside one slice.
         devices = sorted(
             devices or jax.devices(),
             key=lambda d: (getattr(d, "slice_index", 0), d.process_index, d.id),
         )
         if config.mode == "pmap" and jax.process_count() > 1:
             raise UserError(
-                "config.parallel.mode = 'pmap' works in one process only, because the arrays that pmap "
-                "returns belong to one process and cannot be saved; use config.parallel.mode = 'jit' "
+                "config.parallel.mode = 'pmap' works in one process only, because the arrays of "
+                "pmap belong to one process and cannot be saved; use config.parallel.mode = 'jit' "
                 f"with the {jax.process_count()} processes of this job."
             )
         data = config.data or max(len(devices) // config.item_shards, 1)
         wanted = data * config.item_shards
         if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
             raise UserError(
-                f"config.parallel asks for {data} x {config.item_shards} devices and there are {len(devices)}; "
-                "set config.parallel.data and config.parallel.item_shards to match."
+                f"config.parallel needs {data} x {config.item_shards} devices, and the job has "
+                f"{len(devices)}; set config.parallel.data and config.parallel.item_shards to "
+                "match."
             )
         self.num_devices, self.processes, self.process = (
             wanted,
@@ -93,18 +93,18 @@ class Layout:
         self._rows = P(names)
 
     def check_rows(self, rows: int, name: str) -> None:
-        """Raises a UserError unless `rows`, the value of the field `name`, can be dealt out evenly."""
+        """Raises a UserError unless `rows`, the value of the field `name`, divides evenly."""
         if rows % self.num_devices:
             raise UserError(
                 f"{name} = {rows} must be a multiple of the {self.num_devices} devices in use."
             )
 
     def check_table(self, rows: int, name: str) -> None:
-        """Raises a UserError unless the item table's `rows` can be shared out by what is called `name`."""
+        """Raises a UserError unless the field `name` divides the `rows` of the item table."""
         if rows % self._catalogue:
             raise UserError(
-                f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a power "
-                "of two up to 64 always does."
+                f"{name} = {self._catalogue} must divide the {rows} rows of the item table; a "
+                "power of two up to 64 always does."
             )
 
     @property
@@ -133,53 +133,81 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(spec, state)
 
-    def map(self, function: Callable, state: Any, donate: bool = False) -> Callable:
-        """Compiles function(state, batch, key, placement=placement) -> (state-like or per-row arrays, sums).
+    def compile_update(
+        self, update: Callable[..., tuple[Any, Any]], state: Any
+    ) -> Callable[[Any, Any, jax.Array], tuple[Any, Any]]:
+        """Compiles update(state, batch, key, placement=placement) -> (new state, sums).
 
         Args:
-          function: for one device; returns (new state, replicated tree) when `donate`, else a tree
-            of arrays whose first dimension runs over rows or cases of the device's part.
+          update: written for one device; its sums are equal on all devices.
           state: the first argument or its shapes, for the shardings.
-          donate: whether the first argument is consumed and its successor returned.
+
+        Returns:
+          A function of (state, batch, key) that consumes the state.
+        """
+        update = functools.partial(update, placement=self.placement)
+        if self._pmap:
+            return self._compile_pmap(update, (None, 0, None), (None, None), donated=(0,))
+        specs = self._specs(state)
+        return self._compile_jit(update, (specs, self._rows, P()), (specs, P()), donated=(0,))
+
+    def compile_per_row(
+        self, function: Callable[..., Any], params: Any
+    ) -> Callable[[Any, Any], Any]:
+        """Compiles function(params, batch, placement=placement) -> arrays with one row per row or case of the batch.
+
+        Args:
+          function: written for one device's part of the batch.
+          params: the first argument or its shapes, for the shardings.
+
+        Returns:
+          A function of (params, batch).
         """
         function = functools.partial(function, placement=self.placement)
-        donated = (0,) if donate else ()
-        options = compiler_options(self.placement.platform)
-        jit = functools.partial(jax.jit, donate_argnums=donated, compiler_options=options)
         if self._pmap:
-            mapped = jax.pmap(
-                function,
-                axis_name=DATA,
-                in_axes=(None, 0, None),
-                devices=self._devices,
-                out_axes=(None, None) if donate else 0,
-                donate_argnums=donated,
-            )
-            # pmap has no compiler options of its own.
-            if options:
-                mapped = jit(mapped)
-            if donate:
-                return mapped
-            return lambda *arguments: jax.tree.map(_merge_two_dimensions, mapped(*arguments))
-        if self.placement.data is None:
-            return jit(function)
-        specs = self._specs(state)
-        return jit(
-            jax.shard_map(
+            mapped = self._compile_pmap(function, (None, 0), 0)
+            return lambda params, batch: jax.tree.map(_merge_two_dimensions, mapped(params, batch))
+        return self._compile_jit(function, (self._specs(params), self._rows), self._rows)
+
+    def _compile_jit(
+        self, function: Callable, in_specs: tuple, out_specs: Any, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        if self.placement.data is not None:
+            function = jax.shard_map(
                 function,
                 mesh=self._mesh,
-                in_specs=(specs, self._rows, P()),
-                out_specs=(specs, P()) if donate else self._rows,
+                in_specs=in_specs,
+                out_specs=out_specs,
                 check_vma=False,
             )
+        return self._jit(function, donated)
+
+    def _compile_pmap(
+        self, function: Callable, in_axes: tuple, out_axes: Any, donated: tuple[int, ...] = ()
+    ) -> Callable:
+        mapped = jax.pmap(
+            function,
+            axis_name=DATA,
+            in_axes=in_axes,
+            out_axes=out_axes,
+            devices=self._devices,
+            donate_argnums=donated,
         )
+        # pmap has no compiler options of its own.
+        if compiler_options(self.placement.platform):
+            mapped = self._jit(mapped, donated)
+        return mapped
+
+    def _jit(self, function: Callable, donated: tuple[int, ...]) -> Callable:
+        options = compiler_options(self.placement.platform)
+        return jax.jit(function, donate_argnums=donated, compiler_options=options)
 
     def put_state(self, state: Any) -> Any:
         """Places a host or device state on the devices."""
         return jax.tree.map(jax.device_put, state, self.shardings(state))
 
     def put_batch(self, batch: Any) -> Any:
-        """Places this process's part of a batch: NumPy arrays whose first dimension is split over devices."""
+        """Places this process's part of a batch: NumPy arrays, split over devices by row."""
         if self._pmap:
             local = len([d for d in self._devices if d.process_index == self.process])
             return jax.tree.map(lambda x: x.reshape(local, len(x) // local, *x.shape[1:]), batch)
@@ -189,7 +217,7 @@ class Layout:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
     def to_host(self, tree: Any) -> Any:
-        """Fetches the results of a mapped function as NumPy arrays, whole on every process."""
+        """Returns the results of a compiled function as NumPy arrays, complete in every process."""
         if self.processes > 1:
             from jax.experimental import multihost_utils
 
@@ -202,7 +230,7 @@ def _merge_two_dimensions(x):
 
 
 def in_parameter_layout(x: jax.Array, platform: str) -> jax.Array:
-    """Returns x in the memory layout in which a TPU stores parameters of its shape; unchanged on other platforms.
+    """Returns x in the memory layout of a TPU's parameters; unchanged on other platforms.
 
     A TPU stores arrays with rows shorter than a register by columns, which avoids padding.
     Otherwise XLA copies and pads the parameters to match row-major gradients, and back.

@@ -12,7 +12,7 @@ from bert4rec_jax.host_memory import free_host_memory
 
 
 def step_memory(program: jax.stages.Compiled) -> int:
-    """Returns the bytes that a compiled program takes on each device: arguments, results and temporary arrays."""
+    """Returns the bytes that a compiled program takes per device, including temporary arrays."""
     sizes = program.memory_analysis()
     # An array that is updated in place is both an argument and an output.
     return (
@@ -64,12 +64,13 @@ def _free_per_device(num_devices: int) -> int | None:
 
 
 def memory_advice(config: Config) -> str:
-    """Returns a sentence that lists the fields that reduce the memory of training, with their values."""
+    """Returns a sentence with the fields that reduce the memory of training, and their values."""
     return (
         f"To make it smaller, lower config.model.width = {config.model.width}, "
         f"config.model.max_length = {config.model.max_length} or "
         f"config.train.batch_rows = {config.train.batch_rows}, raise "
         f"config.train.accumulate = {config.train.accumulate}, set config.model.remat = True, set "
-        f"config.loss.chunk_items (now {config.loss.chunk_items}; 0: automatic) to fewer items, use "
-        "config.loss.name = 'sampled_softmax', or split the table with config.parallel.item_shards."
+        f"config.loss.chunk_items (now {config.loss.chunk_items}; 0: automatic) to fewer items, "
+        "use config.loss.name = 'sampled_softmax', or split the table with "
+        "config.parallel.item_shards."
     )

@@ -4,6 +4,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def join_cluster() -> None:
       UserError: the other processes cannot be reached.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    settings = {}
+    settings: dict[str, Any] = {}
     for name in ("num_processes", "process_id"):
         value = os.environ.get(f"JAX_{name.upper()}")
         if value is not None:
@@ -37,8 +38,8 @@ def join_cluster() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: the other processes were not found ({error}); use SLURM or Kubernetes, "
-            "or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+            f"--distributed: the other processes were not found ({error}); use SLURM or "
+            "Kubernetes, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from None
 
 
@@ -74,6 +75,6 @@ def all_processes_ok(ok: bool) -> bool:
 def lost_process(reason: str) -> UserError:
     """Returns the error for a failed operation between the processes of a job."""
     return UserError(
-        f"another process of this job has ended or cannot be reached ({reason}); the last checkpoint "
-        "is intact: start all processes again to continue from it."
+        f"another process of this job has ended or cannot be reached ({reason}); the last "
+        "checkpoint is intact: start all processes again to continue from it."
     )

@@ -68,7 +68,7 @@ def compare(path: str, recommender: Recommender, count: int) -> Comparison:
         batch = histories[first : first + _BATCH]
         feed = {"history": pad_left(batch), "k": np.array([k])}
         items, scores = session.run(["items", "scores"], feed)
-        for row, expected in enumerate(recommender.recommend(batch, k, include_seen=False)):
+        for row, expected in enumerate(recommender.recommend_numbers(batch, k, include_seen=False)):
             numbers = [entry.number for entry in expected]
             found = items[row, : len(numbers)].tolist()
             differences = scores[row, : len(numbers)] - [entry.score for entry in expected]

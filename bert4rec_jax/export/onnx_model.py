@@ -22,9 +22,8 @@ from bert4rec_jax.export.jaxpr_to_onnx import OPSET, Graph, translate
 from bert4rec_jax.export.model_function import score_histories, weight_names
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import mask_token
+from bert4rec_jax.ranking.score_results import CANDIDATE_THRESHOLD, REMOVED_SCORE
 
-_REMOVED = np.float32(-2e9)
-_LARGEST_REMOVED = np.float32(-1e8)
 _INLINE_BYTES = 1_500_000_000
 _TO_THE_END = np.iinfo(np.int64).max
 # The oldest version of the format with these operations: runtimes reject files newer than
@@ -128,7 +127,7 @@ def _add_outputs(graph: Graph, history: str, scores: str, num_items: int) -> Non
     log_total = graph.add("ReduceLogSumExp", scores, one, keepdims=1)
     # Zeros in front of a history remove row 0, which is padding.
     seen = graph.add("Cast", history, to=TensorProto.INT64)
-    removed = graph.constant(_REMOVED)
+    removed = graph.constant(np.float32(REMOVED_SCORE))
     updates = graph.add("Expand", removed, graph.add("Shape", history))
     left = graph.add("ScatterElements", scores, seen, updates, axis=1)
     graph.add(
@@ -140,7 +139,7 @@ def _add_outputs(graph: Graph, history: str, scores: str, num_items: int) -> Non
     pads = graph.add("Concat", graph.integers(0, 0, 0), padding, axis=0)
     padded = graph.add("Pad", "all_scores", pads, removed)
     graph.nodes.append(helper.make_node("TopK", [padded, "k"], ["scores", "best"], axis=1))
-    exists = graph.add("Greater", "scores", graph.constant(_LARGEST_REMOVED))
+    exists = graph.add("Greater", "scores", graph.constant(np.float32(CANDIDATE_THRESHOLD)))
     graph.add("Where", exists, "best", zero, output="items")
     graph.add("Exp", graph.add("Sub", "scores", log_total), output="probabilities")
 

@@ -100,7 +100,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
     The columns are title, year (0: unknown), genres (indices of `genre_names`) and weight
     (popularity, for sorting).
     """
-    catalogue = recommender.catalogue
+    catalogue = recommender.items_table
     titles = catalogue["item"].astype(str)
     if "title" in catalogue:
         titles = catalogue["title"].fillna(titles).astype(str)
@@ -116,7 +116,7 @@ def catalogue_columns(recommender: Recommender) -> dict[str, list]:
         "year": years.tolist(),
         "genre_names": names,
         "genres": [[index[name] for name in genres] for genres in item_genres],
-        "weight": _popularity(recommender).tolist(),
+        "weight": recommender.popularity.tolist(),
     }
 
 
@@ -133,11 +133,6 @@ def _genres(catalogue: pd.DataFrame) -> list[list[str]]:
     texts = catalogue["genres"].fillna("").astype(str)
     split = [[_short_text(name) for name in text.split("|")] for text in texts]
     return [[name for name in names if name not in ignored] for names in split]
-
-
-def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns int[num_items], the training events of each item."""
-    return recommender.catalogue["training_interactions"].to_numpy()
 
 
 def run_description(recommender: Recommender) -> dict:
@@ -220,10 +215,10 @@ def _own_points(recommender: Recommender, count: int) -> list[dict]:
     """
     lengths_V1 = np.linalg.norm(recommender.embeddings, axis=1, keepdims=True)
     unit_VD = recommender.embeddings / np.maximum(lengths_V1, 1e-9)
-    genres = [set(names) for names in _genres(recommender.catalogue)]
+    genres = [set(names) for names in _genres(recommender.items_table)]
     points: list[dict] = []
     used: set[int] = set()
-    for seed in np.argsort(-_popularity(recommender), kind="stable").tolist():
+    for seed in np.argsort(-recommender.popularity, kind="stable").tolist():
         if len(points) == count:
             break
         related_V = np.array([not genres[seed] or bool(genres[seed] & other) for other in genres])

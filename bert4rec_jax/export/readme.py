@@ -66,7 +66,7 @@ the versions that can read the file.
 
 def write_items(folder: str, recommender: Recommender) -> str:
     """Writes `items.csv` (number, original id, title, year, genres); returns its path."""
-    catalogue = recommender.catalogue.reset_index(names="number")
+    catalogue = recommender.items_table.reset_index(names="number")
     table = catalogue.reindex(columns=["number", "item", "title", "year", "genres"])
     table["year"] = table["year"].astype("Int64")
     path = os.path.join(folder, "items.csv")

@@ -14,6 +14,7 @@ from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.export.model_function import score_histories, weight_names
 from bert4rec_jax.files import replacing
 from bert4rec_jax.model import mask_token
+from bert4rec_jax.ranking.score_results import log_probabilities, mask_removed, top_k
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -70,13 +71,12 @@ def _recommend_function(
             tokens_BL = jnp.concatenate([history_BN, mask_B1], axis=1)
         params = jax.tree.unflatten(structure, [weights[name] for name in names])
         scores_BV = score_histories(config, num_items, params, tokens_BL)
-        total_B1 = jax.nn.logsumexp(scores_BV, axis=1, keepdims=True)
-        left_BV = scores_BV.at[jnp.arange(B)[:, None], history_BN].set(-2e9)
-        scores_BK, items_BK = jax.lax.top_k(left_BV, k)
+        rows_B1 = jnp.arange(B)[:, None]
+        best = top_k(mask_removed(scores_BV, rows_B1, history_BN), k)
         return {
-            "items": jnp.where(scores_BK > -1e8, items_BK, 0),
-            "scores": scores_BK,
-            "probabilities": jnp.exp(scores_BK - total_B1),
+            "items": best.items,
+            "scores": best.scores,
+            "probabilities": jnp.exp(log_probabilities(best.scores, scores_BV)),
         }
 
     return recommend

@@ -3,8 +3,10 @@
 
 `tasks` chooses the targets of a batch and masks its tokens, `encoder` is the Transformer,
 `item_table` its input embedding and output layer, and `losses` compares hidden states with the
-table. `attention` and `softmax` choose between implementations that return the same values;
-`kernels` are for TPUs.
+table. `params` types the parameters, and `dropout` draws masks without random bits.
+
+`attention` and `softmax` choose between implementations that return the same values:
+`blockwise_attention`, `softmax_unrolled`, `softmax_scanned`, and `kernels` for TPUs.
 """
 
 from bert4rec_jax.model.dropout import DropoutKeys

@@ -69,43 +69,75 @@ def mask_items(
       row_numbers: int32[B], numbers of the rows in the whole batch. Every row has its own key, so
         that masks do not depend on how a batch is distributed over devices.
     """
-    tokens_BL, segments_BL, from_left_BL, from_right_BL = map(jnp.asarray, packed)
-    B, L = tokens_BL.shape
+    packed = Packed(*[jnp.asarray(x) for x in packed])
+    draws = _Draws(key, jnp.asarray(row_numbers))
+    B, L = packed.tokens.shape
+    slots_BK = _choose_slots(config, packed, num_slots, draws)
+    weights_BK = (slots_BK < L).astype(jnp.float32)
+    slots_BK = jnp.minimum(slots_BK, L - 1)
+    labels_BK = jnp.take_along_axis(packed.tokens, slots_BK, axis=1)
+    shown_BK = _shown_tokens(config, labels_BK, num_items, draws)
+    # Unused slots write to a column outside the row, so their writes are dropped.
+    columns_BK = jnp.where(weights_BK > 0, slots_BK, L)
+    seen_BL = packed.tokens.at[jnp.arange(B)[:, None], columns_BK].set(shown_BK, mode="drop")
+    return Task(seen_BL, slots_BK, labels_BK, weights_BK)
 
-    def draw(kind, *shape):
-        keys_B = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, kind), row))(
-            row_numbers
-        )
-        return jax.vmap(lambda row_key: jax.random.uniform(row_key, shape))(keys_B)
 
+class _Draws(NamedTuple):
+    """Uniform random numbers, independent for each kind and each row of the whole batch."""
+
+    key: jax.Array
+    row_numbers: jax.Array
+
+    def uniform(self, kind: int, count: int) -> jax.Array:
+        """Returns float32[B, count] in [0, 1)."""
+        kind_key = jax.random.fold_in(self.key, kind)
+
+        def draw_row(row):
+            return jax.random.uniform(jax.random.fold_in(kind_key, row), (count,))
+
+        return jax.vmap(draw_row)(self.row_numbers)
+
+
+def _choose_slots(
+    config: MaskingConfig, packed: Packed, num_slots: int, draws: _Draws
+) -> jax.Array:
+    """Returns the columns of the masked items in order, int32[B, K]; L for unused slots."""
+    _, segments_BL, from_left_BL, from_right_BL = packed
+    L = segments_BL.shape[1]
     real_BL = segments_BL > 0
     count_BL = jnp.asarray(masks_per_history(config, L))[from_left_BL + from_right_BL + 1]
-    draw_BL = draw(0, L)
+    draw_BL = draws.uniform(0, L)
     if config.last_item_only > 0:
+        # The draw in the first column of a history decides for all of its columns.
         start_BL = jnp.arange(L) - from_left_BL
-        last_only_BL = jnp.take_along_axis(draw(1, L) < config.last_item_only, start_BL, axis=1)
+        is_chosen_BL = draws.uniform(1, L) < config.last_item_only
+        last_only_BL = jnp.take_along_axis(is_chosen_BL, start_BL, axis=1)
         draw_BL = jnp.where(last_only_BL & (from_right_BL == 0), -0.5, draw_BL)
         count_BL = jnp.where(last_only_BL, 1, count_BL)
     # Sorting by (history, draw) permutes every history within its own columns, so `from_left` of a
-    # sorted column is the rank of the draw it holds.
+    # sorted column is the rank of its draw. The items with the lowest ranks are masked.
     history_BL = jnp.where(real_BL, segments_BL, L + 1)
     order_BL = jnp.argsort(2.0 * history_BL + draw_BL, axis=1)
     masked_BL = (from_left_BL < count_BL) & real_BL
-    slots_BK = jnp.sort(jnp.where(masked_BL, order_BL, L), axis=1)[:, :num_slots]
-    weights_BK = (slots_BK < L).astype(jnp.float32)
-    slots_BK = jnp.minimum(slots_BK, L - 1)
-    labels_BK = jnp.take_along_axis(tokens_BL, slots_BK, axis=1)
+    return jnp.sort(jnp.where(masked_BL, order_BL, L), axis=1)[:, :num_slots]
 
-    shown_BK = jnp.full_like(slots_BK, mask_token(num_items))
+
+def _shown_tokens(
+    config: MaskingConfig, labels_BK: jax.Array, num_items: int, draws: _Draws
+) -> jax.Array:
+    """Returns the tokens in place of the masked items, int32[B, K].
+
+    Each is [MASK], a random item or the item itself.
+    """
+    shown_BK = jnp.full_like(labels_BK, mask_token(num_items))
     if config.random_token + config.keep_token > 0:
-        draw_BK = draw(2, slots_BK.shape[1])
-        random_BK = 1 + (draw(3, slots_BK.shape[1]) * num_items).astype(jnp.int32)
+        K = labels_BK.shape[1]
+        draw_BK = draws.uniform(2, K)
+        random_BK = 1 + (draws.uniform(3, K) * num_items).astype(jnp.int32)
         shown_BK = jnp.where(draw_BK < config.random_token + config.keep_token, labels_BK, shown_BK)
         shown_BK = jnp.where(draw_BK < config.random_token, random_BK, shown_BK)
-    # Unused slots write outside the row, and are dropped.
-    columns_BK = jnp.where(weights_BK > 0, slots_BK, L)
-    seen_BL = tokens_BL.at[jnp.arange(B)[:, None], columns_BK].set(shown_BK, mode="drop")
-    return Task(seen_BL, slots_BK, labels_BK, weights_BK)
+    return shown_BK
 
 
 def next_items(packed: Packed) -> Task:

@@ -58,17 +58,12 @@ def _save(folder: str, name: str, figure: Figure, description: str) -> str:
     return html_report.image(figure, description)
 
 
-def _popularity(recommender: Recommender) -> np.ndarray:
-    """Returns int[num_items], the training events of each item."""
-    return recommender.catalogue["training_interactions"].to_numpy()
-
-
 def _item_sections(folder: str, recommender: Recommender, titles: list[int]) -> list[str]:
     embeddings = recommender.embeddings
-    by_popularity = np.argsort(-_popularity(recommender), kind="stable").tolist()
+    by_popularity = np.argsort(-recommender.popularity, kind="stable").tolist()
     groups = [""] * recommender.num_items
-    if "genres" in recommender.catalogue:
-        genres = recommender.catalogue["genres"].fillna("").astype(str)
+    if "genres" in recommender.items_table:
+        genres = recommender.items_table["genres"].fillna("").astype(str)
         groups = [names.split("|")[0] for names in genres]
     label = recommender.titles.label
     labels = {row: label(row + 1) for row in by_popularity[:_LABELLED_ITEMS]}
@@ -153,10 +148,10 @@ def _list_section(folder: str, recommender: Recommender, histories: dict[int, li
     generator = np.random.Generator(np.random.Philox(key=[0, 0]))
     users = generator.permutation(sorted(histories))[:_SAMPLED_USERS].tolist()
     lists = np.zeros((len(users), _LIST_LENGTH), int)
-    recommended = recommender.recommend([histories[user] for user in users], _LIST_LENGTH)
+    recommended = recommender.recommend_numbers([histories[user] for user in users], _LIST_LENGTH)
     for row, entries in zip(lists, recommended):
         row[: len(entries)] = [entry.number for entry in entries]
-    events = _popularity(recommender)
+    events = recommender.popularity
     counts = np.bincount(lists[lists > 0] - 1, minlength=len(events))
     share = measures.concentration(lists, events)
     return html_report.section(
@@ -190,7 +185,9 @@ def _case_sections(
     for title, cases in (("Best cases", best_first), ("Worst cases", worst_first)):
         shown = cases[:_CASES].tolist()
         users = [int(ranks["user"][case]) for case in shown]
-        lists = recommender.recommend([histories[user] for user in users], _SHOWN_RECOMMENDATIONS)
+        lists = recommender.recommend_numbers(
+            [histories[user] for user in users], _SHOWN_RECOMMENDATIONS
+        )
         rows = []
         for case, user, entries in zip(shown, users, lists):
             newest = [label(item) for item in histories[user][-_SHOWN_HISTORY:]]

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that only count: what every neural recommender has to beat. All of them are deterministic.
+"""Baselines without training, which every neural recommender has to beat. All of them are
+deterministic.
 
-`popular` and `popular_recent` know nothing of the user; `markov` knows the last item of a history, `item_knn` all of
-them. They train on the same events as the neural model and are ranked under the same protocol.
+`popular` and `popular_recent` ignore the user, `markov` uses the last item of a history and
+`item_knn` all of its items. They use the same training events as the neural model and are ranked
+under the same protocol.
 
-The log is read in blocks, and no array is as long as it. A model that would take hours, or more memory than its bound
-here, is left out with a sentence that says why.
+The log is read in blocks, so that no array is as long as the log. A baseline that would take hours
+or too much memory is left out with the reason.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+import abc
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
@@ -26,125 +29,218 @@ from bert4rec_jax.data import (
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.negatives import protocol_negatives
 
-RECENT_SHARE = 0.1  # of the newest training interactions counts for `popular_recent`
+RECENT_SHARE = 0.1  # share of the newest training interactions that `popular_recent` counts
 NEIGHBOURS = 100  # of each item, for `item_knn`
-_CHUNK = 1024  # cases at a time, for `item_knn`
-_AT_ONCE = 1 << 24  # transitions, products or scores that are held at once
-# Bounds beyond which a model is left out. Each of the first two is some ten minutes on a core.
-_MOST_VISITS = 10**11  # of events, in all passes over the log that `markov` makes
+_CASES_PER_BLOCK = 1024  # for `item_knn`
+_ELEMENTS_PER_BLOCK = 1 << 24  # transitions, products or scores in memory at once
+# Limits beyond which a baseline is left out. The first two correspond to about ten minutes on one
+# core.
+_MOST_EVENT_READS = 10**11  # in all passes of `markov` over the log
 _MOST_PRODUCTS = 3 * 10**10  # of two weights, for `item_knn`
-_MOST_EVENTS = 1 << 26  # of training, for `item_knn`, which holds each twice: 16 bytes
-_MOST_SIMILARITIES = 1 << 27  # that `item_knn` keeps: 8 bytes each
+_MOST_EVENTS = 1 << 26  # training events that `item_knn` holds twice, in 16 bytes
+_MOST_SIMILARITIES = 1 << 27  # that `item_knn` keeps, in 8 bytes each
 
 
-class LeftOut(Exception):
-    """A model takes too much time or memory for these data; says what and how much."""
+class BaselineTooExpensive(Exception):
+    """A baseline takes too much time or memory for these data; the message contains the amount and
+    the limit.
+    """
 
 
-class _Scored(NamedTuple):
-    """What a model says of a block of n cases.
+class _BlockScores(abc.ABC):
+    """The scores of a baseline for a block of n cases.
 
     Attributes:
-      cases: int64[n], their numbers.
-      of: maps places in the block, int64[p], and items, int[p], to scores, [p].
-      standing: maps a score for each case, [n], to how many items of the whole catalogue score higher and how many the
-        same, two int64[n].
+      cases: int64[n], numbers of the cases.
     """
 
     cases: np.ndarray
-    of: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    standing: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+    @abc.abstractmethod
+    def scores_of(self, index: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Returns the scores of items, [p].
+
+        Args:
+          index: int64[p], index of the case in the block.
+          items: int[p], item numbers.
+        """
+
+    @abc.abstractmethod
+    def count_above_and_tied(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how many items of the catalogue score above a score, and how many the same: two
+        int64[n].
+
+        Args:
+          scores: [n], one score for each case.
+        """
 
 
-def transitions(
-    dataset: Dataset, split: Split, first: int, last: int
+@dataclass(frozen=True)
+class _ItemScores(_BlockScores):
+    """One score per item, int[num_items + 1], for all cases."""
+
+    cases: np.ndarray
+    scores: np.ndarray
+    ascending: np.ndarray
+
+    def scores_of(self, index: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return self.scores[items]
+
+    def count_above_and_tied(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _count_in_sorted(self.ascending, scores, len(self.ascending))
+
+
+def _count_in_sorted(
+    ascending: np.ndarray, values: np.ndarray, stop: np.ndarray | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Counts how often item j came right after item i in training, for i from `first` to the one before `last`.
+    """Returns how many elements of ascending[:stop] are greater than each value, and how many are
+    equal.
 
-    Returns:
-      int64[p], i * (num_items + 1) + j of the pairs that occur, ascending; int64[p], how often each does.
+    No element of ascending[stop:] equals a value.
     """
-    fresh: list[np.ndarray] = []
-    pairs = counts = np.empty(0, np.int64)
+    left = np.searchsorted(ascending, values, "left")
+    right = np.searchsorted(ascending, values, "right")
+    return stop - right, right - left
 
-    def add() -> tuple[np.ndarray, np.ndarray]:
-        found, times = np.unique(np.concatenate([*fresh, pairs[:0]]), return_counts=True)
-        fresh.clear()
-        if not len(pairs):
-            return found, times
-        both, times = np.concatenate([pairs, found]), np.concatenate([counts, times])
-        order = np.argsort(both, kind="stable")
-        begins = np.flatnonzero(np.diff(both[order], prepend=-1))
-        return both[order][begins], np.add.reduceat(times[order], begins)
 
-    for one, end in split_by_size(dataset.offsets):
-        begin, stop = dataset.offsets[one], dataset.offsets[end]
-        items, followed = np.asarray(dataset.items[begin:stop]), np.ones(stop - begin, bool)
-        ends = np.maximum(split.train_stop[one:end] - 1, dataset.offsets[one:end])
-        followed[expand_ranges(ends, dataset.offsets[one + 1 : end + 1])[1] - begin] = False
-        before = np.flatnonzero((items >= first) & (items < last) & followed)
-        fresh.append(items[before] * np.int64(dataset.num_items + 1) + items[before + 1])
-        if sum(map(len, fresh)) > _AT_ONCE:
-            pairs, counts = add()
-    return add()
+@dataclass(frozen=True)
+class Transitions:
+    """How often one item followed another in training, for the first items first..stop-1.
+
+    Attributes:
+      pairs: int64[p], i * (num_items + 1) + j for items j that directly followed item i, ascending.
+      counts: int64[p], how often each pair occurs.
+    """
+
+    pairs: np.ndarray
+    counts: np.ndarray
+
+    def merge(self, other: "Transitions") -> "Transitions":
+        """Returns the sums of the counts."""
+        pairs = np.concatenate([self.pairs, other.pairs])
+        counts = np.concatenate([self.counts, other.counts])
+        order = np.argsort(pairs, kind="stable")
+        begins = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+        if not len(begins):
+            return self
+        return Transitions(pairs[order][begins], np.add.reduceat(counts[order], begins))
+
+
+def count_transitions(dataset: Dataset, split: Split, first: int, stop: int) -> Transitions:
+    """Counts how often an item directly followed each of the items first..stop-1 in training."""
+    total = Transitions(np.empty(0, np.int64), np.empty(0, np.int64))
+    new: list[np.ndarray] = []
+    for user, next_user in split_by_size(dataset.offsets):
+        new.append(_pairs_of_users(dataset, split, slice(user, next_user), first, stop))
+        if sum(map(len, new)) > _ELEMENTS_PER_BLOCK:
+            total = total.merge(_count_pairs(new))
+            new = []
+    return total.merge(_count_pairs(new))
+
+
+def _count_pairs(pairs: list[np.ndarray]) -> Transitions:
+    if not pairs:
+        return Transitions(np.empty(0, np.int64), np.empty(0, np.int64))
+    return Transitions(*np.unique(np.concatenate(pairs), return_counts=True))
+
+
+def _pairs_of_users(
+    dataset: Dataset, split: Split, users: slice, first: int, stop: int
+) -> np.ndarray:
+    """Returns the pairs of `Transitions`, one per occurrence, in the training events of some
+    users.
+    """
+    begin = dataset.offsets[users.start]
+    end = dataset.offsets[users.stop]
+    items = np.asarray(dataset.items[begin:end])
+    starts = dataset.offsets[users]
+    stops = dataset.offsets[users.start + 1 : users.stop + 1]
+    has_next = np.ones(end - begin, bool)
+    last_training = np.maximum(split.train_stop[users] - 1, starts)
+    _, without_next = expand_ranges(last_training, stops)
+    has_next[without_next - begin] = False
+    before = np.flatnonzero((items >= first) & (items < stop) & has_next)
+    return items[before] * np.int64(dataset.num_items + 1) + items[before + 1]
 
 
 def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
-    """Returns float32[V, V]: cosine of the sets of training users of two items, of the `NEIGHBOURS` nearest of each.
+    """Returns float32[V, V]: cosine of the sets of training users of two items, for the
+    `NEIGHBOURS` nearest of each.
 
     Item-based top-N recommendation of Deshpande and Karypis (2004), without a parameter to tune.
 
     Raises:
-      LeftOut: there are more of them than may be held.
+      BaselineTooExpensive: the matrix has too many elements.
     """
-    size, lengths = dataset.num_items + 1, split.train_stop - dataset.offsets[:-1]
-    items, filled = np.empty(lengths.sum(), np.int32), 0
-    for events in training_blocks(dataset, split):
-        items[filled : filled + len(events)] = dataset.items[events]
-        filled += len(events)
-    met = sparse.csr_matrix(
-        (np.ones(len(items), np.float32), items, np.append(0, np.cumsum(lengths))),
-        (dataset.num_users, size),
-    )
-    met.sum_duplicates()  # an item that a user met twice counts once
-    users = np.bincount(met.indices, minlength=size)
-    met.data = (1 / np.sqrt(np.maximum(users, 1).astype(np.float32)))[met.indices]
-    distinct, reached = (
-        np.diff(met.indptr),
-        np.zeros(size),
-    )  # what else the users of an item have met
-    for first, last in split_by_size(met.indptr, _AT_ONCE):
-        reached += np.bincount(
-            met.indices[met.indptr[first] : met.indptr[last]],
-            minlength=size,
-            weights=np.repeat(distinct[first:last], distinct[first:last]),
-        )
-    by_item, parts = met.T.tocsr(), []
-    for first, last in split_by_size(
-        np.append(0, np.cumsum(np.minimum(reached, size).astype(np.int64))), _AT_ONCE
-    ):
-        parts.append(_nearest(by_item[first:last] @ met, first))
+    size = dataset.num_items + 1
+    by_user = _weights_of_users(dataset, split)
+    items_per_user = np.diff(by_user.indptr)
+    # Upper bound of the elements of each row of the product: all items of all users of an item.
+    products = np.zeros(size)
+    for first, last in split_by_size(by_user.indptr, _ELEMENTS_PER_BLOCK):
+        lengths = items_per_user[first:last]
+        items = by_user.indices[by_user.indptr[first] : by_user.indptr[last]]
+        products += np.bincount(items, minlength=size, weights=np.repeat(lengths, lengths))
+    elements = np.minimum(products, size).astype(np.int64)
+    by_item = by_user.T.tocsr()
+    parts: list[sparse.csr_matrix] = []
+    for first, last in split_by_size(np.append(0, np.cumsum(elements)), _ELEMENTS_PER_BLOCK):
+        parts.append(_nearest(by_item[first:last] @ by_user, first))
         if sum(part.nnz for part in parts) > _MOST_SIMILARITIES:
-            raise LeftOut(
-                f"its table would hold more than {_MOST_SIMILARITIES:,} similarities of two items"
+            raise BaselineTooExpensive(
+                f"its table would contain more than {_MOST_SIMILARITIES:,} similarities of two "
+                "items"
             )
-    del met, by_item
+    del by_user, by_item
     return sparse.vstack(parts).tocsr()
 
 
+def _weights_of_users(dataset: Dataset, split: Split) -> sparse.csr_matrix:
+    """Returns float32[num_users, V], 1 / sqrt(number of users of the item) for each item in a
+    training history.
+    """
+    size = dataset.num_items + 1
+    lengths = split.train_stop - dataset.offsets[:-1]
+    items = np.empty(lengths.sum(), np.int32)
+    filled = 0
+    for events in training_blocks(dataset, split):
+        items[filled : filled + len(events)] = dataset.items[events]
+        filled += len(events)
+    ones = np.ones(len(items), np.float32)
+    matrix = sparse.csr_matrix(
+        (ones, items, np.append(0, np.cumsum(lengths))), (dataset.num_users, size)
+    )
+    matrix.sum_duplicates()  # an item counts once per user
+    users_per_item = np.bincount(matrix.indices, minlength=size)
+    weights = 1 / np.sqrt(np.maximum(users_per_item, 1).astype(np.float32))
+    matrix.data = weights[matrix.indices]
+    return matrix
+
+
 def _nearest(cosine: sparse.csr_matrix, first: int) -> sparse.csr_matrix:
-    """Returns rows of cosines, of items from `first` on, with the `NEIGHBOURS` largest of each, and all that tie."""
-    row = np.repeat(np.arange(cosine.shape[0]), np.diff(cosine.indptr))
-    least = np.zeros(cosine.shape[0], np.float32)
+    """Returns rows of cosines with the `NEIGHBOURS` largest of each and all that tie with the last
+    of these.
+
+    Args:
+      cosine: float32[n, V], cosines of the items from `first` on.
+      first: item number of the first row.
+    """
+    row = _row_numbers(cosine)
+    lowest = np.zeros(cosine.shape[0], np.float32)
     cosine.data[cosine.indices == row + first] = 0  # of an item with itself
     for crowded in np.flatnonzero(np.diff(cosine.indptr) > NEIGHBOURS):
         values = cosine.data[cosine.indptr[crowded] : cosine.indptr[crowded + 1]]
-        least[crowded] = np.partition(values, len(values) - NEIGHBOURS)[len(values) - NEIGHBOURS]
-    kept = (cosine.data >= least[row]) & (cosine.data > 0)
-    ends = np.cumsum(np.bincount(row[kept], minlength=cosine.shape[0]))
-    return sparse.csr_matrix(
-        (cosine.data[kept], cosine.indices[kept], np.append(0, ends)), cosine.shape
-    )
+        place = len(values) - NEIGHBOURS
+        lowest[crowded] = np.partition(values, place)[place]
+    kept = (cosine.data >= lowest[row]) & (cosine.data > 0)
+    counts = np.bincount(row[kept], minlength=cosine.shape[0])
+    bounds = np.append(0, np.cumsum(counts))
+    return sparse.csr_matrix((cosine.data[kept], cosine.indices[kept], bounds), cosine.shape)
+
+
+def _row_numbers(matrix: sparse.csr_matrix) -> np.ndarray:
+    """Returns int64[elements], the row of each stored element."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
 
 
 def rank_all(
@@ -155,190 +251,235 @@ def rank_all(
     Args:
       config: the run's configuration.
       dataset: the data.
-      split: says what is trained on.
-      cases: what is to be ranked.
-      popularity: int64[num_items + 1], what `data.training_counts` returns.
+      split: the training events.
+      cases: what to rank.
+      popularity: int64[num_items + 1], training counts of `data.training_counts`.
 
     Returns:
-      `popular`, by training interactions; `popular_recent`, by those among the newest tenth of all training
-      interactions, where there are timestamps; `markov`, by how often an item came right after the last one of the
-      history; `item_knn`, by the sum of similarities to the items of the history. And of each that is left out, why.
+      The rankings: `popular`, by training interactions; `popular_recent`, by those among the newest
+      tenth, if there are timestamps; `markov`, by how often an item directly followed the last one
+      of the history; `item_knn`, by the sum of similarities to the items of the history. And the
+      reason for each baseline that is left out.
     """
-    counts = {"popular": popularity}
+    negatives = None
+    if config.eval.protocol != "full":
+        negatives = protocol_negatives(config.eval, dataset, cases.users, popularity)
+    blocks = {"popular": _by_item(cases, popularity)}
     if dataset.timestamps is not None:
-        counts["popular_recent"] = recent_counts(dataset, split, RECENT_SHARE)
-    models = {name: _by_item(cases, count) for name, count in counts.items()}
-    models["markov"] = _by_last_item(dataset, split, cases, popularity)
-    models["item_knn"] = _by_history(dataset, split, cases)
-    e = config.eval
-    negatives = (
-        None if e.protocol == "full" else protocol_negatives(e, dataset, cases.users, popularity)
-    )
-    last = ranks_last(e, dataset, cases)
-    rankings, left_out = {}, {}
-    for name, scored in models.items():
+        recent = recent_counts(dataset, split, RECENT_SHARE)
+        blocks["popular_recent"] = _by_item(cases, recent)
+    blocks["markov"] = _by_last_item(dataset, split, cases, popularity)
+    blocks["item_knn"] = _by_history(dataset, split, cases)
+    last = ranks_last(config.eval, dataset, cases)
+    rankings = {}
+    left_out = {}
+    for name, scores in blocks.items():
         try:
-            rankings[name] = _rank(dataset, cases, scored, negatives, e.filter_seen).with_last(last)
-        except LeftOut as reason:
+            ranking = _rank(dataset, cases, scores, negatives, config.eval.filter_seen)
+            rankings[name] = ranking.force_last(last)
+        except BaselineTooExpensive as reason:
             left_out[name] = str(reason)
         except MemoryError:
             left_out[name] = "there was not enough memory for it"
     return rankings, left_out
 
 
-def _by_item(cases: Cases, scores: np.ndarray) -> Iterator[_Scored]:
-    """Scores every case alike, by one score for each item id, int[num_items + 1]."""
+def _by_item(cases: Cases, scores: np.ndarray) -> Iterator[_BlockScores]:
+    """Scores every case by one score per item, int[num_items + 1]."""
     ascending = np.sort(scores[1:])
-
-    def standing(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _beside(ascending, score, len(ascending))
-
     for chosen in cases.blocks():
-        yield _Scored(chosen, lambda places, items: scores[items], standing)
+        yield _ItemScores(chosen, scores, ascending)
 
 
-def _beside(
-    ascending: np.ndarray, value: np.ndarray, last: np.ndarray | int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns, of each value, how many of ascending[:last] are greater and how many are equal; none is beyond them."""
-    left, right = (np.searchsorted(ascending, value, side) for side in ("left", "right"))
-    return last - right, right - left
+@dataclass(frozen=True)
+class _TransitionScores(_BlockScores):
+    """Scores of a block of cases by transitions from their last items.
+
+    Attributes:
+      cases: int64[n].
+      last_items: int64[n].
+      transitions: from a range of items that contains all of the last items.
+      levels: int64[p], i * most + count for each pair of the transitions, ascending.
+      most: greater than every count.
+      begins: int64[n], first pair of each last item.
+      stops: int64[n], the pair after its last.
+      num_items: size of the catalogue.
+    """
+
+    cases: np.ndarray
+    last_items: np.ndarray
+    transitions: Transitions
+    levels: np.ndarray
+    most: np.int64
+    begins: np.ndarray
+    stops: np.ndarray
+    num_items: int
+
+    def scores_of(self, index: np.ndarray, items: np.ndarray) -> np.ndarray:
+        pairs = self.transitions.pairs
+        wanted = self.last_items[index] * np.int64(self.num_items + 1) + items
+        if not len(pairs):
+            return np.zeros_like(wanted)
+        found = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        return np.where(pairs[found] == wanted, self.transitions.counts[found], 0)
+
+    def count_above_and_tied(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = self.last_items * self.most + scores
+        above, tied = _count_in_sorted(self.levels, wanted, self.stops)
+        # Items that never followed the last item score 0.
+        unseen = self.num_items - (self.stops - self.begins)
+        return above, tied + np.where(scores == 0, unseen, 0)
 
 
 def _by_last_item(
     dataset: Dataset, split: Split, cases: Cases, popularity: np.ndarray
-) -> Iterator[_Scored]:
-    """Scores by how often an item came right after the last one of the history, for a part of the last items at a time.
+) -> Iterator[_BlockScores]:
+    """Scores by how often an item directly followed the last one, for a part of all possible last
+    items at a time.
 
     Raises:
-      LeftOut: so many parts, of which each is a pass over the log, take too long.
+      BaselineTooExpensive: there are too many parts, each of which takes a pass over the log.
     """
-    last_items, size = np.asarray(dataset.items[cases.targets - 1]), np.int64(dataset.num_items + 1)
-    parts = list(split_by_size(np.append(0, np.cumsum(popularity)), _AT_ONCE))
+    last_items = np.asarray(dataset.items[cases.targets - 1], np.int64)
+    size = np.int64(dataset.num_items + 1)
+    parts = list(split_by_size(np.append(0, np.cumsum(popularity)), _ELEMENTS_PER_BLOCK))
     events = int(dataset.offsets[-1])
-    if len(parts) * events > _MOST_VISITS:
-        raise LeftOut(
-            f"{len(parts):,} passes over {events:,} events would be needed, and it looks at most at "
-            f"{_MOST_VISITS:.0e}"
+    if len(parts) * events > _MOST_EVENT_READS:
+        raise BaselineTooExpensive(
+            f"it would need {len(parts):,} passes over {events:,} events; the limit is "
+            f"{_MOST_EVENT_READS:.0e} "
+            "event reads"
         )
     for first, stop in parts:
-        of_part = np.flatnonzero((last_items >= first) & (last_items < stop))
-        if not len(of_part):
+        in_part = np.flatnonzero((last_items >= first) & (last_items < stop))
+        if not len(in_part):
             continue
-        pairs, counts = transitions(dataset, split, first, stop)
-        begins = np.searchsorted(pairs, np.arange(first, stop + 1) * size)  # of each item's pairs
-        most = np.int64(counts.max(initial=0) + 1)
-        levels = np.sort(pairs // size * most + counts)
-
-        for chosen in cases.blocks(of_part):
-            item = last_items[chosen].astype(np.int64)
-            begin, end = begins[item - first], begins[item - first + 1]
-
-            def of(places: np.ndarray, items: np.ndarray, item=item) -> np.ndarray:
-                wanted = item[places] * size + items
-                found = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-                return (
-                    np.where(pairs[found] == wanted, counts[found], 0)
-                    if len(pairs)
-                    else np.zeros_like(wanted)
-                )
-
-            def standing(
-                score: np.ndarray, item=item, begin=begin, end=end
-            ) -> tuple[np.ndarray, np.ndarray]:
-                greater, equal = _beside(levels, item * most + score, end)
-                # All items that never came after this one have the score 0.
-                return greater, equal + np.where(score == 0, dataset.num_items - (end - begin), 0)
-
-            yield _Scored(chosen, of, standing)
+        transitions = count_transitions(dataset, split, first, stop)
+        bounds = np.searchsorted(transitions.pairs, np.arange(first, stop + 1) * size)
+        most = np.int64(transitions.counts.max(initial=0) + 1)
+        levels = np.sort(transitions.pairs // size * most + transitions.counts)
+        for chosen in cases.blocks(in_part):
+            place = last_items[chosen] - first
+            yield _TransitionScores(
+                cases=chosen,
+                last_items=last_items[chosen],
+                transitions=transitions,
+                levels=levels,
+                most=most,
+                begins=bounds[place],
+                stops=bounds[place + 1],
+                num_items=dataset.num_items,
+            )
 
 
-def _by_history(dataset: Dataset, split: Split, cases: Cases) -> Iterator[_Scored]:
+@dataclass(frozen=True)
+class _SimilarityScores(_BlockScores):
+    """Scores of a block of cases by sums of similarities.
+
+    Attributes:
+      cases: int64[n].
+      sums: float32[n, num_items + 1], sums that are not zero.
+      dense: the same as an array.
+    """
+
+    cases: np.ndarray
+    sums: sparse.csr_matrix
+    dense: np.ndarray
+
+    def scores_of(self, index: np.ndarray, items: np.ndarray) -> np.ndarray:
+        return self.dense[index, items]
+
+    def count_above_and_tied(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        count, size = self.sums.shape
+        row = _row_numbers(self.sums)
+        above = np.bincount(row[self.sums.data > scores[row]], minlength=count)
+        tied = np.bincount(row[self.sums.data == scores[row]], minlength=count)
+        not_similar = (size - 1) - np.diff(self.sums.indptr)
+        return above, tied + np.where(scores == 0, not_similar, 0)
+
+
+def _by_history(dataset: Dataset, split: Split, cases: Cases) -> Iterator[_BlockScores]:
     """Scores by the sum of similarities to the items of the history.
 
     Raises:
-      LeftOut: that takes too much time or memory.
+      BaselineTooExpensive: it takes too much time or memory.
     """
     lengths = split.train_stop - dataset.offsets[:-1]
-    products = float(lengths @ lengths) + NEIGHBOURS * float((cases.targets - cases.starts).sum())
+    history_events = (cases.targets - cases.starts).sum()
+    products = float(lengths @ lengths) + NEIGHBOURS * float(history_events)
     if products > _MOST_PRODUCTS:
-        raise LeftOut(
-            f"it would add up about {products:.1e} products (each user's events squared, and "
-            f"{NEIGHBOURS} for each event of a history that is ranked), and it does so for at most "
-            f"{_MOST_PRODUCTS:.0e}"
+        raise BaselineTooExpensive(
+            f"it would need about {products:.1e} products (the square of each user's events, and "
+            f"{NEIGHBOURS} for "
+            f"each event of a ranked history); the limit is {_MOST_PRODUCTS:.0e}"
         )
     if lengths.sum() > _MOST_EVENTS:
-        raise LeftOut(
-            f"it holds all of {lengths.sum():,} training events in memory, and does so for at most "
+        raise BaselineTooExpensive(
+            f"it holds all {lengths.sum():,} training events in memory; the limit is "
             f"{_MOST_EVENTS:,}"
         )
-    similar, size = similarities(dataset, split), dataset.num_items + 1
-    scores = np.zeros((max(1, min(_CHUNK, _AT_ONCE // size)), size), np.float32)
-    for chosen in cases.blocks(most=len(scores)):
-        place, item = cases.events(dataset.items, chosen)
-        ends = np.cumsum(np.bincount(place, minlength=len(chosen)))
-        met = sparse.csr_matrix(
-            (np.ones(len(item), np.float32), item, np.append(0, ends)), (len(chosen), size)
-        )
-        sums = met @ similar
-        row = np.repeat(np.arange(len(chosen)), np.diff(sums.indptr))
-        scores[row, sums.indices] = sums.data
-
-        def standing(score: np.ndarray, row=row, sums=sums) -> tuple[np.ndarray, np.ndarray]:
-            greater, equal = (
-                np.bincount(row[compare(sums.data, score[row])], minlength=len(score))
-                for compare in (np.greater, np.equal)
-            )
-            return greater, equal + np.where(
-                score == 0, dataset.num_items - np.diff(sums.indptr), 0
-            )
-
-        yield _Scored(chosen, lambda places, items: scores[places, items], standing)
-        scores[row, sums.indices] = 0
+    similar = similarities(dataset, split)
+    size = dataset.num_items + 1
+    spans = cases.spans(dataset)
+    for chosen in cases.blocks(most=max(1, min(_CASES_PER_BLOCK, _ELEMENTS_PER_BLOCK // size))):
+        index, items = spans.events(chosen)
+        bounds = np.append(0, np.cumsum(np.bincount(index, minlength=len(chosen))))
+        ones = np.ones(len(items), np.float32)
+        histories = sparse.csr_matrix((ones, items, bounds), (len(chosen), size))
+        sums = histories @ similar
+        yield _SimilarityScores(chosen, sums, sums.toarray())
 
 
 def _rank(
     dataset: Dataset,
     cases: Cases,
-    scored: Iterator[_Scored],
+    blocks: Iterator[_BlockScores],
     negatives: np.ndarray | None,
     filter_seen: bool,
 ) -> Ranking:
-    """Ranks all cases, a block at a time, against the catalogue or the sampled candidates, int32[n, C]."""
-    results = greater, ties, candidates = np.zeros((3, len(cases.users)), np.int64)
-    for block in scored:
-        here, targets = (
-            np.arange(len(block.cases)),
-            np.asarray(dataset.items[cases.targets[block.cases]], np.int64),
-        )
-        target = block.of(here, targets)
+    """Ranks all cases, a block at a time, among the catalogue or among sampled candidates, int32[n,
+    S].
+    """
+    greater, ties, candidates = np.zeros((3, len(cases.users)), np.int64)
+    spans = cases.spans(dataset)
+    for block in blocks:
+        count = len(block.cases)
+        targets = cases.target_items(dataset, block.cases).astype(np.int64)
+        target_scores = block.scores_of(np.arange(count), targets)
         if negatives is not None:
-            begin, sign = (0, 0, 1), 1
-            place, item = np.repeat(here, negatives.shape[1]), negatives[block.cases].ravel()
-        else:  # all items, less those that were seen before
-            above, level = block.standing(target)
-            begin, sign = (above, level - 1, dataset.num_items), -1
-            place, item = (
-                _seen(dataset, cases, block.cases, targets)
-                if filter_seen
-                else np.empty((2, 0), np.int64)
-            )
-        value = block.of(place, item)
-        for result, first, counted in zip(
-            results, begin, (value > target[place], value == target[place], slice(None))
-        ):
-            result[block.cases] = first + sign * np.bincount(place[counted], minlength=len(here))
+            sampled = negatives[block.cases]
+            index = np.repeat(np.arange(count), sampled.shape[1])
+            above, tied, others = _count_pairs_above(block, index, sampled.ravel(), target_scores)
+        else:
+            above, tied = block.count_above_and_tied(target_scores)
+            tied = tied - 1  # the target itself
+            others = np.full(count, dataset.num_items - 1)
+            if filter_seen:
+                index, items = spans.seen_items(block.cases)
+                is_other = items != targets[index]
+                seen = _count_pairs_above(block, index[is_other], items[is_other], target_scores)
+                above = above - seen[0]
+                tied = tied - seen[1]
+                others = others - seen[2]
+        greater[block.cases] = above
+        ties[block.cases] = tied
+        candidates[block.cases] = others + 1
     return Ranking(greater, ties, candidates)
 
 
-def _seen(
-    dataset: Dataset, cases: Cases, chosen: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (place among the chosen cases, item) of the distinct items of their histories, without the targets."""
-    place, item = cases.events(dataset.items, chosen)
-    pairs = np.sort(
-        place * (dataset.num_items + 1) + item
-    )  # np.unique takes ten times as long for so many
-    place, item = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], dataset.num_items + 1)
-    kept = item != targets[place]
-    return place[kept], item[kept]
+def _count_pairs_above(
+    block: _BlockScores, index: np.ndarray, items: np.ndarray, target_scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts the items of each case that score above its target, the same, and all of them: three
+    int64[n].
+
+    Args:
+      block: the scores.
+      index: int64[p], index of a case in the block.
+      items: int[p], item numbers.
+      target_scores: [n], score of each target.
+    """
+    scores = block.scores_of(index, items)
+    above = np.bincount(index[scores > target_scores[index]], minlength=len(block.cases))
+    tied = np.bincount(index[scores == target_scores[index]], minlength=len(block.cases))
+    return above, tied, np.bincount(index, minlength=len(block.cases))

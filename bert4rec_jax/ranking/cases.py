@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is ranked, how it came out, and the sentence that says under which protocol."""
+"""The cases to rank, the outcome of ranking them, and the description of the protocol."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from bert4rec_jax.config import EvalConfig
-from bert4rec_jax.data import Dataset, Split, expand_ranges, split_by_size
+from bert4rec_jax.data import Dataset, Split, split_by_size
+from bert4rec_jax.ranking.history_spans import HistorySpans
 
-_CASES_AT_ONCE = 1 << 16
+_CASES_PER_BLOCK = 1 << 16
 
 
 class Cases(NamedTuple):
-    """What is ranked: for each case a history items[start:target] and the item at `target`.
+    """The events to predict: for each case a history items[start:target] and the item at `target`.
 
     Attributes:
       users: int32[n].
@@ -27,23 +28,32 @@ class Cases(NamedTuple):
     starts: np.ndarray
     targets: np.ndarray
 
-    def events(self, items: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (place among the `chosen` numbers of cases, item) of every event of their histories, in order.
+    def spans(self, dataset: Dataset) -> HistorySpans:
+        """Returns the histories of all cases."""
+        return HistorySpans(dataset.items, self.starts, self.targets)
 
-        Args:
-          items: int32, the log.
-          chosen: int64[c].
-        """
-        place, position = expand_ranges(self.starts[chosen], self.targets[chosen])
-        return place, items[position]
+    def target_items(
+        self, dataset: Dataset, chosen: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
+        """Returns the item to predict in each chosen case, int32."""
+        return np.asarray(dataset.items[self.targets[chosen]], np.int32)
 
     def blocks(
-        self, chosen: np.ndarray | None = None, most: int = _CASES_AT_ONCE
+        self, chosen: np.ndarray | None = None, most: int = _CASES_PER_BLOCK
     ) -> Iterator[np.ndarray]:
-        """Yields numbers of cases, of the `chosen` ones or of all, as many at once as have few events in all."""
-        chosen = np.arange(len(self.users)) if chosen is None else chosen
-        ends = np.cumsum(self.targets[chosen] - self.starts[chosen])
-        for first, last in split_by_size(np.append(0, ends)):
+        """Splits the chosen cases, or all, into blocks with a bounded number of events.
+
+        Args:
+          chosen: int64, numbers of cases; None: all.
+          most: largest number of cases in a block.
+
+        Yields:
+          Numbers of cases, int64.
+        """
+        if chosen is None:
+            chosen = np.arange(len(self.users))
+        lengths = self.targets[chosen] - self.starts[chosen]
+        for first, last in split_by_size(np.append(0, np.cumsum(lengths))):
             for begin in range(first, last, most):
                 yield chosen[begin : min(begin + most, last)]
 
@@ -54,10 +64,11 @@ class Ranking:
 
     Attributes:
       greater: int32[n], candidates that score higher than the target.
-      ties: int32[n], other candidates that score the same.
-      candidates: int32[n], items that were ranked, the target included.
-      top: int32[n, k] best candidates, 0 where there are fewer than k; or None.
-      negatives: int32[n, C] sampled candidates; C = 0 where all items are. None for the baselines.
+      ties: int32[n], other candidates with the same score.
+      candidates: int32[n], number of ranked items, including the target.
+      top: int32[n, k], best candidates, 0 if there are fewer than k; or None.
+      negatives: int32[n, S], sampled candidates. S = 0 if all items are candidates. None for the
+        baselines.
     """
 
     greater: np.ndarray
@@ -67,13 +78,15 @@ class Ranking:
     negatives: np.ndarray | None = None
 
     def ranks(self, ties: str) -> np.ndarray:
-        """Returns 1-based ranks: behind all ties (`pessimistic`), or in their middle (`expected`)."""
+        """Returns ranks from 1: after all ties (`pessimistic`) or in their middle (`expected`)."""
         if ties == "pessimistic":
             return 1 + self.greater + self.ties
         return 1 + self.greater + self.ties / 2
 
-    def with_last(self, chosen: np.ndarray) -> "Ranking":
-        """Returns the outcome with the chosen cases, bool[n], behind all their candidates."""
+    def force_last(self, chosen: np.ndarray) -> "Ranking":
+        """Returns the outcome with the target of each chosen case, bool[n], after all
+        candidates.
+        """
         return replace(
             self,
             greater=np.where(chosen, self.candidates - 1, self.greater),
@@ -82,25 +95,31 @@ class Ranking:
 
 
 def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
-    """Returns bool[n]: whether the user has met the item to predict before."""
+    """Returns bool[n], whether the history of each case contains its target."""
     result = np.zeros(len(cases.users), bool)
+    spans = cases.spans(dataset)
     for chosen in cases.blocks():
-        place, item = cases.events(dataset.items, chosen)
-        result[chosen[place[item == dataset.items[cases.targets[chosen]][place]]]] = True
+        index, items = spans.events(chosen)
+        is_target = items == cases.target_items(dataset, chosen)[index]
+        result[chosen[index[is_target]]] = True
     return result
 
 
 def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray:
-    """Returns bool[n]: whose target ranks last because the user has met it before, see `eval.seen_targets`."""
+    """Returns bool[n], whether a target ranks last because the user has seen it, see
+    `eval.seen_targets`.
+    """
     if config.protocol == "full" and config.filter_seen and config.seen_targets == "rank_last":
         return repeated_targets(dataset, cases)
     return np.zeros(len(cases.users), bool)
 
 
 def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
-    """Returns bool[n]: whether a target has the time of the event before it, or None where there are no times.
+    """Returns bool[n]: whether a target has the time of the event before it, or None where there
+    are no times.
 
-    Which of the two is predicted is then a matter of the order in the file, which a model may learn.
+    Which of the two is predicted is then a matter of the order in the file, which a model may
+    learn.
     """
     if dataset.timestamps is None:
         return None
@@ -110,7 +129,9 @@ def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
 
 
 def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
-    """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates, negatives."""
+    """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates,
+    negatives.
+    """
     content = hashlib.sha256()
     for array in (
         cases.users,
@@ -119,9 +140,9 @@ def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
         ranking.candidates,
         ranking.negatives,
     ):
-        for first in range(0, len(array), _CASES_AT_ONCE):
+        for first in range(0, len(array), _CASES_PER_BLOCK):
             content.update(
-                np.ascontiguousarray(array[first : first + _CASES_AT_ONCE], np.int64).tobytes()
+                np.ascontiguousarray(array[first : first + _CASES_PER_BLOCK], np.int64).tobytes()
             )
     return content.hexdigest()[:16]
 

@@ -1,101 +1,140 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks and lists over catalogues too large for an array [histories, items]: a loop over chunks of the table.
+"""Ranks and lists for catalogues whose scores [histories, items] do not fit in memory: a loop over
+chunks.
 
-Every chunk is multiplied twice, once for the score of the target and once to count what scores higher. So a target
-meets a score of its own that was rounded in the same product, and ties are ties.
+Every chunk of the item table is multiplied twice, first to find the score of the target and then to
+count higher scores. Both products round in the same way, so that exact ties stay ties.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.devices import Placement
-from bert4rec_jax.model import shard_offset
-from bert4rec_jax.ranking.scores import Histories, history_states, merged_top, removed_pairs, scored
+from bert4rec_jax.model import ItemTable, Params, shard_offset
+from bert4rec_jax.ranking.score_results import (
+    ELSEWHERE_SCORE,
+    BestItems,
+    count_above_and_tied,
+    mask_removed,
+    merge_shard_scores,
+    merge_top_k,
+    scores_of_items,
+    sum_over_shards,
+    top_k_of_chunk,
+    top_k_of_shards,
+)
+from bert4rec_jax.ranking.scores import (
+    Histories,
+    gather_removed_pairs,
+    history_states,
+    score_rows,
+)
 
-# Scores of a device above which its catalogue is visited in chunks, and those of a chunk. Loops are slow on CPU.
+# Scores of a device above which it visits the catalogue in chunks. Loops are slow on CPU.
 MOST_BYTES = {"cpu": 4 * 2**30}
 MOST_BYTES_ELSEWHERE = 512 * 2**20
 CHUNK_BYTES = 128 * 2**20
 
 
 def is_large(histories: int, rows: int, platform: str) -> bool:
-    """Returns whether scores [histories, rows of the table] are too many to be held at once."""
+    """Returns whether scores float32[histories, rows] are too large to hold at once."""
     return 4 * histories * rows > MOST_BYTES.get(platform, MOST_BYTES_ELSEWHERE)
+
+
+class _Chunk(NamedTuple):
+    """A chunk of the item table.
+
+    Attributes:
+      start: int32, its first row in this device's shard.
+      first_new: int32, its first row that no earlier chunk contains.
+    """
+
+    start: jax.Array
+    first_new: jax.Array
+
+
+def _chunks(rows: int, size: int) -> _Chunk:
+    """Returns the chunks of a shard, each of `size` rows; the last one overlaps the one before
+    it.
+    """
+    first_new = jnp.arange(-(-rows // size)) * size
+    return _Chunk(jnp.minimum(first_new, rows - size), first_new)
 
 
 def rank_in_chunks(
     config: ModelConfig,
     num_items: int,
-    params: Any,
+    params: Params,
     histories: Histories,
     targets_N: jax.Array,
     k: int,
     placement: Placement,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns target scores, counts of greater and of equal scores (the target's own included), and the best k items.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Ranks all histories of the devices of the items axis.
 
     Args:
       config: the model's configuration.
       num_items: size of the catalogue.
       params: as for `item_scores`.
       histories: this device's batch.
-      targets_N: int32, targets of all histories of the devices of the items axis, ids.
+      targets_N: int32, item numbers of all targets.
       k: length of the lists.
       placement: where the function runs.
 
     Returns:
-      float32[N'], int32[N'], int32[N'], int32[N', k] over all shards.
+      The score of each target, float32[N']; and `greater`, `ties` and `top`, as in `Ranking`.
     """
     axis = placement.items
-    items, h_ND = params["items"], history_states(config, params, histories, placement)
-    rows, offset = items["embedding"].shape[0], shard_offset(items["embedding"].shape[0], axis)
-    size = min(max(CHUNK_BYTES // (4 * len(h_ND)) // 128, 1) * 128, rows)
-    # The last chunk begins early enough to be whole; `fresh` are its rows that no chunk has had before.
-    starts = jnp.minimum(jnp.arange(-(-rows // size)) * size, rows - size)
-    firsts = jnp.arange(len(starts)) * size
-    case_P, item_P = removed_pairs(histories, len(h_ND), axis)
-    local_N = jnp.arange(len(h_ND))
+    items = params["items"]
+    with jax.default_matmul_precision(config.matmul_precision):
+        states_ND = history_states(config, params, histories, placement)
+    count = len(states_ND)
+    rows = len(items["bias"])
+    offset = shard_offset(rows, axis)
+    removed = gather_removed_pairs(histories, axis)
+    size = min(max(CHUNK_BYTES // (4 * count) // 128, 1) * 128, rows)
+    chunks = _chunks(rows, size)
 
-    def scores(start, first):
-        part = {name: jax.lax.dynamic_slice_in_dim(x, start, size) for name, x in items.items()}
-        scores_NC = scored(h_ND, part, num_items, offset + start)
-        scores_NC = scores_NC.at[case_P, item_P - offset - start].set(
-            -2e9, mode="drop", wrap_negative_indices=False
-        )
-        fresh_C = start + jnp.arange(size) >= first
-        return jnp.where(fresh_C, scores_NC, -3e9)
+    def scores_of(chunk: _Chunk) -> jax.Array:
+        part = _slice_rows(items, chunk.start, size)
+        with jax.default_matmul_precision(config.matmul_precision):
+            scores_NC = score_rows(states_ND, part, num_items, offset + chunk.start)
+        scores_NC = mask_removed(scores_NC, *removed, offset + chunk.start)
+        is_new_C = chunk.start + jnp.arange(size) >= chunk.first_new
+        return jnp.where(is_new_C, scores_NC, ELSEWHERE_SCORE)
 
-    def find(carry, chunk):
+    def find_targets(carry, chunk):
         target_N, best = carry
-        scores_NC = scores(*chunk)
-        found_N = scores_NC.at[local_N, targets_N - offset - chunk[0]].get(
-            mode="fill", fill_value=-3e9, wrap_negative_indices=False
-        )
-        top, places = jax.lax.top_k(scores_NC, min(k, size))
-        joined = [jnp.concatenate(x, axis=1) for x in zip(best, (top, places + offset + chunk[0]))]
-        top, places = jax.lax.top_k(joined[0], k)
-        return (
-            jnp.maximum(target_N, found_N),
-            (top, jnp.take_along_axis(joined[1], places, axis=1)),
-        ), None
+        scores_NC = scores_of(chunk)
+        first_id = offset + chunk.start
+        target_N = jnp.maximum(target_N, scores_of_items(scores_NC, targets_N, first_id))
+        best_of_chunk = top_k_of_chunk(scores_NC, min(k, size), first_id)
+        return (target_N, merge_top_k([best, best_of_chunk], k)), None
 
-    def compare(carry, chunk):
-        scores_NC = scores(*chunk)
-        count = lambda condition: condition.sum(axis=1, dtype=jnp.int32)  # noqa: E731
-        return (
-            carry[0] + count(scores_NC > target_N[:, None]),
-            carry[1] + count(scores_NC == target_N[:, None]),
-        ), None
+    def count_better(carry, chunk):
+        above_N, tied_N = count_above_and_tied(scores_of(chunk), target_N)
+        return (carry[0] + above_N, carry[1] + tied_N), None
 
-    nothing = (jnp.full((len(h_ND), k), -3e9), jnp.zeros((len(h_ND), k), jnp.int32))
-    (target_N, best), _ = jax.lax.scan(find, (jnp.full(len(h_ND), -3e9), nothing), (starts, firsts))
-    if axis is not None:
-        target_N = jax.lax.pmax(target_N, axis)
-    zeros = jnp.zeros(len(h_ND), jnp.int32)
-    counts, _ = jax.lax.scan(compare, (zeros, zeros), (starts, firsts))
-    if axis is not None:
-        counts = jax.lax.psum(counts, axis)
-    return target_N, *counts, merged_top(*best, k, axis)[0]
+    unknown_N = jnp.full(count, ELSEWHERE_SCORE)
+    no_items = BestItems(jnp.zeros((count, k), jnp.int32), jnp.full((count, k), ELSEWHERE_SCORE))
+    (target_N, best), _ = jax.lax.scan(find_targets, (unknown_N, no_items), chunks)
+    target_N = merge_shard_scores(target_N, axis)
+    zeros_N = jnp.zeros(count, jnp.int32)
+    counts, _ = jax.lax.scan(count_better, (zeros_N, zeros_N), chunks)
+    above_N, tied_N = (sum_over_shards(count_N, axis) for count_N in counts)
+    return target_N, {
+        "greater": above_N,
+        "ties": tied_N - 1,  # without the target itself
+        "top": top_k_of_shards(best, k, axis).items,
+    }
+
+
+def _slice_rows(items: ItemTable, start: jax.Array, size: int) -> ItemTable:
+    """Returns `size` rows of the table from row `start` on."""
+    return {
+        "embedding": jax.lax.dynamic_slice_in_dim(items["embedding"], start, size),
+        "bias": jax.lax.dynamic_slice_in_dim(items["bias"], start, size),
+    }

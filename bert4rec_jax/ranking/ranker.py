@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact ranking of every user's target against the catalogue, on the device."""
+"""Exact ranks of the target of every user among the whole catalogue, computed on the devices."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,109 +12,98 @@ from bert4rec_jax.config import Config
 from bert4rec_jax.data import Dataset
 from bert4rec_jax.devices import Layout, Placement
 from bert4rec_jax.errors import UserError
-from bert4rec_jax.model import all_gather_rows, shard_offset
+from bert4rec_jax.model import ItemTable, Params, all_gather_rows, shard_offset
 from bert4rec_jax.progress import ProgressBar
 from bert4rec_jax.ranking.cases import Cases, Ranking, ranks_last
 from bert4rec_jax.ranking.large import is_large, rank_in_chunks
 from bert4rec_jax.ranking.negatives import NEGATIVES, protocol_negatives
-from bert4rec_jax.ranking.scores import (
-    Histories,
-    PackedHistories,
-    item_scores,
-    own_histories,
-    top_items,
-    without_removed,
+from bert4rec_jax.ranking.packed_histories import PackedHistories, store_rows
+from bert4rec_jax.ranking.score_results import (
+    count_above_and_tied,
+    merge_shard_scores,
+    scores_of_items,
+    sum_over_shards,
+    top_k,
 )
+from bert4rec_jax.ranking.scores import Histories, item_scores, local_rows, mask_removed_items
 
-TOP = 10  # length of the lists behind coverage, novelty and popularity
+LIST_LENGTH = 10  # of the lists behind coverage, novelty and popularity
 
 
 def rank_step(
     config: Config,
     num_items: int,
     with_top: bool,
-    params: dict,
+    params: Params,
     batch: tuple[Histories, tuple[jax.Array, jax.Array]],
-    _key,
     placement: Placement,
 ) -> dict[str, jax.Array]:
     """Ranks one device's cases.
-
-    Returns `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`, and `finite`: 0 where a score is no number.
 
     Args:
       config: the run's configuration.
       num_items: size of the catalogue.
       with_top: whether to return the best items.
-      params: `items` (this device's shard) and `encoder`.
-      batch: the histories; int32[N] targets and int32[N, C] sampled candidates, C = 0 for full ranking.
+      params: without features; `items` is this device's shard.
+      batch: the histories; their targets, int32[N], and sampled candidates, int32[N, S]. S = 0
+        ranks all items.
       placement: where the function runs.
+
+    Returns:
+      `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`; and `finite`, 0 if a score is
+      NaN or infinite.
     """
-    histories, (targets_N, sampled_NC) = batch
-    axis, own = placement.items, histories.used_N.shape[0]
+    histories, (targets_N, sampled_NS) = batch
+    axis = placement.items
     items = params["items"]
-    total = functools.partial(jax.lax.psum, axis_name=axis) if axis else lambda x: x
-    scored = own * (jax.lax.axis_size(axis) if axis else 1)
-    large = is_large(scored, items["bias"].shape[0], placement.platform)
-    if large and not sampled_NC.shape[1]:
-        with jax.default_matmul_precision(config.model.matmul_precision):
-            target_N, greater_N, equal_N, top_NK = rank_in_chunks(
-                config.model,
-                num_items,
-                params,
-                histories,
-                all_gather_rows(targets_N, axis),
-                TOP,
-                placement,
-            )
-        result = {"greater": greater_N, "ties": equal_N - 1} | ({"top": top_NK} if with_top else {})
-        return _checked(result, target_N, items, total, own, axis)
-    scores_NV = without_removed(
-        item_scores(config.model, num_items, params, histories, placement), histories, axis
-    )
-    offset = shard_offset(scores_NV.shape[1], axis)
-    targets_N = all_gather_rows(targets_N, axis) - offset
-    local_N = jnp.arange(len(targets_N))
-    target_N = total(
-        scores_NV.at[local_N, targets_N].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-    )
-    if sampled_NC.shape[1]:
-        compared = total(
-            scores_NV.at[local_N[:, None], all_gather_rows(sampled_NC, axis) - offset].get(
-                mode="fill", fill_value=0, wrap_negative_indices=False
-            )
+    targets_N = all_gather_rows(targets_N, axis)
+    is_sampled = sampled_NS.shape[1] > 0
+    if not is_sampled and is_large(len(targets_N), len(items["bias"]), placement.platform):
+        target_N, result = rank_in_chunks(
+            config.model, num_items, params, histories, targets_N, LIST_LENGTH, placement
         )
-        count = lambda condition: condition.sum(axis=1, dtype=jnp.int32)  # noqa: E731
-        result = {
-            "greater": count(compared > target_N[:, None]),
-            "ties": count(compared == target_N[:, None]),
-        }
     else:
-        count = lambda condition: total(condition.sum(axis=1, dtype=jnp.int32))  # noqa: E731
-        result = {
-            "greater": count(scores_NV > target_N[:, None]),
-            "ties": count(scores_NV == target_N[:, None]) - 1,
-        }
-    if with_top:
-        result["top"] = top_items(scores_NV, TOP, axis)[0]
-    return _checked(result, target_N, items, total, own, axis)
+        scores_NV = item_scores(config.model, num_items, params, histories, placement)
+        scores_NV = mask_removed_items(scores_NV, histories, axis)
+        target_N, result = _rank_scores(scores_NV, targets_N, sampled_NS, axis)
+    if not with_top:
+        del result["top"]
+    result["finite"] = _is_finite(target_N, items, axis).astype(jnp.int32)
+    return {name: local_rows(x, len(histories.slots_N), axis) for name, x in result.items()}
 
 
-def _checked(
-    result: dict, target_N: jax.Array, items: dict, total: Callable, own: int, axis: str | None
-) -> dict:
-    """Returns this device's part of the results, with `finite`: whether the scores behind them are numbers."""
-    # Of scores that are no numbers none is greater than the target's, which would then rank first.
-    table_sum = total(items["embedding"].sum() + items["bias"].sum())
-    result["finite"] = (jnp.isfinite(target_N) & jnp.isfinite(table_sum)).astype(jnp.int32)
-    return {name: own_histories(x, own, axis) for name, x in result.items()}
+def _rank_scores(
+    scores_NV: jax.Array, targets_N: jax.Array, sampled_NS: jax.Array, axis: str | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the score of each target, float32[N'], and its `greater`, `ties` and `top`, as in
+    `Ranking`.
+    """
+    offset = shard_offset(scores_NV.shape[1], axis)
+    target_N = merge_shard_scores(scores_of_items(scores_NV, targets_N, offset), axis)
+    if sampled_NS.shape[1]:
+        sampled_NS = all_gather_rows(sampled_NS, axis)
+        compared_NS = merge_shard_scores(scores_of_items(scores_NV, sampled_NS, offset), axis)
+        greater_N, ties_N = count_above_and_tied(compared_NS, target_N)
+    else:
+        counts = count_above_and_tied(scores_NV, target_N)
+        greater_N, ties_N = (sum_over_shards(count_N, axis) for count_N in counts)
+        ties_N -= 1  # the target itself
+    top_NK = top_k(scores_NV, LIST_LENGTH, axis).items
+    return target_N, {"greater": greater_N, "ties": ties_N, "top": top_NK}
+
+
+def _is_finite(target_N: jax.Array, items: ItemTable, axis: str | None) -> jax.Array:
+    """Returns bool[N], whether the scores of each history are finite."""
+    # NaN never compares greater, so a NaN score would put the target first.
+    table_sum = sum_over_shards(items["embedding"].sum() + items["bias"].sum(), axis)
+    return jnp.isfinite(target_N) & jnp.isfinite(table_sum)
 
 
 class Ranker:
-    """Ranks a fixed set of cases with any parameters of one model; batches are laid out once, shapes never change.
+    """Ranks a fixed set of cases with any parameters of one model. Shapes never change.
 
     Attributes:
-      histories: the cases' histories, packed.
+      histories: the packed histories of the cases.
     """
 
     def __init__(
@@ -126,97 +114,95 @@ class Ranker:
         layout: Layout,
         popularity: np.ndarray | None = None,
     ):
-        """Packs the cases and lists what each user has seen.
+        """Packs the cases and finds the items that each user has seen.
 
         Args:
           config: the run's configuration.
           dataset: the data.
-          cases: what is to be ranked.
+          cases: what to rank.
           layout: the devices.
-          popularity: int64[num_items + 1], training counts; needed by the protocol pop100.
+          popularity: int64[num_items + 1], training counts; required by the protocol pop100.
         """
-        self._config, self._layout, self._num_items = config, layout, dataset.num_items
         layout.check_rows(config.eval.batch_rows, "config.eval.batch_rows")
-        self._cases, self._items = cases, dataset.items
-        self._target_items = np.asarray(dataset.items[cases.targets], np.int32)
-        self._last = ranks_last(config.eval, dataset, cases)
-        filtered = config.eval.filter_seen
+        self._config = config
+        self._layout = layout
+        self._num_items = dataset.num_items
+        self._spans = cases.spans(dataset)
+        self._targets = cases.target_items(dataset)
+        self._ranks_last = ranks_last(config.eval, dataset, cases)
         self.histories = PackedHistories(
             config.model,
             dataset.num_items,
-            dataset.items,
-            cases.starts,
-            cases.targets,
+            self._spans,
             config.eval.batch_rows // layout.num_devices,
             layout,
-            self._seen_pairs if filtered else None,
+            self._removed_items if config.eval.filter_seen else None,
         )
-        self._sampled = np.empty((len(cases.users), 0), np.int32)
-        self._candidates = np.full(len(cases.users), dataset.num_items, np.int32)
-        if config.eval.protocol != "full":
-            self._candidates[:] = 1 + NEGATIVES
-            self._sampled = protocol_negatives(config.eval, dataset, cases.users, popularity)
+        count = len(cases.users)
+        if config.eval.protocol == "full":
+            self._sampled = np.empty((count, 0), np.int32)
+            # A target that ranks last is removed and still counts as a candidate.
+            removed = self.histories.removed.counts - self._ranks_last
+            self._candidates = np.full(count, dataset.num_items, np.int32) - removed
         else:
-            # The target is always ranked, be it last.
-            self._candidates -= self.histories.removed_counts - self._last
-        self._compiled = {}
+            self._sampled = protocol_negatives(config.eval, dataset, cases.users, popularity)
+            self._candidates = np.full(count, 1 + NEGATIVES, np.int32)
+        self._compiled: dict[bool, Callable] = {}
 
-    def _seen_pairs(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (place among `cases`, item) of every event of the histories.
+    def _removed_items(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the index into `cases` and the item of every seen item that is not a candidate.
 
-        The target's own item is not among them, unless it ranks last: then it is seen like the others, and in no list.
+        The target is a candidate although it was seen, unless it ranks last.
         """
-        place, item = self._cases.events(self._items, cases)
-        kept = (item != self._target_items[cases][place]) | self._last[cases][place]
-        return place[kept], item[kept]
+        index, items = self._spans.seen_items(cases)
+        removed = (items != self._targets[cases][index]) | self._ranks_last[cases][index]
+        return index[removed], items[removed]
 
-    def _targets(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns targets and sampled candidates of a device's cases, filled up to the size of a batch."""
-        targets = np.ones(self.histories.size, np.int32)
-        sampled = np.ones((self.histories.size, self._sampled.shape[1]), np.int32)
-        targets[: len(cases)], sampled[: len(cases)] = (
-            self._target_items[cases],
-            self._sampled[cases],
-        )
-        return targets, sampled
+    def _batch_targets(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the targets and sampled candidates of one device's cases, padded to the batch
+        size.
+        """
+        size = self.histories.batch_size
+        targets_N = np.ones(size, np.int32)
+        targets_N[: len(cases)] = self._targets[cases]
+        sampled_NS = np.ones((size, self._sampled.shape[1]), np.int32)
+        sampled_NS[: len(cases)] = self._sampled[cases]
+        return targets_N, sampled_NS
 
     def rank(
         self,
-        params: Any,
+        params: Params,
         with_top: bool = False,
-        should_stop: Callable[[], bool] = lambda: False,
+        check_stop: Callable[[], None] = lambda: None,
         title: str = "ranking",
-    ) -> Ranking | None:
+    ) -> Ranking:
         """Ranks all cases with `params`.
 
         Args:
           params: placed on the layout.
-          with_top: also return the best items of every case.
-          should_stop: asked between batches; where it says so, ranking ends and None is returned.
-          title: of the progress report.
+          with_top: whether to return the best items of every case.
+          check_stop: called between batches; raises `Stopped` if a stop signal came.
+          title: title of the progress report.
         """
         if with_top not in self._compiled:
             step = functools.partial(rank_step, self._config, self._num_items, with_top)
-            self._compiled[with_top] = self._layout.map(step, params)
-        count, result = len(self._cases.users), {}
-        with ProgressBar(title, count, "users", self._layout.process == 0) as phase:
-            for cases, output in self.histories.run(
-                self._compiled[with_top], params, self._targets
-            ):
-                for name, value in output.items():
-                    result.setdefault(name, np.zeros((count, *value.shape[1:]), np.int32))[
-                        cases
-                    ] = value
-                phase.advance(len(cases))
-                if should_stop():
-                    return None
+            self._compiled[with_top] = self._layout.compile_per_row(step, params)
+        count = len(self._targets)
+        result: dict[str, np.ndarray] = {}
+        with ProgressBar(title, count, "users", self._layout.process == 0) as progress:
+            batches = self.histories.run(self._compiled[with_top], params, self._batch_targets)
+            for cases, output in batches:
+                store_rows(result, count, cases, output)
+                progress.advance(len(cases))
+                check_stop()
         broken = int(count - result.pop("finite").sum())
         if broken:
             raise UserError(
-                f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
-                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
+                f"the scores of {broken} of {count} users are not finite: the parameters have "
+                "diverged; "
+                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start "
+                "again "
                 "in another --workdir."
             )
-        return Ranking(**result, candidates=self._candidates, negatives=self._sampled).with_last(
-            self._last
-        )
+        ranking = Ranking(**result, candidates=self._candidates, negatives=self._sampled)
+        return ranking.force_last(self._ranks_last)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run as a Python object: histories in, recommendations, scores and embeddings out."""
+"""A trained run as a Python object that maps histories to recommendations, scores and
+embeddings.
+"""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,18 +15,12 @@ import numpy as np
 from bert4rec_jax import config as config_lib
 from bert4rec_jax.config import Config, ParallelConfig
 from bert4rec_jax.data import ItemFeatures, feature_count
-from bert4rec_jax.devices import Layout, Placement
+from bert4rec_jax.devices import Layout
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import fold_features
-from bert4rec_jax.ranking import (
-    Histories,
-    PackedHistories,
-    item_scores,
-    own_histories,
-    top_items,
-    without_removed,
-)
+from bert4rec_jax.ranking import HistorySpans
 from bert4rec_jax.run_files import RunFiles
+from bert4rec_jax.serving.list_scorer import ListScorer, seen_or_excluded
 from bert4rec_jax.serving.titles import TitleIndex
 from bert4rec_jax.training import Checkpoints, state_template
 
@@ -31,13 +28,13 @@ History = Sequence[str | int]
 
 
 class Recommendation(NamedTuple):
-    """One place of a ranked list.
+    """One entry of a ranked list.
 
     Attributes:
       number: item number, 1..num_items.
       item: original id.
-      title: `Title (year)` as far as it is known, else the original id.
-      score: logit; differences between scores of one history are differences of log-probabilities.
+      title: `Title (year)` as far as known, else the original id.
+      score: logit. Differences between scores of one history are differences of log-probabilities.
       probability: softmax over the whole catalogue, items of the history included.
     """
 
@@ -49,74 +46,68 @@ class Recommendation(NamedTuple):
 
 
 class Recommender:
-    """The best model of a run with the titles it knows.
+    """The best model of a run, with the titles of its items.
 
-    Items of a history are given as titles or original ids (str, see `TitleIndex.find`) or as item numbers (int,
-    1..num_items), oldest first. Of a longer history than the model takes, the newest part counts.
+    A history is a list of titles or original ids, oldest first, see `TitleIndex.find`; an integer
+    is an original id too. If a history is longer than the model reads, its newest part is used.
+
+    Item numbers, 1..num_items in the order of `items_table`, are used inside of the package. Only
+    the methods whose names contain `numbers` take or return them.
+
+    JAX does not survive a fork: load the run in the process that uses it.
 
     Attributes:
-      config: the run's configuration; one device serves, however many trained.
-      catalogue: one row per item, index 1..num_items, with the original id, title, year, genres and
-        training_interactions; the model has learnt nothing of an item that has none, unless by its features, a list
-        of names where the run has such.
-      titles: finds items by what people type.
+      files: the run directory.
+      config: the run's configuration, for one device.
+      items_table: one row per item, with the item number as index and the columns item (original
+        id), title, year, genres and training_interactions; and features, a list of names, if the
+        run has any. The model has learned nothing about an item without interactions and features.
+      titles: finds items by title or id.
       num_items: size of the catalogue.
-      params: the parameters of the best checkpoint, with the features of items in the item table.
-      step: its step.
+      params: the parameters of the best checkpoint, with item features folded into the item table.
+      step: the step of that checkpoint.
     """
 
     def __init__(self, workdir: str):
         """Loads the run.
 
         Raises:
-          UserError: `workdir` holds no trained model.
+          UserError: `workdir` contains no trained model.
         """
-        files = RunFiles(workdir)
-        values = files.config()
+        self.files = RunFiles(workdir)
+        values = self.files.config()
         if values is None:
             raise UserError(
-                f"{workdir} is not a run directory; train one with python -m bert4rec_jax.main "
+                f"{workdir} is not a run directory; train a run with python -m bert4rec_jax.main "
                 f"--config FILE --workdir {workdir}."
             )
         config = config_lib.resolve(values)
-        self.files = files
-        self.catalogue = files.items()
+        self.items_table = self.files.items()
+        self._process = os.getpid()
         self.config: Config = dataclasses.replace(config, parallel=ParallelConfig(data=1))
-        self.titles = TitleIndex(self.catalogue)
-        self.num_items = len(self.catalogue)
-        self._layout = Layout(self.config.parallel)
-        bags = (
-            ItemFeatures.from_lists(self.catalogue["features"])
-            if "features" in self.catalogue.columns
-            else None
-        )
-        template = state_template(
-            self.config, self.num_items, self._layout, feature_count(bags)
-        ).params
-        with Checkpoints(files.checkpoints_path, read_only=True) as checkpoints:
+        self.titles = TitleIndex(self.items_table)
+        self.num_items = len(self.items_table)
+        layout = Layout(self.config.parallel)
+        features = None
+        if "features" in self.items_table.columns:
+            features = ItemFeatures.from_lists(self.items_table["features"])
+        template = state_template(self.config, self.num_items, layout, feature_count(features))
+        with Checkpoints(self.files.checkpoints_path, read_only=True) as checkpoints:
             progress = checkpoints.latest_progress()
             if progress is None:
-                if trained := files.trained_from():
-                    raise UserError(
-                        f"{workdir} contains no model; it evaluated the model of {trained}. Use that run."
-                    )
-                raise UserError(f"{workdir} holds no checkpoint yet; train first.")
-            best = progress["best_step"]
-            self.step, params = checkpoints.restore_params(
-                max(checkpoints.steps()) if best is None else best, template
-            )
-        self.params = (
-            jax.jit(functools.partial(fold_features, features=bags))(params) if bags else params
-        )
-        self._map = functools.cache(
-            lambda k: self._layout.map(
-                functools.partial(_score_step, self.config, self.num_items, k), self.params
-            )
-        )
+                raise _no_model(self.files)
+            best = progress.best_step
+            if best is None:
+                best = max(checkpoints.steps())
+            self.step, params = checkpoints.restore_params(best, template.params)
+        if features is not None:
+            params = jax.jit(functools.partial(fold_features, features=features))(params)
+        self.params = params
+        self._scorer = ListScorer(self.config, self.num_items, params, layout)
 
     @property
     def results(self) -> dict | None:
-        """The content of results.json; None if the run has not finished."""
+        """The contents of results.json, or None if the run is not finished."""
         return self.files.results()
 
     @property
@@ -124,178 +115,149 @@ class Recommender:
         """float32[num_items, D]; row i belongs to item number i + 1."""
         return np.asarray(self.params["items"]["embedding"])[1 : self.num_items + 1]
 
-    def numbers(self, history: History) -> list[int]:
+    @property
+    def popularity(self) -> np.ndarray:
+        """int64[num_items], training interactions; element i belongs to item number i + 1."""
+        return self.items_table["training_interactions"].to_numpy(np.int64)
+
+    def item_numbers(self, history: History) -> list[int]:
         """Returns the item numbers of a history.
 
         Raises:
-          UserError: it is empty, a title is unknown or ambiguous, or a number is out of range; says which.
+          UserError: the history is empty or not a list, or an item is unknown or ambiguous.
         """
-        if isinstance(history, str) or not len(history):
+        is_list = isinstance(history, Iterable) and not isinstance(
+            history, str | bytes | Mapping | Set
+        )
+        if not is_list:
             raise UserError(
-                "a history is a list of at least one title, original id or item number; this one is "
-                + ("a single text." if isinstance(history, str) else "empty.")
+                "a history is a list of titles or original ids; this one is "
+                + ("a single text." if isinstance(history, str) else f"{type(history).__name__}.")
             )
-        return [self._number(item) for item in history]
+        numbers = [self._item_number(item) for item in history]
+        if not numbers:
+            raise UserError(
+                "a history is a list of at least one title or original id; this one is empty."
+            )
+        return numbers
 
-    def _number(self, item: str | int) -> int:
+    def _item_number(self, item: str | int) -> int:
         if isinstance(item, str):
             return self.titles.find(item)
-        if isinstance(item, bool) or not isinstance(item, int | np.integer):
-            raise UserError(
-                f"{item!r} is neither a title or original id (str) nor an item number (int)."
-            )
-        if not 1 <= item <= self.num_items:
-            raise UserError(
-                f"item number {item} is out of range: there are items 1 to {self.num_items}."
-            )
-        return int(item)
+        if isinstance(item, int | np.integer) and not isinstance(item, bool):
+            return self.titles.find_id(str(item))
+        raise UserError(f"{item!r} is neither a title (str) nor an original id (str or int).")
 
     def recommend(
-        self,
-        history: History | Sequence[History],
-        k: int = 10,
-        include_seen: bool | None = None,
-    ) -> list[Recommendation] | list[list[Recommendation]]:
+        self, history: History, k: int = 10, include_seen: bool | None = None
+    ) -> list[Recommendation]:
         """Returns the k best items that are not in the history, best first.
 
         Args:
-          history: one history, or a sequence of histories, which are scored together.
-          k: how many; fewer come back where the catalogue has no more.
-          include_seen: whether items of the history may be recommended again; None: as the run was evaluated
-            (`eval.filter_seen`).
-
-        Returns:
-          A list of `Recommendation`s; for several histories a list of such lists.
+          history: titles or original ids, oldest first.
+          k: how many items; the list is shorter if the catalogue has fewer.
+          include_seen: whether items of the history may be recommended again. None: as the run was
+            evaluated (`eval.filter_seen`).
 
         Raises:
-          UserError: as `numbers`, or k is below 1.
+          UserError: as `item_numbers`, or k is less than 1.
         """
+        return self.recommend_many([history], k, include_seen)[0]
+
+    def recommend_many(
+        self, histories: Iterable[History], k: int = 10, include_seen: bool | None = None
+    ) -> list[list[Recommendation]]:
+        """Returns the lists of several histories, which are scored together; see `recommend`."""
+        numbers = [self.item_numbers(history) for history in histories]
+        return self.recommend_numbers(numbers, k, include_seen)
+
+    def recommend_numbers(
+        self, histories: Sequence[Sequence[int]], k: int = 10, include_seen: bool | None = None
+    ) -> list[list[Recommendation]]:
+        """Returns the lists of several histories of item numbers; see `recommend`."""
+        self._check_process()
         if k < 1:
             raise UserError(f"k = {k} must be at least 1.")
-        several = (
-            len(history) > 0
-            and isinstance(history[0], Sequence | np.ndarray)
-            and not isinstance(history[0], str)
-        )
-        histories = [self.numbers(h) for h in (history if several else [history])]
-        out = self._run(
-            histories,
-            min(k, self.num_items),
-            self.config.eval.filter_seen if include_seen is None else not include_seen,
-        )
-        lists = [
+        if not len(histories):
+            return []
+        if include_seen is None:
+            include_seen = not self.config.eval.filter_seen
+        spans = _spans(histories)
+        lists = self._scorer.lists(spans, k, seen_or_excluded(spans, include_seen))
+        return [
             [
-                self._recommendation(int(item), float(score), float(total))
-                for item, score in zip(items, scores)
+                self._recommendation(int(item), float(score), float(probability))
+                for item, score, probability in zip(*row, strict=True)
                 if item
             ]
-            for items, scores, total in zip(out["items"], out["scores"], out["log_total"])
+            for row in zip(*lists, strict=True)
         ]
-        return lists if several else lists[0]
 
-    def _recommendation(self, number: int, score: float, log_total: float) -> Recommendation:
-        return Recommendation(
-            number,
-            str(self.catalogue.at[number, "item"]),
-            self.titles.label(number),
-            score,
-            float(np.exp(score - log_total)),
-        )
+    def _recommendation(self, number: int, score: float, probability: float) -> Recommendation:
+        item = str(self.items_table.at[number, "item"])
+        return Recommendation(number, item, self.titles.label(number), score, probability)
 
     def popular(self, k: int = 10) -> list[Recommendation]:
-        """Returns the k items with the most training interactions; the score is their number.
+        """Returns the k items with the most training interactions; their number is the score.
 
-        For histories of which the model knows nothing.
+        For histories without any known item.
         """
-        counts = self.catalogue["training_interactions"]
-        best = counts.sort_values(ascending=False, kind="stable").index[:k]
+        counts = self.popularity
+        best = np.argsort(-counts, kind="stable")[:k]
         return [
-            Recommendation(
-                int(n),
-                str(self.catalogue.at[n, "item"]),
-                self.titles.label(n),
-                float(counts[n]),
-                float(counts[n] / counts.sum()),
-            )
-            for n in best
+            self._recommendation(int(i) + 1, float(counts[i]), float(counts[i] / counts.sum()))
+            for i in best
         ]
 
     def score(
-        self, histories: Sequence[History], items: Sequence[str | int] | None = None
+        self, histories: Iterable[History], items: Sequence[str | int] | None = None
     ) -> np.ndarray:
-        """Returns the scores of items after each history: float32[n, len(items)].
+        """Returns the scores of items after each history, float32[n, len(items)].
 
-        They are those that the ranker compares, whatever the model's dtype; the same histories packed together give
-        the same bits. Items of a history are scored like all others.
+        They are the scores that the ranker compares, for any dtype of the model. Items of a history
+        are scored like all others.
 
         Args:
           histories: n histories.
-          items: titles, original ids or item numbers; None: all items, in the order of their numbers.
+          items: titles or original ids; None: all items, in the order of `items_table`.
 
         Raises:
-          UserError: as `numbers`.
+          UserError: as `item_numbers`.
         """
-        columns = (
-            np.arange(1, self.num_items + 1)
-            if items is None
-            else np.array([self._number(x) for x in items])
-        )
+        scores = self.score_numbers([self.item_numbers(history) for history in histories])
+        if items is None:
+            return scores
+        numbers = np.array([self._item_number(item) for item in items], np.int64)
+        return scores[:, numbers - 1]
+
+    def score_numbers(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Returns the scores of all items after histories of item numbers, float32[n, num_items];
+        see `score`.
+        """
+        self._check_process()
         if not len(histories):
-            return np.empty((0, len(columns)), np.float32)
-        return self._run([self.numbers(h) for h in histories], 0, False)["all"][:, columns]
+            return np.empty((0, self.num_items), np.float32)
+        return self._scorer.all_scores(_spans(histories))[:, 1 : self.num_items + 1]
 
-    def _run(self, histories: list[list[int]], k: int, remove_seen: bool) -> dict[str, np.ndarray]:
-        """Scores histories in batches; with k = 0 returns `all` scores, else the best `items` and their `scores`."""
-        lengths = np.array([len(h) for h in histories], np.int64)
-        stops = np.cumsum(lengths)
-        starts = stops - lengths
-        items = np.array([*(item for h in histories for item in h), 0], np.int32)
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise UserError(
+                "this run was loaded before a fork, and JAX hangs in a forked process; load the "
+                "run in the "
+                "new process, or start it with multiprocessing.get_context('spawn')."
+            )
 
-        def seen(cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            place = np.repeat(np.arange(len(cases)), lengths[cases])
-            return place, np.concatenate([items[starts[case] : stops[case]] for case in cases])
 
-        # A single history is not padded to a batch of the evaluation.
-        rows = min(self.config.eval.batch_rows, 1 << (len(histories) - 1).bit_length())
-        packed = PackedHistories(
-            self.config.model,
-            self.num_items,
-            items,
-            starts,
-            stops,
-            rows,
-            self._layout,
-            seen if remove_seen else None,
+def _spans(histories: Sequence[Sequence[int]]) -> HistorySpans:
+    lengths = np.array([len(history) for history in histories], np.int64)
+    stops = np.cumsum(lengths)
+    items = np.concatenate([np.asarray(history, np.int32) for history in histories])
+    return HistorySpans(items, stops - lengths, stops)
+
+
+def _no_model(files: RunFiles) -> UserError:
+    if trained := files.trained_from():
+        return UserError(
+            f"{files.folder} contains no model; it evaluated the model of {trained}. Use that run."
         )
-        result: dict[str, Any] = {}
-        for cases, output in packed.run(self._map(k), self.params):
-            for name, value in output.items():
-                result.setdefault(name, np.zeros((len(histories), *value.shape[1:]), value.dtype))[
-                    cases
-                ] = value
-        return result
-
-
-def _score_step(
-    config: Config,
-    num_items: int,
-    k: int,
-    params: Any,
-    batch: tuple[Histories, tuple],
-    _key,
-    placement: Placement,
-) -> dict[str, jax.Array]:
-    """Returns `all` scores float32[N, V] when k is 0, else `items` and `scores` [N, k] and `log_total` float32[N]."""
-    histories, _ = batch
-    axis, own = placement.items, histories.used_N.shape[0]
-    scores_NV = item_scores(config.model, num_items, params, histories, placement)
-    if k == 0:
-        result = {"all": scores_NV}
-    else:
-        items_NK, scores_NK = top_items(without_removed(scores_NV, histories, axis), k, axis)
-        result = {
-            "items": items_NK,
-            "scores": scores_NK,
-            "log_total": jax.nn.logsumexp(scores_NV, axis=1),
-        }
-    return {name: own_histories(x, own, axis) for name, x in result.items()}
+    return UserError(f"{files.folder} contains no checkpoint yet; train first.")

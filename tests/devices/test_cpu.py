@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA is told on CPU, and that it hears it in every layout."""
+"""Options for XLA on CPUs, and that they reach the compiler in every layout."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ def test_a_system_without_a_description_of_its_processor_has_none():
 
 
 @pytest.mark.parametrize("mode", ["jit", "pmap"])
-@pytest.mark.parametrize("donate", [True, False])
-def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
+@pytest.mark.parametrize("kind", ["update", "per row"])
+def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, kind):
     options = {
         "xla_cpu_prefer_vector_width": 512,
         "xla_dump_to": str(tmp_path),
@@ -38,13 +38,19 @@ def test_options_reach_the_compiler(tmp_path, monkeypatch, mode, donate):
     monkeypatch.setattr(layout, "compiler_options", lambda platform: options)
     over = Layout(ParallelConfig(mode=mode))
 
-    def step(state, batch, key, placement):
-        new = jnp.tanh(state) * 3 + batch.sum()
-        return (new, placement.sum(batch.sum())) if donate else batch + state.sum()
+    def update(state, batch, key, placement):
+        return jnp.tanh(state) * 3 + batch.sum(), placement.sum(batch.sum())
 
-    mapped = over.map(step, jnp.zeros(1000), donate=donate)
-    jax.block_until_ready(
-        mapped(jnp.zeros(1000), over.put_batch(jnp.ones((8, 1000))), jax.random.key(0))
-    )
+    def per_row(params, batch, placement):
+        return batch * 3 + jnp.tanh(params).sum()
+
+    array = jnp.zeros(1000)
+    batch = over.put_batch(jnp.ones((8, 1000)))
+    if kind == "update":
+        compiled = over.compile_update(update, array)
+        jax.block_until_ready(compiled(array, batch, jax.random.key(0)))
+    else:
+        compiled = over.compile_per_row(per_row, array)
+        jax.block_until_ready(compiled(array, batch))
     code = "".join(path.read_text() for path in tmp_path.glob("*.ll"))
     assert '"prefer-vector-width"="512"' in code and '"prefer-vector-width"="256"' not in code

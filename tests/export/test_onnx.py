@@ -209,8 +209,8 @@ def test_code_in_the_readme_works_without_this_package(kind, without, small_run,
     output = run_python([hide + code], out)
     printed = [line.rsplit(" ", 2)[0] for line in output.splitlines()]
     recommender = bert4rec_jax.load(str(small_run))
-    best = recommender.recommend([1, 2, 3], 10)
-    assert printed[:10] == [recommender.catalogue.loc[r.number, "title"] for r in best]
+    (best,) = recommender.recommend_numbers([[1, 2, 3]], 10)
+    assert printed[:10] == [recommender.items_table.loc[r.number, "title"] for r in best]
     assert len(printed) == (10 if kind == "onnx" else 57)
 
 

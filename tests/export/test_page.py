@@ -140,7 +140,7 @@ def history(tab):
 
 
 def expected(recommender, numbers):
-    return [r.number for r in recommender.recommend(numbers, 10)]
+    return [r.number for r in recommender.recommend_numbers([numbers], 10)[0]]
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_reasons_are_differences_without_one_item(site, opened):
     values = opened.locator("#list > li:nth-child(1) .number").all_inner_texts()
 
     def log_probability(numbers):
-        scores = recommender.score([numbers])[0].astype(np.float64)
+        scores = recommender.score_numbers([numbers])[0].astype(np.float64)
         return scores[first - 1] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
 
     whole = log_probability([3, 9, 12])
@@ -215,8 +215,8 @@ def test_reasons_are_differences_without_one_item(site, opened):
 
 def test_long_texts_are_shortened(small_run):
     recommender = bert4rec_jax.load(str(small_run))
-    recommender.catalogue["title"] = "wide" + " " * 200_000 + "title" + "x" * 200_000
-    recommender.catalogue["genres"] = "a" * 1000 + "|" + "Film\n" * 3
+    recommender.items_table["title"] = "wide" + " " * 200_000 + "title" + "x" * 200_000
+    recommender.items_table["genres"] = "a" * 1000 + "|" + "Film\n" * 3
     columns = page.catalogue_columns(recommender)
     assert columns["title"][0].startswith("wide titlexxx") and columns["title"][0].endswith("x…")
     assert len(columns["title"][0]) == 300
@@ -296,7 +296,8 @@ def test_sixty_thousand_titles_stay_smooth(runtime, browser, tmp_path):
     params = init_params(config.model, n, jax.random.key(0))
     random = SimpleNamespace(
         config=config,
-        catalogue=catalogue,
+        items_table=catalogue,
+        popularity=catalogue["training_interactions"].to_numpy(),
         titles=TitleIndex(catalogue),
         num_items=n,
         results=None,

@@ -204,6 +204,17 @@ def test_weights_are_as_large_as_configured():
         )  # two deviations are cut off
 
 
+@pytest.mark.parametrize("dtype, epsilon", [("float32", 1e-12), ("bfloat16", 1e-6)])
+def test_layer_norm_has_the_epsilon_of_bert(dtype, epsilon):
+    """Normalising values as small as sqrt(epsilon) shows how large the epsilon is."""
+    config = ModelConfig(layers=1, width=16, ffn_width=16, heads=2, norm="pre", dtype=dtype)
+    norm = model._layer_norm(config, "norm")
+    x = jnp.array([[-1.0, 1.0]]) * epsilon**0.5
+    params = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
+    y = norm.apply(params, x)
+    np.testing.assert_allclose(np.asarray(y, np.float32), [[-(0.5**0.5), 0.5**0.5]], rtol=0.01)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_expectation(rate):
     x = jnp.ones((400, 400))

@@ -26,6 +26,8 @@ def test_numbers_of_masks():
     config = MaskingConfig(probability=0.3)
     assert masks_per_history(config, 12).tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4]
     assert masks_per_history(dataclasses.replace(config, max_masks=2), 12).max() == 2
+    # Halves are rounded up, not to the even number as NumPy and Python do.
+    assert masks_per_history(MaskingConfig(probability=0.5), 5).tolist() == [1, 1, 1, 2, 2, 3]
 
 
 @pytest.mark.parametrize("rows", [8, 10, 100])

@@ -59,7 +59,7 @@ def naive_knn(experiment):
 
 BLOCKS = {
     (ranges, "EVENTS_PER_BLOCK"): 45,
-    (baselines, "_AT_ONCE"): 28,
+    (baselines, "_ELEMENTS_PER_BLOCK"): 28,
 }
 NAIVE = {
     "popular": naive_popular,
@@ -109,7 +109,7 @@ def test_ranks_equal_a_brute_force_ranking(
         experiment.config, data, experiment.split, cases, popularity
     )
     # Blocks of users, of cases and of items, and items that alone have more followers than a block.
-    assert np.median(popularity[1:]) < BLOCKS[baselines, "_AT_ONCE"] < popularity.max()
+    assert np.median(popularity[1:]) < BLOCKS[baselines, "_ELEMENTS_PER_BLOCK"] < popularity.max()
     for (module, name), size in BLOCKS.items():
         monkeypatch.setattr(module, name, size)
     rankings, still = baselines.rank_all(
@@ -163,10 +163,10 @@ def test_an_item_that_a_user_met_twice_counts_once_for_its_neighbours(cache):
 @pytest.mark.parametrize(
     "bound, name, reason",
     [
-        ("_MOST_VISITS", "markov", "1 passes over 1,"),
-        ("_MOST_PRODUCTS", "item_knn", "it would add up about "),
-        ("_MOST_EVENTS", "item_knn", "training events in memory, and does so for at most 0"),
-        ("_MOST_SIMILARITIES", "item_knn", "its table would hold more than 0 similarities"),
+        ("_MOST_EVENT_READS", "markov", "it would need 1 passes over 1,"),
+        ("_MOST_PRODUCTS", "item_knn", "it would need about "),
+        ("_MOST_EVENTS", "item_knn", "training events in memory; the limit is 0"),
+        ("_MOST_SIMILARITIES", "item_knn", "its table would contain more than 0 similarities"),
     ],
 )
 def test_what_would_take_hours_or_too_much_memory_is_left_out_and_the_rest_is_ranked(

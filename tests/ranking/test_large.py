@@ -46,5 +46,5 @@ def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
 
 def test_no_array_of_histories_and_items_is_left(monkeypatch):
     monkeypatch.setattr(large, "CHUNK_BYTES", 1)
-    assert large.is_large(400, 10_000_000)
-    assert not large.is_large(400, 100_000)
+    assert large.is_large(400, 10_000_000, "cpu")
+    assert not large.is_large(400, 100_000, "cpu")

@@ -44,7 +44,7 @@ def peak(function) -> int:
 def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
     for module, name in (
         (ranges, "EVENTS_PER_BLOCK"),
-        (baselines, "_AT_ONCE"),
+        (baselines, "_ELEMENTS_PER_BLOCK"),
     ):
         monkeypatch.setattr(module, name, 1 << 15)
     monkeypatch.setattr(baselines, "_MOST_EVENTS", 1 << 15)  # all that item_knn may hold of a log
@@ -61,6 +61,7 @@ def test_baselines_hold_blocks_of_the_log(long_log, monkeypatch):
 
 def test_the_removed_items_of_all_batches_are_never_held_together(long_log):
     e, cases = long_log, long_log.cases("test")
+    spans = cases.spans(e.dataset)
     packed = []
 
     def pack():
@@ -68,18 +69,14 @@ def test_the_removed_items_of_all_batches_are_never_held_together(long_log):
             PackedHistories(
                 e.config.model,
                 e.num_items,
-                e.dataset.items,
-                cases.starts,
-                cases.targets,
+                spans,
                 8,
                 e.layout,
-                lambda chosen: cases.events(e.dataset.items, chosen),
+                spans.events,
             )
         )
-        assert len(packed[0]._device_batch(3).removed_item_P) == packed[0].pairs == 8 * (EVENTS - 1)
+        removed_item_P = packed[0].device_batch(3).removed_item_P
+        assert len(removed_item_P) == packed[0].removed.length == 8 * (EVENTS - 1)
 
     assert peak(pack) < 6e6
-    assert packed[0].removed_counts.tolist() == [
-        len(np.unique(e.dataset.items[start:stop]))
-        for start, stop in zip(cases.starts, cases.targets)
-    ]
+    assert (packed[0].removed.counts == cases.targets - cases.starts).all()

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -141,53 +144,88 @@ def test_a_library_says_nothing_where_nothing_is_wrong(run, caplog):
 def test_seen_items_are_never_recommended_and_only_the_newest_count(run):
     recommender = bert4rec_jax.load(str(run[0]))
     history = np.random.default_rng(0).permutation(60)[:40] + 1
-    recommended = recommender.recommend(history.tolist(), 60)
+    recommended = recommender.recommend_numbers([history.tolist()], 60)[0]
     assert len(recommended) == 20
     assert not {r.number for r in recommended} & set(history.tolist())
     probabilities = [r.probability for r in recommended]
     assert probabilities == sorted(probabilities, reverse=True)
-    older = recommender.recommend([*history[:25][::-1].tolist(), *history[25:].tolist()], 60)
+    older = recommender.recommend_numbers([[*history[:25][::-1], *history[25:]]], 60)[0]
     assert older == recommended
-    everything = recommender.recommend(history.tolist(), 60, include_seen=True)
+    everything = recommender.recommend_numbers([history.tolist()], 60, include_seen=True)[0]
     assert len(everything) == 60 and sum(r.probability for r in everything) == pytest.approx(
         1, abs=1e-4
     )
 
 
-def test_histories_are_given_as_titles_ids_or_numbers_alone_or_together(run):
+def test_titles_ids_and_item_numbers_give_the_same_lists(run):
     recommender = bert4rec_jax.load(str(run[0]))
     label = recommender.titles.label
-    one, other = [3, 17, 5], [8, 1]
-    first = recommender.recommend(one, 5)
-    assert recommender.recommend([label(n) for n in one], 5) == first
-    together = recommender.recommend([one, other, [label(3), 17, 5]], 5)
-    assert [[r.number for r in x] for x in together] == [
-        [r.number for r in first],
-        [r.number for r in recommender.recommend(other, 5)],
-        [r.number for r in first],
+    numbers = [[3, 17, 5], [8, 1]]
+    titles = [[label(number) for number in history] for history in numbers]
+    ids = [[int(recommender.items_table.at[n, "item"]) for n in history] for history in numbers]
+    expected = recommender.recommend_numbers(numbers, 5)
+    assert recommender.recommend_many(titles, 5) == expected
+    assert recommender.recommend_many(ids, 5) == expected
+    assert [entry.number for entry in recommender.recommend(titles[0], 5)] == [
+        entry.number for entry in expected[0]
     ]
-    scores = recommender.score([one, other], [label(first[0].number), 60])
-    assert scores.shape == (2, 2) and scores[0, 0] == pytest.approx(first[0].score, rel=1e-2)
+    first = expected[0][0]
+    scores = recommender.score(titles, [first.item, label(60)])
+    assert scores.shape == (2, 2) and scores[0, 0] == pytest.approx(first.score, rel=1e-2)
+    np.testing.assert_array_equal(scores[:, 1], recommender.score_numbers(numbers)[:, 59])
     assert recommender.embeddings.shape == (60, 16)
     assert recommender.results == json.loads(json.dumps(run[1]))
 
 
+def test_integers_are_ids_of_the_data_and_not_item_numbers(recommender):
+    shifted = copy.copy(recommender)
+    shifted.items_table = recommender.items_table.assign(
+        item=[str(number + 1000) for number in recommender.items_table.index]
+    )
+    shifted.titles = TitleIndex(shifted.items_table)
+    assert shifted.item_numbers([1003, np.int64(1017), "1005"]) == [3, 17, 5]
+    with pytest.raises(UserError, match="no item with the id '3'"):
+        shifted.item_numbers([3])
+
+
 @pytest.mark.parametrize(
-    "history, named",
+    "history, message",
     [
         ([], "this one is empty"),
-        ([0], "item number 0 is out of range: there are items 1 to 60"),
-        ([61], "item number 61"),
+        ([99999], "no item with the id '99999'"),
         ([True], "True is neither"),
         ([1.5], "1.5 is neither"),
+        ([None], "None is neither"),
+        ([["1"]], r"\['1'\] is neither"),
         (["Nothing like it"], "no 'Nothing"),
         ("Genre 1, item 1", "a single text"),
-        ([[1, 2], []], "this one is empty"),
+        (None, "this one is NoneType"),
+        ({"1": 2}, "this one is dict"),
+        (1.5, "this one is float"),
     ],
 )
-def test_histories_that_cannot_be_are_refused(run, history, named):
-    with pytest.raises(UserError, match=named):
-        bert4rec_jax.load(str(run[0])).recommend(history)
+def test_other_histories_are_rejected(recommender, history, message):
+    with pytest.raises(UserError, match=message):
+        recommender.recommend(history)
+    with pytest.raises(UserError, match=message):
+        recommender.recommend_many([["1"], history])
+
+
+def test_a_run_loaded_before_a_fork_is_rejected(recommender, monkeypatch):
+    parent = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: parent + 1)
+    with pytest.raises(UserError, match="loaded before a fork.*spawn"):
+        recommender.recommend_numbers([[1, 2]])
+
+
+def test_another_k_and_another_history_need_no_compilation(recommender, caplog):
+    recommender.recommend_numbers([[1, 2, 3]], 10)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        recommender.recommend_numbers([[4, 5]], 3)
+        recommender.recommend_numbers([[*range(1, 40)]], 16)
+        assert not [record for record in caplog.records if "_list_step" in record.getMessage()]
+        recommender.recommend_numbers([[1, 2, 3]], 40)
+        assert [record for record in caplog.records if "_list_step" in record.getMessage()]
 
 
 def test_scores_are_those_of_the_ranker_to_the_last_bit(run, cache):
@@ -196,7 +234,7 @@ def test_scores_are_those_of_the_ranker_to_the_last_bit(run, cache):
     cases, ranks = experiment.cases("test"), np.load(run[0] / "ranks_test.npz")["rank"]
     items = experiment.dataset.items
     histories = [items[start:target].tolist() for start, target in zip(cases.starts, cases.targets)]
-    scores = recommender.score(histories)
+    scores = recommender.score_numbers(histories)
     for case, history in enumerate(histories):
         target = items[cases.targets[case]]
         others = np.setdiff1d(np.arange(1, 61), [*history, target])
@@ -257,8 +295,8 @@ HISTORIES = [  # content of the file, and a word of the error; None: it succeeds
     ({"a": [float("nan")]}, "neither a title nor an id"),
     ({"a": [TITLE], "b": 1}, "'b' must be a list"),
     ([[TITLE], None], "'2' must be a list"),
-    ({"a": ["half \ud800"]}, "half of a character"),
-    ({"half \udfff": [TITLE]}, "half of a character"),
+    ({"a": ["half \ud800"]}, "unpaired surrogate"),
+    ({"half \udfff": [TITLE]}, "unpaired surrogate"),
     ({"a": ["\U0001f600"]}, None),
 ]
 RAW = [
@@ -295,8 +333,8 @@ def test_files_of_histories_end_in_an_answer_or_in_one_line(recommender, tmp_pat
     assert answers.keys() == histories.keys()
     for name, answer in answers.items():
         assert len(answer.recommended) == 3
-        assert answer.popular == (not answer.history)
-        assert len(answer.history) + len(answer.lacking) == len(histories[name])
+        assert answer.is_popular == (not answer.history)
+        assert len(answer.history) + len(answer.unknown) == len(histories[name])
 
 
 def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
@@ -306,7 +344,10 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
     (tmp_path / "h.json").write_text(json.dumps({"known": [TITLE], "unknown": ["Nothing"]}))
     answer = command("--workdir", run[0], "--histories", tmp_path / "h.json")
     assert answer.returncode == 0, answer.stderr
-    assert f"history: {TITLE} [id" in answer.stdout and "most popular in training" in answer.stdout
+    assert (
+        f"history: {TITLE} [id" in answer.stdout
+        and "showing the most popular items" in answer.stdout
+    )
     shell = f"{sys.executable} -m bert4rec_jax.recommend --workdir {run[0]} --history '{TITLE}' --k 60 | head -1"
     piped = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, check=False
@@ -326,7 +367,7 @@ def test_the_command_prints_json_and_one_line_for_what_is_wrong(run, tmp_path):
 
 def test_a_run_without_a_model_names_the_run_that_it_evaluated(small_run, tmp_path):
     run = shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    with pytest.raises(UserError, match="holds no checkpoint yet; train first"):
+    with pytest.raises(UserError, match="contains no checkpoint yet; train first"):
         bert4rec_jax.load(str(run))
     environment = json.loads((run / "environment.json").read_text())
     environment["trained_from"] = "runs/other"

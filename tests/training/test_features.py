@@ -113,7 +113,7 @@ def test_the_recommender_has_the_item_table_of_the_evaluation(run, cache):
     ranks = np.load(run / "ranks_test.npz")
     offsets, items = experiment.dataset.offsets, experiment.dataset.items
     histories = [items[offsets[user] : offsets[user + 1] - 1].tolist() for user in ranks["user"]]
-    scores = recommender.score(histories)
+    scores = recommender.score_numbers(histories)
     for row, (history, target) in enumerate(zip(histories, ranks["item"])):
         candidates = np.setdiff1d(np.arange(1, experiment.num_items + 1), history)
         if target not in history:

@@ -183,8 +183,8 @@ def test_the_state_is_donated():
     layout = Layout(config.parallel)
     state = jax.eval_shape(functools.partial(init_state, config, ITEMS))
     packed = Packed(*[jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)] * 4)
-    step = layout.map(
-        functools.partial(train_step, StepSpec(config, ITEMS, SLOTS)), state, donate=True
+    step = layout.compile_update(
+        functools.partial(train_step, StepSpec(config, ITEMS, SLOTS)), state
     )
     arguments = step.lower(state, packed, jax.eval_shape(lambda: jax.random.key(0))).args_info[0]
     given = jax.tree.map(lambda x: x.donated, arguments)

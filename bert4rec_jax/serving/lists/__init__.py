@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everybody's recommendations in a file.
+"""A file with the recommendations of all users.
 
-`histories` reads whose lists are wanted, `choices` what may be in them, `scorer` makes them on the devices, `files`
-writes them so that a killed run goes on, `write` puts these together.
+`user_histories` reads the users and their histories, `item_filters` the items that may be
+recommended, `list_file` writes the lists in parts so that a killed command can continue, and
+`write_parts` combines them.
 """
 
-from bert4rec_jax.serving.lists.write import write_lists
+from bert4rec_jax.serving.lists.write_parts import ListOptions, write_lists
 
-__all__ = ["write_lists"]
+__all__ = ["ListOptions", "write_lists"]

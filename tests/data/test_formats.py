@@ -487,3 +487,54 @@ def test_amazon_2023_in_parts(tmp_path):
     dataset = load_dataset(resolve(values).data)
     assert dataset.manifest["counts"]["filters"][0]["interactions"] == 1600
     assert dataset.timestamps.max() > 1.6e12
+
+
+def write_parts(folder, *names):
+    """Writes parts of one event each, by user "u", of the items "0", "1" and so on."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        frame = pd.DataFrame({"user": ["u"], "item": [str(number)], "timestamp": [number]})
+        if name.lower().endswith(".parquet"):
+            frame.to_parquet(path)
+        else:
+            frame.to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "items"),
+    [
+        (["part1.csv", "PART2.CSV"], ["0", "1"]),
+        (["a.parquet", "B.PARQUET"], ["0", "1"]),
+        (["part-0.parquet", "_temporary/0/part-1.parquet", ".old/part-2.parquet"], ["0"]),
+        (["_day=1/part-0.parquet", "_day=2/part-1.parquet"], ["0", "1"]),
+    ],
+)
+def test_parts_with_capital_extensions_are_read_and_uncommitted_parts_are_not(
+    tmp_path, names, items
+):
+    write_parts(tmp_path / "log", *names)
+    dataset = load(tmp_path, source="table", path=str(tmp_path / "log"))
+    assert dataset.item_table()["item"].tolist() == items
+
+
+def test_a_folder_with_parts_in_parquet_and_in_text_is_rejected(tmp_path):
+    write_parts(tmp_path / "log", "1.csv", "2.parquet")
+    with pytest.raises(UserError, match=r"such as 2.parquet and 1.csv; move one kind"):
+        load(tmp_path, source="table", path=str(tmp_path / "log"))
+
+
+def test_a_single_hive_part_has_the_columns_of_its_folder(tmp_path):
+    (tmp_path / "log" / "user=7").mkdir(parents=True)
+    frame = pd.DataFrame({"item": ["a", "b"], "timestamp": [1, 2]})
+    frame.to_parquet(tmp_path / "log" / "user=7" / "part.parquet")
+    dataset = load(tmp_path, source="table", path=str(tmp_path / "log"))
+    assert dataset.user_table()["user"].tolist() == ["7"]
+    assert dataset.item_table()["item"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("columns", [{"item_column": "user"}, {"time_column": "item"}])
+def test_one_column_for_two_roles_is_rejected(tmp_path, columns):
+    write_parts(tmp_path, "log.csv")
+    with pytest.raises(UserError, match=r"config.data.\w+_column are both '(user|item)'"):
+        load(tmp_path, source="table", path=str(tmp_path / "log.csv"), **columns)

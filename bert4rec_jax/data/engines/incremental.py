@@ -197,6 +197,7 @@ class _Part:
         span = slice(self.offsets[first], self.offsets[stop])
         lengths = np.diff(self.offsets[first : stop + 1])
         users = np.repeat(np.arange(stop - first), lengths)
+        assert self.dataset.timestamps is not None, "`_obstacle` rejects parts without times"
         codes = self.codes_of[self.dataset.items[span]]
         return users, codes, np.asarray(self.dataset.timestamps[span])
 

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bert4rec_jax.data.engines.duckdb_engine import DuckDB
     from bert4rec_jax.data.engines.spark_engine import Spark
 
-    Engine = DuckDB | Spark
+    Engine: TypeAlias = DuckDB | Spark
 
 # If the item ids span less than this, an id minus the lowest one is the item's code.
 _DENSE_CODES = 1 << 25
@@ -184,9 +184,11 @@ class _Preparation:
         if scan is not None:
             return self.engine.scan(scan)
         found: dict = {}
+        open_log = self.source.open
+        assert open_log is not None, "a log that only an engine can read has a scan"
 
         def read(path: str) -> None:
-            found.update(ingest(self.source.open(), path))
+            found.update(ingest(open_log(), path))
             self.stages.value("columns", lambda: found)
 
         path = self.stages.stage("log.parquet", read)
@@ -425,16 +427,18 @@ class _Preparation:
         self, table: str, order: list[str], lowest_item: int | None
     ) -> Iterator[pa.RecordBatch]:
         """Divides users into ranges, sorts each range, and yields the events of all ranges."""
+        # Only DuckDB needs this: Spark sorts by parts.
+        engine = cast("DuckDB", self.engine)
         key = order[0]
         rows = max(_RANGE_ROWS, self.columns.rows // _MOST_RANGES)
         statement = sql.range_starts(table, key, rows)
         starts = self.stages.value(
-            "ranges", lambda: self.engine.rows(statement, "counting the events of users")
+            "ranges", lambda: engine.rows(statement, "counting the events of users")
         )
         later_starts = [start for (start,) in starts[1:]]
         division = sql.divide_by_user(table, key, later_starts)
         ranges = self.stages.stage(
-            "ranges", lambda path: self.engine.divide(division, path, "dividing events by users")
+            "ranges", lambda path: engine.divide(division, path, "dividing events by users")
         )
         paths = [
             self._sort_range(ranges, number, len(starts), order, lowest_item)

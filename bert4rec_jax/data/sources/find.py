@@ -76,7 +76,7 @@ def _tables(config: DataConfig) -> Source:
     paths, items = tables.locate(config)
     first = paths[0]
     opened = {
-        "table": lambda: tables.open_table(config, paths, config.path if len(paths) > 1 else ""),
+        "table": lambda: tables.open_table(config, paths, tables.hive_root(config)),
         "lines": lambda: tables.open_lines(config, paths),
         "sequences": lambda: tables.SequencesLog(config, paths),
     }[config.source]

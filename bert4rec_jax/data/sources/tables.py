@@ -73,12 +73,34 @@ def locate(config: DataConfig) -> tuple[list[str], str]:
 def parts_of(folder: str, items: str) -> list[str]:
     """Returns the parts of a log: all .parquet files, else all text files except the item table."""
     found = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True))
-    found = [path for path in found if os.path.basename(path)[0] not in "._" and path != items]
-    for wanted in ((".parquet",), _EXTENSIONS):
-        parts = [path for path in found if path.endswith(wanted) and os.path.isfile(path)]
-        if parts:
-            return parts
-    return []
+    found = [path for path in found if path != items and not _is_hidden(path, folder)]
+    files = [path for path in found if path.lower().endswith(_EXTENSIONS) and os.path.isfile(path)]
+    tables = [path for path in files if is_parquet(path)]
+    texts = [path for path in files if not is_parquet(path)]
+    if tables and texts:
+        raise UserError(
+            f"the folder {folder} has parts in Parquet and parts in text, such as "
+            f"{os.path.relpath(tables[0], folder)} and {os.path.relpath(texts[0], folder)}; "
+            "move one kind to another folder, or set config.data.path to one file."
+        )
+    return tables or texts
+
+
+def is_parquet(path: str) -> bool:
+    """Whether the extension is that of Parquet."""
+    return path.lower().endswith(".parquet")
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    """Whether a name on the path begins with a dot or an underscore, as uncommitted parts do."""
+    names = os.path.relpath(path, folder).split(os.sep)
+    # A Hive folder may be called _day=1.
+    return any(name[0] == "." or (name[0] == "_" and "=" not in name) for name in names)
+
+
+def hive_root(config: DataConfig) -> str:
+    """Returns the folder below which folders named `name=value` are columns, or ""."""
+    return config.path if os.path.isdir(config.path) else ""
 
 
 def _in_folder(folder: str, stem: str) -> str:
@@ -97,7 +119,16 @@ def roles_of(config: DataConfig) -> Roles:
             raise UserError(
                 f"config.data.{role}_column is empty; name the column with the {role} of each row."
             )
-    return Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
+    roles = Roles(config.user_column, config.item_column, config.time_column, config.rating_column)
+    named = {role: name for role, name in roles.named().items() if role != "rating"}
+    for role, name in named.items():
+        same = [other for other in named if named[other] == name and other != role]
+        if same:
+            raise UserError(
+                f"config.data.{role}_column and config.data.{same[0]}_column are both {name!r}; "
+                "name a column of its own for each."
+            )
+    return roles
 
 
 def open_table(
@@ -116,7 +147,7 @@ def open_table(
     """
     roles = roles_of(config)
     row_filter = RowFilter(config.where) if config.where else None
-    if paths[0].endswith(".parquet"):
+    if is_parquet(paths[0]):
         return ParquetLog(paths, roles, row_filter, root, known)
     wanted = list(roles.named().values())
     positions = [name for name in wanted if name.isdigit()]
@@ -136,7 +167,7 @@ def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
     roles = roles_of(config)
     if is_url(paths[0]):
         return Scan(tuple(paths), roles, config.where)
-    if not paths[0].endswith(".parquet"):
+    if not is_parquet(paths[0]):
         return None
     for path in paths:
         schema = _open_parquet(path).schema_arrow
@@ -147,7 +178,7 @@ def scan_of(config: DataConfig, paths: list[str]) -> Scan | None:
                 role == "rating" and kind is not None and pa.types.is_floating(kind)
             ):
                 return None
-    return Scan(tuple(paths), roles, config.where, config.path if len(paths) > 1 else "")
+    return Scan(tuple(paths), roles, config.where, hive_root(config))
 
 
 def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
@@ -231,7 +262,7 @@ def read_items(config: DataConfig, path: str) -> pa.Table:
     key = config.key_column or config.item_column
     if key.isdigit() and not config.key_column and not config.title_column.isdigit():
         key = "item"  # the log has positions for columns, this table has names
-    if path.endswith(".parquet"):
+    if is_parquet(path):
         table = _open_parquet(path).read()
     else:
         texts = (key, config.title_column, config.year_column, config.genres_column)

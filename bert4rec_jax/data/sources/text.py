@@ -6,10 +6,14 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from bert4rec_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 # Larger blocks than Arrow's 1 MiB need about a third less time: fewer dictionaries are unified.
 _BLOCK_BYTES = 1 << 24
@@ -24,7 +28,7 @@ def plain_name(path: str) -> str:
     return stem if ending in _ENDINGS else path.lower()
 
 
-def open_bytes(path: str) -> io.BufferedIOBase:
+def open_bytes(path: str) -> io.BufferedReader:
     """Opens a file for reading; decompresses gzip, bzip2 and Zstandard.
 
     The compression is detected from the first bytes, not the extension.
@@ -59,15 +63,16 @@ class _Checked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
         try:
-            data = self._stream.read(len(buffer))
+            data = self._stream.read(len(view))
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).split("\n")[0]
             raise UserError(
                 f"{self._path} is damaged or cut short ({reason}); create or download it again."
             ) from None
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         return len(data)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ SIZES = {
     "c64": 8,
 }
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# What moves no bytes of its own.
+# Operations that move no bytes themselves.
 _FREE = {
     "parameter",
     "constant",
@@ -66,7 +66,7 @@ class Instruction:
       shape: of the result, as written.
       kind: opcode.
       operands: names.
-      rest: what follows the operands; of a parameter also its number, in parentheses.
+      rest: the text after the operands; for a parameter, it starts with its number in parentheses.
       root: whether it is the result of its computation.
     """
 
@@ -182,11 +182,15 @@ def shape_bytes(shape: str, slow_only: bool = False) -> int:
 
 
 def accessed_bytes(program: Program, slow_only: bool = True) -> int:
-    """Returns the bytes that a device reads and writes, of its own memory alone or (not `slow_only`) on chip as well.
+    """Returns the bytes that a device reads and writes.
 
-    Each operation reads its operands and writes its result once, rows that are picked or replaced
-    count alone, and a kernel moves what its own estimate says. What a fusion hands on as it was
-    given counts nothing.
+    Each operation reads its operands and writes its result once. Gathers and updates count only the
+    affected rows, and kernels count their own estimate. Operands that a fusion passes on unchanged
+    count nothing.
+
+    Args:
+      program: of one device.
+      slow_only: leave out arrays in on-chip memory.
     """
     size = functools.partial(shape_bytes, slow_only=slow_only)
     total, chains = 0, set()
@@ -196,7 +200,7 @@ def accessed_bytes(program: Program, slow_only: bool = True) -> int:
 
 
 def _chain(line: Instruction) -> str | None:
-    """Returns what joins the parts of a TPU's collective, which is named in every fusion that goes on meanwhile."""
+    """Returns the name that the parts of a TPU's collective share, if any."""
     found = re.search(r'chain_id="(\d+)"', line.rest)
     return f"{line.kind.removesuffix('-start')} {found[1]}" if found else None
 
@@ -227,7 +231,7 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, 
     inner = program.computations.get(re.search(r"calls=%?([\w.-]+)", line.rest)[1], {})
     parameters, users = {}, {}
     for each in inner.values():
-        if each.kind == "parameter":  # they stand in any order
+        if each.kind == "parameter":  # in any order
             parameters[each.name] = int(re.match(r"\((\d+)\)", each.rest)[1])
         for place, name in enumerate(each.operands):
             users.setdefault(name, []).append((each, place))

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Recommends the next items for a history, from a run directory alone.
 
-  python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history "The Lion King"
-  python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories experiments/article_histories.json
-  python -m bert4rec_jax.recommend --workdir runs/ml_1m --users all --k 100 --out recommendations.parquet
-  python -m bert4rec_jax.recommend --workdir runs/ml_1m --histories new_log.csv --k 100 --out recommendations.csv
+  python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history
+  "The Lion King" python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories
+  experiments/article_histories.json python -m bert4rec_jax.recommend --workdir runs/ml_1m --users
+  all --k 100 --out recommendations.parquet python -m bert4rec_jax.recommend --workdir runs/ml_1m
+  --histories new_log.csv --k 100 --out recommendations.csv
 
-With --out, the command writes lists for all users of the run's data (--users all), for some of them (--users FILE), or
-for the users of a new log (--histories LOG, in a format that training reads). If the command is killed, run it again to
-continue; the file appears when it is complete.
+With --out, the command writes lists for all users of the run's data (--users all), for some of them
+(--users FILE), or for the users of a new log (--histories LOG, in a format that training reads). If
+the command is killed, run it again to continue; the file appears when it is complete.
 
-An item is given by its title or by its id in the data; `id:187` is always an id and `title:187` always a title.
+An item is given by its title or by its id in the data; `id:187` is always an id and `title:187`
+always a title.
 """
 
 import json
@@ -74,7 +76,7 @@ def answer_all(
         known[name], unknown[name] = _find_items(recommender, history, skip_unknown)
     scored = [name for name in named if known[name]]
     lists = recommender.recommend_numbers([known[name] for name in scored], k)
-    recommended = dict(zip(scored, lists))
+    recommended = dict(zip(scored, lists, strict=True))
     popular = recommender.popular(k)
     answers = {}
     for name in named:
@@ -216,7 +218,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "candidates",
         "",
-        "File of the only items to recommend: one id per line for all users, or the columns user and item.",
+        "File of the only items to recommend: one id per line for all users, or the columns user "
+        "and item.",
     )
     flags.DEFINE_string("exclude", "", "File of items not to recommend, in the same formats.")
     flags.DEFINE_bool("include_seen", False, "Recommend items of a user's own history too.")

@@ -16,6 +16,7 @@ from pages import ROOT
 import bert4rec_jax
 from bert4rec_jax import command_line, experiment
 from bert4rec_jax.data import TrainingBatches, prepare
+from bert4rec_jax.data.engines import pipeline
 from bert4rec_jax.errors import Stopped
 from bert4rec_jax.ranking import Ranker
 from bert4rec_jax.training import Checkpoints, loop
@@ -30,7 +31,7 @@ def always(*_, **__) -> bool:
 # The signal comes during one call per phase: owner and name of the function, and which call.
 # The phases are in the order in which a run that is continued after each signal reaches them.
 PHASES = {
-    "prepare": (prepare, "_publish", always),
+    "prepare": (pipeline, "publish", always),
     "compile": (loop, "waiting", lambda title, visible: "compiling" in title),
     "train": (TrainingBatches, "batch", always),
     "validate": (Ranker, "rank", always),
@@ -122,7 +123,7 @@ def test_ctrl_c_during_the_imports_shows_no_traceback(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-PREPARING = ("bert4rec_jax.data.prepare", "_publish", "bert4rec_jax.main")
+PREPARING = ("bert4rec_jax.data.engines.pipeline", "publish", "bert4rec_jax.main")
 
 
 @pytest.mark.parametrize(

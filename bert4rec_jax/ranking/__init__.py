@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From histories to scores, ranks and metrics.
 
-`scores` computes the scores of a history and `score_results` everything that follows from them: the best items, counts
-of better items, probabilities. `history_spans` finds seen items in a log and `packed_histories` batches histories.
-`ranker` ranks the targets of `cases` exactly, `large` does so in chunks of the catalogue, `negatives` draws sampled
-candidates, `metrics` summarises ranks, and `baselines` are models without training.
+`scores` computes the scores of a history and `score_results` everything that follows from them: the
+best items, counts of better items, probabilities. `history_spans` finds seen items in a log and
+`packed_histories` batches histories. `ranker` ranks the targets of `cases` exactly, `large` does so
+in chunks of the catalogue, `negatives` draws sampled candidates, `metrics` summarises ranks, and
+`baselines` are models without training.
 """
 
 from bert4rec_jax.ranking import baselines

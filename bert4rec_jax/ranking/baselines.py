@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Baselines without training, which every neural recommender has to beat. All of them are deterministic.
+"""Baselines without training, which every neural recommender has to beat. All of them are
+deterministic.
 
-`popular` and `popular_recent` ignore the user, `markov` uses the last item of a history and `item_knn` all of its
-items. They use the same training events as the neural model and are ranked under the same protocol.
+`popular` and `popular_recent` ignore the user, `markov` uses the last item of a history and
+`item_knn` all of its items. They use the same training events as the neural model and are ranked
+under the same protocol.
 
-The log is read in blocks, so that no array is as long as the log. A baseline that would take hours or too much memory
-is left out with the reason.
+The log is read in blocks, so that no array is as long as the log. A baseline that would take hours
+or too much memory is left out with the reason.
 """
 
 import abc
@@ -31,7 +33,8 @@ RECENT_SHARE = 0.1  # share of the newest training interactions that `popular_re
 NEIGHBOURS = 100  # of each item, for `item_knn`
 _CASES_PER_BLOCK = 1024  # for `item_knn`
 _ELEMENTS_PER_BLOCK = 1 << 24  # transitions, products or scores in memory at once
-# Limits beyond which a baseline is left out. The first two correspond to about ten minutes on one core.
+# Limits beyond which a baseline is left out. The first two correspond to about ten minutes on one
+# core.
 _MOST_EVENT_READS = 10**11  # in all passes of `markov` over the log
 _MOST_PRODUCTS = 3 * 10**10  # of two weights, for `item_knn`
 _MOST_EVENTS = 1 << 26  # training events that `item_knn` holds twice, in 16 bytes
@@ -39,7 +42,9 @@ _MOST_SIMILARITIES = 1 << 27  # that `item_knn` keeps, in 8 bytes each
 
 
 class BaselineTooExpensive(Exception):
-    """A baseline takes too much time or memory for these data; the message contains the amount and the limit."""
+    """A baseline takes too much time or memory for these data; the message contains the amount and
+    the limit.
+    """
 
 
 class _BlockScores(abc.ABC):
@@ -62,7 +67,8 @@ class _BlockScores(abc.ABC):
 
     @abc.abstractmethod
     def count_above_and_tied(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how many items of the catalogue score above a score, and how many the same: two int64[n].
+        """Returns how many items of the catalogue score above a score, and how many the same: two
+        int64[n].
 
         Args:
           scores: [n], one score for each case.
@@ -87,7 +93,8 @@ class _ItemScores(_BlockScores):
 def _count_in_sorted(
     ascending: np.ndarray, values: np.ndarray, stop: np.ndarray | int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns how many elements of ascending[:stop] are greater than each value, and how many are equal.
+    """Returns how many elements of ascending[:stop] are greater than each value, and how many are
+    equal.
 
     No element of ascending[stop:] equals a value.
     """
@@ -140,7 +147,9 @@ def _count_pairs(pairs: list[np.ndarray]) -> Transitions:
 def _pairs_of_users(
     dataset: Dataset, split: Split, users: slice, first: int, stop: int
 ) -> np.ndarray:
-    """Returns the pairs of `Transitions`, one per occurrence, in the training events of some users."""
+    """Returns the pairs of `Transitions`, one per occurrence, in the training events of some
+    users.
+    """
     begin = dataset.offsets[users.start]
     end = dataset.offsets[users.stop]
     items = np.asarray(dataset.items[begin:end])
@@ -155,7 +164,8 @@ def _pairs_of_users(
 
 
 def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
-    """Returns float32[V, V]: cosine of the sets of training users of two items, for the `NEIGHBOURS` nearest of each.
+    """Returns float32[V, V]: cosine of the sets of training users of two items, for the
+    `NEIGHBOURS` nearest of each.
 
     Item-based top-N recommendation of Deshpande and Karypis (2004), without a parameter to tune.
 
@@ -178,14 +188,17 @@ def similarities(dataset: Dataset, split: Split) -> sparse.csr_matrix:
         parts.append(_nearest(by_item[first:last] @ by_user, first))
         if sum(part.nnz for part in parts) > _MOST_SIMILARITIES:
             raise BaselineTooExpensive(
-                f"its table would contain more than {_MOST_SIMILARITIES:,} similarities of two items"
+                f"its table would contain more than {_MOST_SIMILARITIES:,} similarities of two "
+                "items"
             )
     del by_user, by_item
     return sparse.vstack(parts).tocsr()
 
 
 def _weights_of_users(dataset: Dataset, split: Split) -> sparse.csr_matrix:
-    """Returns float32[num_users, V], 1 / sqrt(number of users of the item) for each item in a training history."""
+    """Returns float32[num_users, V], 1 / sqrt(number of users of the item) for each item in a
+    training history.
+    """
     size = dataset.num_items + 1
     lengths = split.train_stop - dataset.offsets[:-1]
     items = np.empty(lengths.sum(), np.int32)
@@ -205,7 +218,8 @@ def _weights_of_users(dataset: Dataset, split: Split) -> sparse.csr_matrix:
 
 
 def _nearest(cosine: sparse.csr_matrix, first: int) -> sparse.csr_matrix:
-    """Returns rows of cosines with the `NEIGHBOURS` largest of each and all that tie with the last of these.
+    """Returns rows of cosines with the `NEIGHBOURS` largest of each and all that tie with the last
+    of these.
 
     Args:
       cosine: float32[n, V], cosines of the items from `first` on.
@@ -242,9 +256,10 @@ def rank_all(
       popularity: int64[num_items + 1], training counts of `data.training_counts`.
 
     Returns:
-      The rankings: `popular`, by training interactions; `popular_recent`, by those among the newest tenth, if there are
-      timestamps; `markov`, by how often an item directly followed the last one of the history; `item_knn`, by the sum
-      of similarities to the items of the history. And the reason for each baseline that is left out.
+      The rankings: `popular`, by training interactions; `popular_recent`, by those among the newest
+      tenth, if there are timestamps; `markov`, by how often an item directly followed the last one
+      of the history; `item_knn`, by the sum of similarities to the items of the history. And the
+      reason for each baseline that is left out.
     """
     negatives = None
     if config.eval.protocol != "full":
@@ -319,7 +334,8 @@ class _TransitionScores(_BlockScores):
 def _by_last_item(
     dataset: Dataset, split: Split, cases: Cases, popularity: np.ndarray
 ) -> Iterator[_BlockScores]:
-    """Scores by how often an item directly followed the last one, for a part of all possible last items at a time.
+    """Scores by how often an item directly followed the last one, for a part of all possible last
+    items at a time.
 
     Raises:
       BaselineTooExpensive: there are too many parts, each of which takes a pass over the log.
@@ -330,7 +346,8 @@ def _by_last_item(
     events = int(dataset.offsets[-1])
     if len(parts) * events > _MOST_EVENT_READS:
         raise BaselineTooExpensive(
-            f"it would need {len(parts):,} passes over {events:,} events; the limit is {_MOST_EVENT_READS:.0e} "
+            f"it would need {len(parts):,} passes over {events:,} events; the limit is "
+            f"{_MOST_EVENT_READS:.0e} "
             "event reads"
         )
     for first, stop in parts:
@@ -392,12 +409,14 @@ def _by_history(dataset: Dataset, split: Split, cases: Cases) -> Iterator[_Block
     products = float(lengths @ lengths) + NEIGHBOURS * float(history_events)
     if products > _MOST_PRODUCTS:
         raise BaselineTooExpensive(
-            f"it would need about {products:.1e} products (the square of each user's events, and {NEIGHBOURS} for "
+            f"it would need about {products:.1e} products (the square of each user's events, and "
+            f"{NEIGHBOURS} for "
             f"each event of a ranked history); the limit is {_MOST_PRODUCTS:.0e}"
         )
     if lengths.sum() > _MOST_EVENTS:
         raise BaselineTooExpensive(
-            f"it holds all {lengths.sum():,} training events in memory; the limit is {_MOST_EVENTS:,}"
+            f"it holds all {lengths.sum():,} training events in memory; the limit is "
+            f"{_MOST_EVENTS:,}"
         )
     similar = similarities(dataset, split)
     size = dataset.num_items + 1
@@ -418,7 +437,9 @@ def _rank(
     negatives: np.ndarray | None,
     filter_seen: bool,
 ) -> Ranking:
-    """Ranks all cases, a block at a time, among the catalogue or among sampled candidates, int32[n, S]."""
+    """Ranks all cases, a block at a time, among the catalogue or among sampled candidates, int32[n,
+    S].
+    """
     greater, ties, candidates = np.zeros((3, len(cases.users)), np.int64)
     spans = cases.spans(dataset)
     for block in blocks:
@@ -449,7 +470,8 @@ def _rank(
 def _count_pairs_above(
     block: _BlockScores, index: np.ndarray, items: np.ndarray, target_scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts the items of each case that score above its target, the same, and all of them: three int64[n].
+    """Counts the items of each case that score above its target, the same, and all of them: three
+    int64[n].
 
     Args:
       block: the scores.

@@ -67,7 +67,8 @@ class Ranking:
       ties: int32[n], other candidates with the same score.
       candidates: int32[n], number of ranked items, including the target.
       top: int32[n, k], best candidates, 0 if there are fewer than k; or None.
-      negatives: int32[n, S], sampled candidates. S = 0 if all items are candidates. None for the baselines.
+      negatives: int32[n, S], sampled candidates. S = 0 if all items are candidates. None for the
+        baselines.
     """
 
     greater: np.ndarray
@@ -83,7 +84,9 @@ class Ranking:
         return 1 + self.greater + self.ties / 2
 
     def force_last(self, chosen: np.ndarray) -> "Ranking":
-        """Returns the outcome with the target of each chosen case, bool[n], after all candidates."""
+        """Returns the outcome with the target of each chosen case, bool[n], after all
+        candidates.
+        """
         return replace(
             self,
             greater=np.where(chosen, self.candidates - 1, self.greater),
@@ -103,16 +106,20 @@ def repeated_targets(dataset: Dataset, cases: Cases) -> np.ndarray:
 
 
 def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray:
-    """Returns bool[n], whether a target ranks last because the user has seen it, see `eval.seen_targets`."""
+    """Returns bool[n], whether a target ranks last because the user has seen it, see
+    `eval.seen_targets`.
+    """
     if config.protocol == "full" and config.filter_seen and config.seen_targets == "rank_last":
         return repeated_targets(dataset, cases)
     return np.zeros(len(cases.users), bool)
 
 
 def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
-    """Returns bool[n]: whether a target has the time of the event before it, or None where there are no times.
+    """Returns bool[n]: whether a target has the time of the event before it, or None where there
+    are no times.
 
-    Which of the two is predicted is then a matter of the order in the file, which a model may learn.
+    Which of the two is predicted is then a matter of the order in the file, which a model may
+    learn.
     """
     if dataset.timestamps is None:
         return None
@@ -122,7 +129,9 @@ def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
 
 
 def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
-    """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates, negatives."""
+    """Returns 16 hex digits that tell whether two runs ranked the same: users, targets, candidates,
+    negatives.
+    """
     content = hashlib.sha256()
     for array in (
         cases.users,

@@ -23,18 +23,23 @@ class HistorySpans:
     stops: np.ndarray
 
     def __len__(self) -> int:
+        """Returns the number of histories."""
         return len(self.starts)
 
     def __getitem__(self, chosen: slice) -> "HistorySpans":
+        """Returns some of the histories."""
         return HistorySpans(self.items, self.starts[chosen], self.stops[chosen])
 
     def events(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the index into `chosen`, int64, and the item of every event of the chosen histories, in order."""
+        """Returns the index into `chosen`, int64, and the item of every event of the chosen
+        histories, in order.
+        """
         index, position = expand_ranges(self.starts[chosen], self.stops[chosen])
         return index, self.items[position]
 
     def seen_items(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the index into `chosen`, int64, and the item of every distinct item of the chosen histories.
+        """Returns the index into `chosen`, int64, and the item of every distinct item of the chosen
+        histories.
 
         The pairs are in ascending order.
         """

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks and lists for catalogues whose scores [histories, items] do not fit in memory: a loop over chunks.
+"""Ranks and lists for catalogues whose scores [histories, items] do not fit in memory: a loop over
+chunks.
 
-Every chunk of the item table is multiplied twice, first to find the score of the target and then to count higher
-scores. Both products round in the same way, so that exact ties stay ties.
+Every chunk of the item table is multiplied twice, first to find the score of the target and then to
+count higher scores. Both products round in the same way, so that exact ties stay ties.
 """
 
 from typing import NamedTuple
@@ -56,7 +57,9 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(rows: int, size: int) -> _Chunk:
-    """Returns the chunks of a shard, each of `size` rows; the last one overlaps the one before it."""
+    """Returns the chunks of a shard, each of `size` rows; the last one overlaps the one before
+    it.
+    """
     first_new = jnp.arange(-(-rows // size)) * size
     return _Chunk(jnp.minimum(first_new, rows - size), first_new)
 

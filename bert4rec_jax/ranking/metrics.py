@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranking metrics from the rank of each user's target, and metrics beyond accuracy from recommended lists."""
+"""Ranking metrics from the rank of each user's target, and metrics beyond accuracy from recommended
+lists.
+"""
 
 import re
 
@@ -16,8 +18,8 @@ _NAME = re.compile(r"(ndcg|hr|recall|mrr|map)@(\d+)|mrr")
 def from_ranks(ranks: np.ndarray) -> dict[str, float]:
     """Returns all accuracy metrics as means over users.
 
-    With one target a user, HR@k = [rank <= k], NDCG@k = [rank <= k] / log2(1 + rank) and MRR@k = [rank <= k] / rank;
-    Recall@k is HR@k and MAP@k is MRR@k (`SAME`).
+    With one target a user, HR@k = [rank <= k], NDCG@k = [rank <= k] / log2(1 + rank) and MRR@k =
+    [rank <= k] / rank; Recall@k is HR@k and MAP@k is MRR@k (`SAME`).
 
     Args:
       ranks: float or int [users], 1 is best; halves occur with `ties = "expected"`.
@@ -55,7 +57,8 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
 
 
 def equal_groups(values: np.ndarray, count: int) -> np.ndarray:
-    """Returns int[cases], the group of each case, from 0 in the order of the values, every one of them occupied.
+    """Returns int[cases], the group of each case, from 0 in the order of the values, every one of
+    them occupied.
 
     Groups are about equally large; equal values share one, so that there may be fewer than `count`.
 
@@ -72,13 +75,15 @@ def beyond_accuracy(lists: np.ndarray, popularity: np.ndarray) -> dict[str, floa
     """Returns coverage, novelty and popularity of the recommended lists.
 
     Args:
-      lists: int[users, k], recommended item ids, 1-based; 0 where a user has fewer than k candidates.
+      lists: int[users, k], recommended item ids, 1-based; 0 where a user has fewer than k
+        candidates.
       popularity: int64[num_items + 1], training interactions of each id.
 
     Returns:
-      `coverage@k`, share of the catalogue that is recommended to anyone; `novelty@k`, mean self-information
-      -log2(share of training interactions) in bits, with one interaction added to each item; `popularity@k`, mean
-      number of training interactions of a recommended item. Coverage alone where no user has a candidate left.
+      `coverage@k`, share of the catalogue that is recommended to anyone; `novelty@k`, mean
+      self-information -log2(share of training interactions) in bits, with one interaction added to
+      each item; `popularity@k`, mean number of training interactions of a recommended item.
+      Coverage alone where no user has a candidate left.
     """
     k, shown = lists.shape[1], lists[lists > 0]
     if len(shown) == 0:

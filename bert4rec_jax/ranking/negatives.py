@@ -13,7 +13,9 @@ NEGATIVES = 100
 def protocol_negatives(
     config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray
 ) -> np.ndarray:
-    """Returns int32[n, `NEGATIVES`]: the candidates of `users` beside their targets, under pop100 or uni100."""
+    """Returns int32[n, `NEGATIVES`]: the candidates of `users` beside their targets, under pop100
+    or uni100.
+    """
     weights = popularity if config.protocol == "pop100" else np.ones(dataset.num_items + 1)
     return sample_negatives(dataset, users, weights, NEGATIVES, config.negatives_seed)
 
@@ -41,7 +43,8 @@ def sample_negatives(
         met = np.unique(dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]])
         if len(weights) - len(met) < count:
             raise UserError(
-                f"user number {user} has met {len(met)} of {len(weights)} items, which leaves fewer "
+                f"user number {user} has met {len(met)} of {len(weights)} items, which leaves "
+                "fewer "
                 f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'."
             )
         if np.count_nonzero(weights) - np.count_nonzero(weights[met - 1]) < count:
@@ -62,9 +65,12 @@ def sample_negatives(
 def _in_one_draw(
     generator: np.random.Generator, weights: np.ndarray, met: np.ndarray, count: int
 ) -> np.ndarray:
-    """Draws likewise where items without weight are needed, for which drawing and rejecting would take for ever."""
+    """Draws likewise where items without weight are needed, for which drawing and rejecting would
+    take for ever.
+    """
     left = np.setdiff1d(np.arange(1, len(weights) + 1), met)
-    # The items whose clocks ring first, at rates that are their weights, are a draw one after another without return.
+    # The items whose clocks ring first, at rates that are their weights, are a draw one after
+    # another without return.
     return left[
         np.argsort(generator.exponential(size=len(left)) / (weights[left - 1] + 1e-9))[:count]
     ]

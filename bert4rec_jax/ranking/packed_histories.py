@@ -48,8 +48,8 @@ class PackedHistories:
           rows: rows of a batch on one device.
           layout: the devices.
           removed: returns the pairs that are not candidates; None: there are none.
-          round_shapes: round sizes up, so that other histories of about the same number and length have the same shapes
-            and need no compilation.
+          round_shapes: round sizes up, so that other histories of about the same number and length
+            have the same shapes and need no compilation.
         """
         self._config = config
         self._layout = layout
@@ -65,14 +65,18 @@ class PackedHistories:
         self.removed = self.padded_pairs(removed)
 
     def _rounded(self, size: int) -> int:
-        """Rounds up to three significant bits: at most a quarter more, and four sizes between powers of two."""
+        """Rounds up to three significant bits: at most a quarter more, and four sizes between
+        powers of two.
+        """
         if not self._round_shapes:
             return size
         step = 1 << max(0, size.bit_length() - 3)
         return -(-size // step) * step
 
     def case_ids(self, number: int) -> np.ndarray:
-        """Returns the numbers of the histories in a batch, int64[<= N]; none after the last batch."""
+        """Returns the numbers of the histories in a batch, int64[<= N]; none after the last
+        batch.
+        """
         if number >= len(self._batches):
             return np.empty(0, np.int64)
         return self._batches.case_ids(number)
@@ -116,7 +120,8 @@ class PackedHistories:
         Args:
           compiled: a function of (params, (Histories, extra)) from `Layout.compile_per_row`.
           params: placed on the layout.
-          extra: maps the numbers of one device's histories to further arrays, of one shape for all batches.
+          extra: maps the numbers of one device's histories to further arrays, of one shape for all
+            batches.
 
         Yields:
           Numbers of histories, and a dictionary of host arrays with one row for each of them.
@@ -159,6 +164,7 @@ class PaddedPairs:
     def __init__(
         self, pairs: PairFunction | None, counts: np.ndarray, length: int, batch_size: int
     ):
+        """Takes the pairs of each history, as `PackedHistories.padded_pairs` found them."""
         self.counts = counts
         self.length = length
         self._pairs = pairs

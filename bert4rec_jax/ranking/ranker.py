@@ -45,11 +45,13 @@ def rank_step(
       num_items: size of the catalogue.
       with_top: whether to return the best items.
       params: without features; `items` is this device's shard.
-      batch: the histories; their targets, int32[N], and sampled candidates, int32[N, S]. S = 0 ranks all items.
+      batch: the histories; their targets, int32[N], and sampled candidates, int32[N, S]. S = 0
+        ranks all items.
       placement: where the function runs.
 
     Returns:
-      `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`; and `finite`, 0 if a score is NaN or infinite.
+      `greater`, `ties` and, with `with_top`, `top`, as in `Ranking`; and `finite`, 0 if a score is
+      NaN or infinite.
     """
     histories, (targets_N, sampled_NS) = batch
     axis = placement.items
@@ -73,7 +75,9 @@ def rank_step(
 def _rank_scores(
     scores_NV: jax.Array, targets_N: jax.Array, sampled_NS: jax.Array, axis: str | None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Returns the score of each target, float32[N'], and its `greater`, `ties` and `top`, as in `Ranking`."""
+    """Returns the score of each target, float32[N'], and its `greater`, `ties` and `top`, as in
+    `Ranking`.
+    """
     offset = shard_offset(scores_NV.shape[1], axis)
     target_N = merge_shard_scores(scores_of_items(scores_NV, targets_N, offset), axis)
     if sampled_NS.shape[1]:
@@ -155,7 +159,9 @@ class Ranker:
         return index[removed], items[removed]
 
     def _batch_targets(self, cases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the targets and sampled candidates of one device's cases, padded to the batch size."""
+        """Returns the targets and sampled candidates of one device's cases, padded to the batch
+        size.
+        """
         size = self.histories.batch_size
         targets_N = np.ones(size, np.int32)
         targets_N[: len(cases)] = self._targets[cases]
@@ -192,8 +198,10 @@ class Ranker:
         broken = int(count - result.pop("finite").sum())
         if broken:
             raise UserError(
-                f"the scores of {broken} of {count} users are not finite: the parameters have diverged; "
-                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start again "
+                f"the scores of {broken} of {count} users are not finite: the parameters have "
+                "diverged; "
+                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and start "
+                "again "
                 "in another --workdir."
             )
         ranking = Ranking(**result, candidates=self._candidates, negatives=self._sampled)

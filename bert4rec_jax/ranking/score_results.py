@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From scores to results: removing items, the best items, counts of better items, probabilities.
 
-Scores are logits, float32[N, C]: N histories against C consecutive rows of the item table. The rows are the whole
-table, the shard of one device, or a chunk of either. Columns that are not candidates have one of the scores below.
+Scores are logits, float32[N, C]: N histories against C consecutive rows of the item table. The rows
+are the whole table, the shard of one device, or a chunk of either. Columns that are not candidates
+have one of the scores below.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def mask_removed(
 
     Args:
       scores_NC: scores.
-      histories: int32, row of each pair, in any shape that broadcasts with `items`; N for filler pairs.
+      histories: int32, row of each pair, in any shape that broadcasts with `items`; N for filler
+        pairs.
       items: int32, item number of each pair; items of other chunks or shards are ignored.
       first_id: item number of the first column.
     """
@@ -60,7 +62,9 @@ def keep_pairs(
     items_P: jax.Array,
     first_id: jax.Array | int = 0,
 ) -> jax.Array:
-    """Returns the scores with `REMOVED_SCORE` for all pairs except the given ones; see `mask_removed`."""
+    """Returns the scores with `REMOVED_SCORE` for all pairs except the given ones; see
+    `mask_removed`.
+    """
     nothing_NC = jnp.zeros(scores_NC.shape, bool)
     pairs = nothing_NC.at[histories_P, items_P - first_id]
     return keep_allowed(scores_NC, pairs.set(True, mode="drop", wrap_negative_indices=False))
@@ -88,7 +92,9 @@ def top_k(scores_NV: jax.Array, k: int, axis: str | None = None) -> BestItems:
 
 
 def top_k_of_chunk(scores_NC: jax.Array, k: int, first_id: jax.Array | int) -> BestItems:
-    """Returns the best k columns of a chunk whose first column is item `first_id`, candidates or not."""
+    """Returns the best k columns of a chunk whose first column is item `first_id`, candidates or
+    not.
+    """
     scores_NK, columns_NK = jax.lax.top_k(scores_NC, k)
     return BestItems(columns_NK + first_id, scores_NK)
 
@@ -102,7 +108,9 @@ def merge_top_k(parts: Sequence[BestItems], k: int) -> BestItems:
 
 
 def top_k_of_shards(best: BestItems, k: int, axis: str | None) -> BestItems:
-    """Returns the best k over the shards from the best of each; items that are not candidates become 0."""
+    """Returns the best k over the shards from the best of each; items that are not candidates
+    become 0.
+    """
     if axis is not None:
         gathered = [jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in best]
         best = merge_top_k([BestItems(*gathered)], k)
@@ -139,7 +147,8 @@ def merge_shard_scores(scores: jax.Array, axis: str | None) -> jax.Array:
 
 
 def count_above_and_tied(scores_NC: jax.Array, target_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns how many columns score above the target of each history, and how many the same: two int32[N].
+    """Returns how many columns score above the target of each history, and how many the same: two
+    int32[N].
 
     The target's own column counts as tied if it is among the columns.
     """
@@ -152,11 +161,13 @@ def count_above_and_tied(scores_NC: jax.Array, target_N: jax.Array) -> tuple[jax
 def log_probabilities(
     selected_NK: jax.Array, scores_NV: jax.Array, axis: str | None = None
 ) -> jax.Array:
-    """Returns the logarithm of the softmax over the whole catalogue, float32[N, k], for selected scores.
+    """Returns the logarithm of the softmax over the whole catalogue, float32[N, k], for selected
+    scores.
 
     Args:
       selected_NK: scores of the selected items.
-      scores_NV: scores of all items, before any of them were removed; this device's shard of the table.
+      scores_NV: scores of all items, before any of them were removed; this device's shard of the
+        table.
       axis: mesh axis over which the table is split, or None.
     """
     highest_N1 = scores_NV.max(axis=1, keepdims=True)

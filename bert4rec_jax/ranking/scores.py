@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scores of items after a history. All rankers, lists and exports compute them with these functions."""
+"""The scores of items after a history. All rankers, lists and exports compute them with these
+functions.
+"""
 
 from typing import NamedTuple
 
@@ -50,8 +52,9 @@ def item_scores(
       placement: where the function runs.
 
     Returns:
-      float32[N', V] for any dtype of the model: the histories of all devices of the items axis against this device's
-      rows of the table. Rows that are not items are not candidates, see `score_results`.
+      float32[N', V] for any dtype of the model: the histories of all devices of the items axis
+      against this device's rows of the table. Rows that are not items are not candidates, see
+      `score_results`.
     """
     items = params["items"]
     offset = shard_offset(items["bias"].shape[0], placement.items)
@@ -75,8 +78,8 @@ def history_states(
     causal = config.predict_from == "last_item"
     h_BKD = encode(config, params["encoder"], x_BLD, inputs, None, causal, platform)
     if config.predict_from == "both":
-        # Under causal attention no item attends to [MASK], so the same rows serve. Scores are linear in hidden
-        # states: the mean of the states gives the mean of both models' scores.
+        # Under causal attention no item attends to [MASK], so the same rows serve. Scores are
+        # linear in hidden states: the mean of the states gives the mean of both models' scores.
         last_BK = _columns_before(inputs)
         last = inputs._replace(slots=jnp.maximum(last_BK, 0))
         if config.positions == "right":  # in training no [MASK] came after the last item
@@ -89,7 +92,9 @@ def history_states(
 
 
 def _columns_before(inputs: Inputs) -> jax.Array:
-    """Returns int32[B, K], the column of the item before each slot, or -1 if its history has none."""
+    """Returns int32[B, K], the column of the item before each slot, or -1 if its history has
+    none.
+    """
     columns_L = jnp.arange(inputs.tokens.shape[1])
     segments_BK1 = jnp.take_along_axis(inputs.segments, inputs.slots, axis=1)[:, :, None]
     before_BKL = (columns_L < inputs.slots[:, :, None]) & (inputs.segments[:, None] == segments_BK1)
@@ -99,7 +104,9 @@ def _columns_before(inputs: Inputs) -> jax.Array:
 def score_rows(
     states_ND: jax.Array, items: ItemTable, num_items: int, first_id: jax.Array | int
 ) -> jax.Array:
-    """Returns float32[N, C], scores of hidden states against rows of the table from item `first_id` on."""
+    """Returns float32[N, C], scores of hidden states against rows of the table from item `first_id`
+    on.
+    """
     embedding_CD = items["embedding"].astype(states_ND.dtype)
     scores_NC = jnp.einsum("nd,cd->nc", states_ND, embedding_CD, preferred_element_type=jnp.float32)
     return scores_NC + mask_non_items(items["bias"], num_items, first_id)
@@ -126,7 +133,9 @@ def gather_removed_pairs(histories: Histories, axis: str | None) -> tuple[jax.Ar
 
 
 def local_rows(x: jax.Array, count: int, axis: str | None) -> jax.Array:
-    """Returns this device's `count` rows of an array over the histories of all devices of `axis`."""
+    """Returns this device's `count` rows of an array over the histories of all devices of
+    `axis`.
+    """
     if axis is None:
         return x
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * count, count)

@@ -136,7 +136,9 @@ class ListScorer:
         )
 
     def _rows_per_device(self, spans: HistorySpans) -> int:
-        """Returns the rows of a batch on one device, a power of two, from the expected number of histories per row."""
+        """Returns the rows of a batch on one device, a power of two, from the expected number of
+        histories per row.
+        """
         model = self._config.model
         lengths = np.minimum(spans.stops - spans.starts + model.appends_mask, model.max_length)
         rows = -(-int(lengths.sum()) // model.max_length)

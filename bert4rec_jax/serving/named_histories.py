@@ -11,7 +11,8 @@ _SHOWN = 60  # characters of a value in a message
 
 
 def read_histories(path: str) -> dict[str, list[str]]:
-    """Reads histories from JSON: {name: [item, ...]}, or a list of histories, which are named 1, 2, ...
+    """Reads histories from JSON: {name: [item, ...]}, or a list of histories, which are named 1, 2,
+    ...
 
     Returns:
       Titles or ids as `TitleIndex.find` takes them, by name.
@@ -51,18 +52,22 @@ def _item_text(where: str, name: str, item: Any) -> str:
     is_number = isinstance(item, int | float) and not isinstance(item, bool)
     if not is_number or item - item != 0:  # NaN and infinity
         raise UserError(
-            f"{where}: the history {name!r} contains {str(item)[:_SHOWN]}, which is neither a title nor an id."
+            f"{where}: the history {name!r} contains {str(item)[:_SHOWN]}, which is neither a "
+            "title nor an id."
         )
     # Integers keep all digits, since a float cannot represent every one of them.
     return f"id:{int(item) if item == int(item) else item}"
 
 
 def _check_text(where: str, text: str) -> None:
-    """Raises a UserError for text that cannot be printed or stored: JSON may contain half a character, `"\\ud800"`."""
+    """Raises a UserError for text that cannot be printed or stored: JSON may contain half a
+    character, `"\\ud800"`.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{where}: {ascii(text)[:_SHOWN]} contains an unpaired surrogate; write the full pair or the "
+            f"{where}: {ascii(text)[:_SHOWN]} contains an unpaired surrogate; write the full pair "
+            "or the "
             "character itself."
         ) from None

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained run as a Python object that maps histories to recommendations, scores and embeddings."""
+"""A trained run as a Python object that maps histories to recommendations, scores and
+embeddings.
+"""
 
 import dataclasses
 import functools
@@ -46,20 +48,20 @@ class Recommendation(NamedTuple):
 class Recommender:
     """The best model of a run, with the titles of its items.
 
-    A history is a list of titles or original ids, oldest first, see `TitleIndex.find`; an integer is an original id
-    too. If a history is longer than the model reads, its newest part is used.
+    A history is a list of titles or original ids, oldest first, see `TitleIndex.find`; an integer
+    is an original id too. If a history is longer than the model reads, its newest part is used.
 
-    Item numbers, 1..num_items in the order of `items_table`, are used inside of the package. Only the methods whose
-    names contain `numbers` take or return them.
+    Item numbers, 1..num_items in the order of `items_table`, are used inside of the package. Only
+    the methods whose names contain `numbers` take or return them.
 
     JAX does not survive a fork: load the run in the process that uses it.
 
     Attributes:
       files: the run directory.
       config: the run's configuration, for one device.
-      items_table: one row per item, with the item number as index and the columns item (original id), title, year,
-        genres and training_interactions; and features, a list of names, if the run has any. The model has learned
-        nothing about an item without interactions and features.
+      items_table: one row per item, with the item number as index and the columns item (original
+        id), title, year, genres and training_interactions; and features, a list of names, if the
+        run has any. The model has learned nothing about an item without interactions and features.
       titles: finds items by title or id.
       num_items: size of the catalogue.
       params: the parameters of the best checkpoint, with item features folded into the item table.
@@ -154,8 +156,8 @@ class Recommender:
         Args:
           history: titles or original ids, oldest first.
           k: how many items; the list is shorter if the catalogue has fewer.
-          include_seen: whether items of the history may be recommended again. None: as the run was evaluated
-            (`eval.filter_seen`).
+          include_seen: whether items of the history may be recommended again. None: as the run was
+            evaluated (`eval.filter_seen`).
 
         Raises:
           UserError: as `item_numbers`, or k is less than 1.
@@ -185,10 +187,10 @@ class Recommender:
         return [
             [
                 self._recommendation(int(item), float(score), float(probability))
-                for item, score, probability in zip(*row)
+                for item, score, probability in zip(*row, strict=True)
                 if item
             ]
-            for row in zip(*lists)
+            for row in zip(*lists, strict=True)
         ]
 
     def _recommendation(self, number: int, score: float, probability: float) -> Recommendation:
@@ -212,8 +214,8 @@ class Recommender:
     ) -> np.ndarray:
         """Returns the scores of items after each history, float32[n, len(items)].
 
-        They are the scores that the ranker compares, for any dtype of the model. Items of a history are scored like all
-        others.
+        They are the scores that the ranker compares, for any dtype of the model. Items of a history
+        are scored like all others.
 
         Args:
           histories: n histories.
@@ -229,7 +231,9 @@ class Recommender:
         return scores[:, numbers - 1]
 
     def score_numbers(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """Returns the scores of all items after histories of item numbers, float32[n, num_items]; see `score`."""
+        """Returns the scores of all items after histories of item numbers, float32[n, num_items];
+        see `score`.
+        """
         self._check_process()
         if not len(histories):
             return np.empty((0, self.num_items), np.float32)
@@ -238,7 +242,8 @@ class Recommender:
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise UserError(
-                "this run was loaded before a fork, and JAX hangs in a forked process; load the run in the "
+                "this run was loaded before a fork, and JAX hangs in a forked process; load the "
+                "run in the "
                 "new process, or start it with multiprocessing.get_context('spawn')."
             )
 

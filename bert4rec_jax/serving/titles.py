@@ -17,7 +17,9 @@ _TRAILING = re.compile(rf"^(.*),\s*({_ARTICLES})'?\s*$", re.IGNORECASE)
 
 
 def _plain(text: str) -> str:
-    """Returns lower case without accents and punctuation, the article first: `Matrix, The` -> `the matrix`."""
+    """Returns lower case without accents and punctuation, the article first: `Matrix, The` -> `the
+    matrix`.
+    """
     letters = [c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)]
     text = "".join(letters).casefold()
     text = _TRAILING.sub(r"\2 \1", text.strip())
@@ -26,7 +28,9 @@ def _plain(text: str) -> str:
 
 
 def _forms(title: str) -> list[str]:
-    """Returns the ways to write a title: complete, without parentheses, and their contents (`a.k.a. Se7en`)."""
+    """Returns the ways to write a title: complete, without parentheses, and their contents (`a.k.a.
+    Se7en`).
+    """
     parts = re.findall(r"\(([^()]*)\)", title)
     inside = [_ALSO_KNOWN_AS.sub("", part) for part in parts]
     return [title, re.sub(r"\s*\([^()]*\)", "", title), *inside]
@@ -37,14 +41,16 @@ class AmbiguousTitle(UserError):
 
 
 class TitleIndex:
-    """The titles of a catalogue. Case, accents, punctuation, articles and year are ignored in searches."""
+    """The titles of a catalogue. Case, accents, punctuation, articles and year are ignored in
+    searches.
+    """
 
     def __init__(self, items_table: pd.DataFrame):
         """Indexes the items.
 
         Args:
-          items_table: the item numbers as index, the columns item (original id) and, if known, title, year and
-            training_interactions.
+          items_table: the item numbers as index, the columns item (original id) and, if known,
+            title, year and training_interactions.
         """
         self._table = items_table
         self._by_id = {str(item): number for number, item in items_table["item"].items()}
@@ -60,7 +66,9 @@ class TitleIndex:
             self._by_form.setdefault(key, []).append(number)
 
     def labels(self) -> list[str]:
-        """Returns the `label` of every item, with number i + 1 at index i; a million items take seconds."""
+        """Returns the `label` of every item, with number i + 1 at index i; a million items take
+        seconds.
+        """
         table = self._table
         labels = table["item"].astype(str)
         if "title" in table:
@@ -86,7 +94,8 @@ class TitleIndex:
         `id:187` is always an id and `title:187` always a title.
 
         Raises:
-          UserError: there is no such item (with the three nearest), or there are several (with all of them).
+          UserError: there is no such item (with the three nearest), or there are several (with all
+            of them).
         """
         kind, _, rest = text.partition(":")
         if kind == "id" and rest:
@@ -118,7 +127,9 @@ class TitleIndex:
         return self._by_id[item]
 
     def _titled(self, text: str) -> list[int]:
-        """Returns the numbers of all items with that title, best first; several if it is ambiguous."""
+        """Returns the numbers of all items with that title, best first; several if it is
+        ambiguous.
+        """
         year = _YEAR.search(text)
         wanted = _plain(_YEAR.sub("", text))
         bare = _LEADING.sub("", wanted)
@@ -143,10 +154,12 @@ class TitleIndex:
             labels = list(dict.fromkeys(self.label(n) for n in found[:8]))
             if len(labels) == 1:
                 raise AmbiguousTitle(
-                    f"{_shortened(text)} is the title of {len(found)} items; write the id of one: {ids}."
+                    f"{_shortened(text)} is the title of {len(found)} items; write the id of one: "
+                    f"{ids}."
                 )
             raise AmbiguousTitle(
-                f"{_shortened(text)} could be {', '.join(map(repr, labels))}; give the title with its "
+                f"{_shortened(text)} could be {', '.join(map(repr, labels))}; give the title with "
+                "its "
                 f"year, or the item's id ({ids})."
             )
         raise UserError(
@@ -158,7 +171,9 @@ class TitleIndex:
         return None if year is None or pd.isna(year) else int(year)
 
     def _nearest(self, text: str) -> list[str]:
-        """Returns labels of up to three items: first titles that contain the typed words, then similar spellings."""
+        """Returns labels of up to three items: first titles that contain the typed words, then
+        similar spellings.
+        """
         words = " ".join(_LEADING.sub("", _plain(_YEAR.sub("", text))).split())
         forms = []
         if words:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What XLA is told on CPU, and that it hears it in every layout."""
+"""Options for XLA on CPUs, and that they reach the compiler in every layout."""
 
 import jax
 import jax.numpy as jnp

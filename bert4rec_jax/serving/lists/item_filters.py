@@ -58,7 +58,8 @@ class ItemFilter:
 
 
 def read_item_filter(path: str, flag: str, items_table: pd.DataFrame) -> ItemFilter:
-    """Reads item ids, one per line, or a table with the columns `user` and `item` (comma, tab or semicolon).
+    """Reads item ids, one per line, or a table with the columns `user` and `item` (comma, tab or
+    semicolon).
 
     Args:
       path: the file.
@@ -74,7 +75,8 @@ def read_item_filter(path: str, flag: str, items_table: pd.DataFrame) -> ItemFil
             lines = [line.rstrip("\n") for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{where} cannot be read ({error}); give a file with one item id per line, or with the columns "
+            f"{where} cannot be read ({error}); give a file with one item id per line, or with the "
+            "columns "
             "user and item."
         ) from None
     if not lines:
@@ -102,7 +104,9 @@ def read_item_filter(path: str, flag: str, items_table: pd.DataFrame) -> ItemFil
 
 
 def _separator(header: str) -> str | None:
-    """Returns the separator of a header with the columns user and item, or None if the line is not one."""
+    """Returns the separator of a header with the columns user and item, or None if the line is not
+    one.
+    """
     for separator in "\t,;":
         if [name.strip() for name in header.split(separator)] in _HEADERS:
             return separator
@@ -115,7 +119,8 @@ def _read_columns(lines: list[str], separator: str, where: str) -> tuple[pa.Arra
     for number, row in enumerate(rows, 1):
         if len(row) != 2:
             raise UserError(
-                f"{where}: line {number} has {len(row)} fields instead of two, a user and an item; correct it."
+                f"{where}: line {number} has {len(row)} fields instead of two, a user and an item; "
+                "correct it."
             )
     names = [name.strip() for name in rows[0]]
     columns = {}
@@ -125,14 +130,17 @@ def _read_columns(lines: list[str], separator: str, where: str) -> tuple[pa.Arra
 
 
 def _item_numbers(ids: pa.Array, known: pa.Array, where: str) -> tuple[np.ndarray, list[str]]:
-    """Returns the number of each item, 0 if the run does not know it, and a note about unknown items."""
+    """Returns the number of each item, 0 if the run does not know it, and a note about unknown
+    items.
+    """
     numbers = pc.fill_null(pc.index_in(ids, value_set=known), -1).to_numpy() + 1
     unknown = ids.filter(pa.array(numbers == 0)).unique().to_pylist()
     if not unknown:
         return numbers, []
     if not (numbers > 0).any():
         raise UserError(
-            f"{where}: the run knows none of these items; the first is {unknown[0]!r}. Use the item ids of the "
+            f"{where}: the run knows none of these items; the first is {unknown[0]!r}. Use the "
+            "item ids of the "
             "training data."
         )
     shown = ", ".join(unknown[:_SHOWN]) + (", ..." if len(unknown) > _SHOWN else "")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file of lists that is written in parts, so that a killed command continues after the last complete part."""
+"""A file of lists that is written in parts, so that a killed command continues after the last
+complete part.
+"""
 
 import contextlib
 import json
@@ -26,7 +28,8 @@ class ListFile:
 
         Args:
           path: ends in one of `FORMATS`.
-          source_key: everything that the lists depend on, as JSON values; parts with another key are deleted.
+          source_key: everything that the lists depend on, as JSON values; parts with another key
+            are deleted.
 
         Raises:
           UserError: the file cannot be written there.
@@ -43,7 +46,8 @@ class ListFile:
             write_json(key_file, source_key)
         except OSError as error:
             raise UserError(
-                f"--out {path} cannot be written ({error.strerror}); give a file in an existing folder to which "
+                f"--out {path} cannot be written ({error.strerror}); give a file in an existing "
+                "folder to which "
                 "you can write."
             ) from None
 
@@ -84,7 +88,8 @@ class ListFile:
             yield
         except OSError as error:
             raise UserError(
-                f"--out {self._path} cannot be written ({error.strerror or error}); free some space and run "
+                f"--out {self._path} cannot be written ({error.strerror or error}); free some "
+                "space and run "
                 "the same command again to continue."
             ) from None
 

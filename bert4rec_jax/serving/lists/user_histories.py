@@ -38,7 +38,8 @@ class UserHistories:
     notes: list[str]
 
     def select(self, users: pa.Array) -> "UserHistories":
-        """Returns the histories of these users, in this order; users without a history are skipped with a note.
+        """Returns the histories of these users, in this order; users without a history are skipped
+        with a note.
 
         Raises:
           UserError: none of them has a history.
@@ -51,11 +52,13 @@ class UserHistories:
             shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
             if len(missing) == len(users):
                 raise UserError(
-                    f"none of the {len(users):,} users of --users has a history ({shown}); use user ids of the "
+                    f"none of the {len(users):,} users of --users has a history ({shown}); use "
+                    "user ids of the "
                     "data, or give a log that contains these users with --histories."
                 )
             notes.append(
-                f"{len(missing):,} of {len(users):,} users of --users have no history and get no list: {shown}. "
+                f"{len(missing):,} of {len(users):,} users of --users have no history and get no "
+                f"list: {shown}. "
                 "They are not in the data, or a filter (config.filter) dropped them."
             )
         rows = rows.drop_null().to_numpy()
@@ -66,7 +69,8 @@ class UserHistories:
 
 
 def from_run(recommender: Recommender) -> UserHistories:
-    """Returns the histories of all users of the data that the run was trained on, test items included.
+    """Returns the histories of all users of the data that the run was trained on, test items
+    included.
 
     Raises:
       UserError: the data cannot be obtained, or are no longer those of the run.
@@ -75,13 +79,15 @@ def from_run(recommender: Recommender) -> UserHistories:
         dataset = load_dataset(recommender.config.data, recommender.config.filter)
     except UserError as error:
         raise UserError(
-            f"the data that the run was trained on are not here ({str(error).rstrip('.')}); run this command in "
+            f"the data that the run was trained on are not here ({str(error).rstrip('.')}); run "
+            "this command in "
             "the folder where the run was trained, or give a log with --histories."
         ) from None
     items = pa.array(recommender.items_table["item"].astype(str), pa.string())
     if not pa.array(dataset.item_table()["item"].astype(str), pa.string()).equals(items):
         raise UserError(
-            f"{dataset.folder} contains other items than the run: the data have changed since training. Give "
+            f"{dataset.folder} contains other items than the run: the data have changed since "
+            "training. Give "
             "the log with --histories."
         )
     users = pa.array(dataset.user_table()["user"].astype(str), pa.string())
@@ -90,10 +96,12 @@ def from_run(recommender: Recommender) -> UserHistories:
 
 
 def from_log(recommender: Recommender, path: str) -> UserHistories:
-    """Returns the histories of a log in a format that training reads; items unknown to the run are skipped.
+    """Returns the histories of a log in a format that training reads; items unknown to the run are
+    skipped.
 
-    A log in the format of the run's own data is read with the same columns. If the run was trained on MovieLens or
-    synthetic data, the log is a table with the columns user, item and, if known, timestamp.
+    A log in the format of the run's own data is read with the same columns. If the run was trained
+    on MovieLens or synthetic data, the log is a table with the columns user, item and, if known,
+    timestamp.
 
     Raises:
       UserError: the log cannot be read, or contains no item of the run.
@@ -109,7 +117,8 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     is_known = items > 0
     if not is_known.any():
         raise UserError(
-            f"{path} contains none of the {recommender.num_items:,} items of this run; use the item ids of its "
+            f"{path} contains none of the {recommender.num_items:,} items of this run; use the "
+            "item ids of its "
             "training data."
         )
     users = len(log_users)
@@ -120,12 +129,15 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
     notes = []
     if not is_known.all():
         notes.append(
-            f"{(~is_known).sum():,} of {len(is_known):,} events are of {(number == 0).sum():,} items that were not "
-            "in the training data; the model cannot read or recommend these items, and they are skipped."
+            f"{(~is_known).sum():,} of {len(is_known):,} events are of {(number == 0).sum():,} "
+            "items that were not "
+            "in the training data; the model cannot read or recommend these items, and they are "
+            "skipped."
         )
     if not has_items.all():
         notes.append(
-            f"{(~has_items).sum():,} of {users:,} users have no item that the model knows and get no list."
+            f"{(~has_items).sum():,} of {users:,} users have no item that the model knows and get "
+            "no list."
         )
     spans = HistorySpans(items[is_known], starts[has_items], stops[has_items])
     ids = log_users.filter(pa.array(has_items))
@@ -151,7 +163,8 @@ def read_users(path: str) -> pa.Array:
             users = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"--users {path} cannot be read ({error}); give 'all' or a file with one user id per line."
+            f"--users {path} cannot be read ({error}); give 'all' or a file with one user id per "
+            "line."
         ) from None
     if not users:
         raise UserError(f"--users {path} is empty; give one user id per line.")

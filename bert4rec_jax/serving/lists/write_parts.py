@@ -107,7 +107,8 @@ def _layout(recommender: Recommender, item_shards: int) -> Layout:
     # The errors of the layout name fields of the configuration, which is not set here.
     if item_shards > jax.device_count():
         raise UserError(
-            f"--item_shards = {item_shards} must be at most {jax.device_count()}, the number of devices."
+            f"--item_shards = {item_shards} must be at most {jax.device_count()}, the number of "
+            "devices."
         )
     layout = Layout(ParallelConfig(item_shards=item_shards))
     layout.check_table(len(recommender.params["items"]["bias"]), "--item_shards")
@@ -131,7 +132,9 @@ def _item_filter(path: str, flag: str, recommender: Recommender) -> ItemFilter |
 def _allowed(
     recommender: Recommender, candidates: ItemFilter | None, excluded: ItemFilter | None
 ) -> tuple[np.ndarray | None, list[str]]:
-    """Returns bool[num_items + 1], items allowed in any list (None: all), and notes for the user."""
+    """Returns bool[num_items + 1], items allowed in any list (None: all), and notes for the
+    user.
+    """
     allowed = np.ones(recommender.num_items + 1, bool)
     if candidates is not None and candidates.for_all is not None:
         allowed[:] = False
@@ -149,7 +152,8 @@ def _allowed(
     if len(untrained):
         without = " and have no features" if has_features else ""
         notes.append(
-            f"{len(untrained):,} of {recommender.num_items:,} items occur in no training history{without}; the "
+            f"{len(untrained):,} of {recommender.num_items:,} items occur in no training "
+            f"history{without}; the "
             "model has learned nothing about them, and they are not recommended."
         )
     if not allowed[1:].any():

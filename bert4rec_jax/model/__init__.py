@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure functions of arrays: from packed rows to hidden states to a loss.
 
-`tasks` chooses the targets of a batch and masks its tokens, `encoder` is the Transformer,
-`item_table` its input embedding and output layer, and `losses` compares hidden states with the
-table. `params` types the parameters, and `dropout` draws masks without random bits.
+`tasks` masks the tokens of a batch and chooses its targets, `encoder` is the Transformer with
+`dropout`, `item_table` its input embedding and output layer, and `losses` compares hidden states
+with the table. `params` is the tree of parameters.
 
-`attention` and `softmax` choose between implementations that return the same values:
-`blockwise_attention`, `softmax_unrolled`, `softmax_scanned`, and `kernels` for TPUs.
+Some functions have several implementations with the same results. `attention` is dense,
+`blockwise_attention` or a kernel; the exact `softmax` is `softmax_unrolled`, `softmax_scanned` or a
+kernel. `kernels` are for TPUs.
 """
 
 from bert4rec_jax.model.dropout import DropoutKeys

@@ -51,7 +51,7 @@ print(json.dumps({"ms": 1e3 * median_seconds(step, 5),
 
 
 def measure(loss: str, items: int) -> str:
-    """Returns `ms / MiB` of one loss at one size, or why there is none."""
+    """Returns `ms / MiB` of one loss at one size, or why it was not measured."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     wanted = 3 * 4 * SLOTS * items  # logits, their exponentials and their gradient
     if loss == "naive" and wanted > memory:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates a log and times its preparation by every engine, beside pandas, Polars and RecBole, in one run.
+"""Generates a log and times its preparation by every engine, pandas, Polars and RecBole in one run.
 
     python benchmarks/data_pipeline.py --out DIR [--titles movies.parquet]
     python benchmarks/data_pipeline.py --out DIR --peers pandas,polars,recbole --environments FOLDER
@@ -15,7 +15,7 @@ in a process of its own; the table holds its seconds, the seconds of processor t
 is shared), its peak memory, and the most disk that it took, its result included. `open again` is a second start, up to
 the first batch; `first step` a training process, up to the end of its first step, compilation included.
 
-What pandas and Polars are asked for is the same order of events alone: sorted by user and time, to Parquet; no
+pandas and Polars only compute the same order of events: sorted by user and time, to Parquet; no
 numbering, no checks. RecBole reads its own format, which is written beforehand, and does what its `create_dataset` does
 and sorts by user and time; `recbole, rows` also makes its row for every prefix of a history, without which it does not
 train. It runs in an environment of its own (`benchmarks/peers/install.py`). Peers may take `--peer_gib` of memory and
@@ -60,9 +60,7 @@ flags.DEFINE_integer("seed", 0, "Of the generator.")
 flags.DEFINE_enum("form", "csv", ["csv", "parquet"], "Of the log.")
 flags.DEFINE_integer("parts", 1, "Files of a Parquet log.", lower_bound=1)
 flags.DEFINE_list("engines", ["duckdb"], "Engines to time, in turn.")
-flags.DEFINE_list(
-    "peers", ["pandas", "polars"], "To be timed beside them; recbole stands for two lines."
-)
+flags.DEFINE_list("peers", ["pandas", "polars"], "Other programs to time; recbole adds two lines.")
 flags.DEFINE_string(
     "environments", "", "Folder for RecBole's environment; empty: the folder `peers` in --out."
 )
@@ -368,7 +366,7 @@ def measure(
 
 
 def measure_peer(peer: str, log: str, columns: list[str], cache: str) -> dict[str, dict]:
-    """Returns {line of the table: what was measured}."""
+    """Returns {line of the table: its measurements}."""
     os.makedirs(cache, exist_ok=True)
     if peer != "recbole":
         arguments = [log, json.dumps(columns), os.path.join(cache, "sorted.parquet")]
@@ -389,7 +387,7 @@ def measure_peer(peer: str, log: str, columns: list[str], cache: str) -> dict[st
 
 
 def main(_) -> None:
-    """Generates what is missing, then measures."""
+    """Generates missing logs, then measures."""
     if FLAGS.plan:
         return plan(FLAGS.plan)
     folder = os.path.abspath(FLAGS.out)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Formulas for the memory and the communication of a training step; docs/scaling.md explains them.
 
-Bytes sent are those of one device in a ring: 2 (n - 1) / n of the array for an all-reduce over n
+Bytes sent are counted for one device in a ring: 2 (n - 1) / n of the array for an all-reduce over n
 devices, and (n - 1) / n of the whole array for an all-gather or a reduce-scatter.
 """
 

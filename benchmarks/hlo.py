@@ -235,7 +235,7 @@ def _fusion_moved(line: Instruction, shapes: list[str], program: Program, size, 
             parameters[each.name] = int(re.match(r"\((\d+)\)", each.rest)[1])
         for place, name in enumerate(each.operands):
             users.setdefault(name, []).append((each, place))
-    # Only handed on: results that are parameters, and those of a collective that another fusion has
+    # Only handed on: results that are parameters, and results of a collective that another fusion has
     # begun.
     under_way = {each.name for each in inner.values() if _chain(each) in chains}
     chains.update(filter(None, map(_chain, inner.values())))
@@ -290,7 +290,7 @@ def _users_behind_bitcasts(name: str, users: dict) -> list:
 
 
 def _same_space(shape: str, source: str) -> str:
-    """Returns `shape`, on chip where `source` is; shapes inside a fusion name no memory."""
+    """Returns `shape`, on chip if `source` is; shapes inside a fusion do not name a memory."""
     space = re.search(r"S\([1-9]\)", source)
     return f"{shape.split('{')[0]}{{0:{space[0]}}}" if space else shape
 
@@ -300,7 +300,7 @@ def sent_bytes(program: Program, devices: int) -> dict[str, float]:
 
     Args:
       program: of one device.
-      devices: that take part where the text names no groups.
+      devices: number that take part if the text does not name groups.
     """
     sent, chains = dict.fromkeys(KINDS, 0.0), set()
     for line, computation, times in program.runs(inside_fusions=True):

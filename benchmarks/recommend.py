@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everybody's list: `recommend --users` beside RecBole's and RecTools' own top-k, on models of the same size.
+"""Lists of all users: `recommend --users`, RecBole's and RecTools' own top-k, on models of the same size.
 
     taskset -c 0 python benchmarks/recommend.py --out runs/bench [--items 62423,1000000] [--users 1024]
 
 Width 64, 2 layers, histories of up to 200 items in the shape of MovieLens-25M's, the 100 best items of each user,
 random weights, one thread. Each program is started once for each size of the catalogue, makes the lists once to warm
-up, and then takes turns with the others. Ours is the whole command but for loading the run, and writes a Parquet file;
+up, and then takes turns with the others. Ours is the whole command without loading the run, and writes a Parquet file;
 RecTools' is `recommend`, which returns a table; RecBole's is `full_sort_topk`, which neither removes what a user has
 seen nor writes anything. Processor time is compared, too: other programs of the machine matter less for it.
 

@@ -211,7 +211,7 @@ COLUMNS = [
 
 
 def _ratio(rate: dict[str, float], name: str) -> str:
-    """Returns our rate divided by a peer's, or nothing if there is no comparison."""
+    """Returns our rate divided by a peer's, or nothing if they cannot be compared."""
     if name == "ours" or "ours" not in rate:
         return ""
     return f"{rate['ours'] / rate[name]:.2f}x"

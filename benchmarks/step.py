@@ -8,7 +8,7 @@ Batches are made up and full, so no data are needed. Printed, and written to OUT
 * the fastest matrix product this machine does, and the share of that rate which the products of a step reach, for the
   configurations of `speed.py`;
 * the share of a step's time by part of the model, from XLA's own profile;
-* the host's part: how long a batch takes to make, which the prefetching thread does beside the step;
+* the host's part: how long the prefetching thread takes to make a batch during the step;
 * from the command to the first finished step, with and without JAX's compilation cache;
 * OUT/growth.png: time against length, rows, width, layers and items, with fitted exponents.
 """

@@ -33,7 +33,7 @@ flags.DEFINE_integer("timeout", 1800, "Seconds after which a compilation is aban
 
 # name: (items, rows per device, changes to `recommended()` in bfloat16, targets, goals). The goals
 # are the highest ratio of memory traffic to arithmetic and the most seconds to compile; None if
-# there is no goal.
+# the goal is not set.
 LONG = {"model.width": 256, "model.layers": 4, "model.heads": 4, "model.ffn_width": 1024}
 LARGE = {"model.width": 128, "model.layers": 2, "model.ffn_width": 512}
 PROGRAMS = {

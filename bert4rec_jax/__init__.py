@@ -68,7 +68,7 @@ def evaluate(config: ConfigLike, workdir: str, trained_from: str = "") -> dict[s
 
     Raises:
       KeyboardInterrupt: Ctrl-C or another stop signal.
-      UserError: there is no checkpoint, or it belongs to another configuration or other data.
+      UserError: the checkpoint is missing, or it belongs to another configuration or other data.
     """
     from bert4rec_jax import experiment
 

@@ -202,7 +202,7 @@ class Experiment:
         return from_ranks(ranking.ranks(self.config.eval.ties))
 
     def train(self, run: RunDirectory, checkpoints: Checkpoints, stop: StopSignal) -> Progress:
-        """Trains from the newest checkpoint, or from the start if there is none.
+        """Trains from the newest checkpoint, or from scratch without one.
 
         Raises:
           Stopped: a stop signal came; the state is saved.
@@ -328,7 +328,7 @@ def evaluate(config: Config, workdir: str, trained_from: str = "") -> dict:
 
     Raises:
       Stopped: a stop signal came.
-      UserError: there is no checkpoint, or it belongs to another configuration or other data.
+      UserError: the checkpoint is missing, or it belongs to another configuration or other data.
     """
     return evaluate_run(config, workdir, trained_from).results
 

@@ -53,7 +53,7 @@ class RunFiles:
         self.lock_path = self.folder / LOCK
 
     def config(self) -> dict | None:
-        """Returns the fields of the configuration, or None if there is no config.json."""
+        """Returns the fields of the configuration, or None without a config.json."""
         return _read_object(self.config_path)
 
     def environment(self) -> dict | None:
@@ -81,7 +81,7 @@ class RunFiles:
         return environment.get("trained_from", "")
 
     def metrics(self, last_bytes: int | None = None) -> list[dict]:
-        """Returns the lines of metrics.jsonl, oldest first; an empty list if there is no such file.
+        """Returns the lines of metrics.jsonl, oldest first; an empty list if it is missing.
 
         A last line that is still being written is left out.
 
@@ -132,7 +132,7 @@ def _required(path: Path, read: Callable[[Path], _Content]) -> _Content:
 
 
 def _read(path: Path, read: Callable[[Path], _Content]) -> _Content | None:
-    """Returns read(path), or None if there is no such file; raises a UserError if it is damaged."""
+    """Returns read(path), or None if the file is missing; raises a UserError if it is damaged."""
     try:
         if path.is_symlink() and not path.exists():
             raise OSError("its symbolic link leads to no file")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks every number in README, docs and configs against the record that it comes from.
 
-List the numbers that differ from the records or have no record:
+List the numbers that differ from the records or lack a record:
 
   python -m experiments.cite
 

@@ -44,7 +44,7 @@ RECIPE = {
     "optimizer.name": "adamw",
     "optimizer.weight_decay": 0.1,
 }
-# The step of a TPU but for its kernels: rows of both tasks together, layers in a loop.
+# The step of a TPU without its kernels: rows of both tasks together, layers in a loop.
 TPU = {
     "model.layers": 3,
     "model.attention": "dense",

@@ -88,7 +88,7 @@ def expected_histories(
 
     Returns:
       {user: [(item, second)]}, in the order of a prepared folder; the seconds are None if the log
-      has no times.
+      lacks times.
     """
     key = user_key({event.user for event in events})
     by_user = collections.defaultdict(list)

@@ -218,5 +218,5 @@ def test_config_flags_are_separated_from_other_arguments():
     flags, others = config_lib.split_arguments([*arguments, "--mode=train", "--", "--config.x=1"])
     assert flags == ["--config.model.width=8", "--config.model.remat=true"]
     assert others == ["main", "--config", "a", "--mode=train", "--", "--config.x=1"]
-    with pytest.raises(UserError, match="--config.seed has no value"):
+    with pytest.raises(UserError, match="--config.seed needs a value"):
         config_lib.split_arguments(["main", "--config.seed"])

@@ -71,7 +71,7 @@ def test_imports_point_to_lower_layers():
     for module, imported in imports("bert4rec_jax").items():
         if module == TOP:
             continue
-        assert part(module) in LAYER, f"{module} has no layer; add it to LAYERS"
+        assert part(module) in LAYER, f"{module} is missing from the layers; add it to LAYERS"
         for other in imported - {TOP}:
             same = part(other) == part(module)
             assert same or LAYER[part(other)] <= LAYER[part(module)], (
@@ -101,7 +101,7 @@ def test_folders_are_small_and_documented(package):
         files = [path for path in init.parent.glob("*.py") if not path.name.startswith("__")]
         text = ast.get_docstring(ast.parse(init.read_text()))
         assert len(files) <= MAX_FILES, f"{init.parent} has {len(files)} files"
-        assert text, f"{init} has no docstring"
+        assert text, f"{init} lacks a docstring"
         if init.parent.name not in ("bert4rec_jax", "experiments"):
             for path in files:
                 assert f"`{path.stem}`" in text, f"{init} does not mention {path.name}"

@@ -11,7 +11,7 @@ accuracy there is computed in every step. Plain Adam.
 Sizes come from the configuration (the original: width 128, 6 layers, 4 heads, feed-forward 2048,
 dropout 0.3, learning rate 1e-4, length 120, batch 32). Unlike the original, which groups a data
 frame for each row in worker processes, rows are cut from arrays here, so its data pipeline costs
-less than it did. The original has no ranking; this one scores the full catalogue with the model's
+less than it did. The original does not rank; this one scores the full catalogue with the model's
 forward pass and ranks by counting.
 """
 

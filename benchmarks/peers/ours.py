@@ -2,7 +2,7 @@
 """This package as a peer: its own step, batches and ranking with the protocol of the others.
 
 A batch has as many tokens as `batch_users` users have on average. Like the hand-written step, it
-has no dropout on attention weights.
+does not apply dropout to attention weights.
 """
 
 from bert4rec_jax import __version__

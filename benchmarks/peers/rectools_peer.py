@@ -4,7 +4,7 @@ its `recommend` and metrics.
 
 Training is `Trainer.fit` of PyTorch Lightning with RecTools' settings, stopped after a time limit;
 evaluation is `recommend` with viewed items filtered, and NDCG@10 by `calc_metrics`. RecTools'
-blocks are pre-norm, its item table has no bias, its loss takes logits at every position, and its
+blocks are pre-norm, its item table lacks a bias, its loss takes logits at every position, and its
 catalogue contains the items that occur in the histories after truncation to `max_length`.
 """
 

@@ -213,7 +213,7 @@ def compile_step(
 
 
 def bytes_in_error(error: str) -> int | None:
-    """Returns the needed memory in a compiler's error message, or None if there is none."""
+    """Returns the needed memory in a compiler's error message, or None if it is not named."""
     used = re.search(r"(?:Used |temporaries \()([\d.]+)([KMG])\)? (?:of|exceeds)", error)
     if not used:
         return None

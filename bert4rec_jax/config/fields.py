@@ -106,14 +106,14 @@ class DataConfig:
     )
     user_column: str = option(
         "user",
-        "User column of the log: a name, or its number (from 1) if the file has no header.",
+        "User column of the log: a name, or its number (from 1) if the file lacks a header.",
     )
     item_column: str = option("item", "Item column of the log, as in user_column.")
     time_column: str = option(
         "timestamp", "Time column of the log, as in user_column. If empty, keep the file order."
     )
     rating_column: str = option(
-        "", "Rating column of the log, as in user_column. If empty, there are no ratings."
+        "", "Rating column of the log, as in user_column. If empty, ratings are not read."
     )
     where: str = option(
         "",

@@ -63,8 +63,8 @@ def read(path: str) -> dict[str, Any]:
         file = shipped().get(file, file + ".py")
     if not os.path.isfile(file):
         raise UserError(
-            f"there is no config file {path}; the files of this project can be given by name: "
-            f"{', '.join(shipped())}."
+            f"the config file {path} does not exist; the files of this project can be given by "
+            f"name: {', '.join(shipped())}."
         )
     if not file.endswith(".py"):
         raise UserError(f"the config file {path} is neither Python (.py) nor a config.json.")
@@ -84,7 +84,7 @@ def read(path: str) -> dict[str, Any]:
             f"the config file {path} cannot be read ({type(error).__name__}): {error}."
         ) from None
     raise UserError(
-        f"the config file {file} takes no name after a colon, such as {variant_name!r}."
+        f"the config file {file} does not define variants, so remove ':{variant_name}'."
     )
 
 
@@ -92,7 +92,7 @@ def variant(variants: Mapping[str, T], name: str) -> T:
     """Returns variants[name], for a config file that takes a name after a colon (`amazon:2023`).
 
     Raises:
-      UserError: there is no such variant; lists all variants.
+      UserError: the variant is unknown; lists all variants.
     """
     if name not in variants:
         raise UserError(

@@ -20,7 +20,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
       The config flags, each as `--config.GROUP.FIELD=VALUE`, and the other arguments.
 
     Raises:
-      UserError: the last flag has no value.
+      UserError: the last flag lacks a value.
     """
     switches = {field.name for field in describe() if field.type is bool}
     flags = []
@@ -38,7 +38,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             elif not equals:
                 following = next(remaining, None)
                 if following is None:
-                    raise UserError(f"--config.{name} has no value; add =VALUE.")
+                    raise UserError(f"--config.{name} needs a value; add =VALUE.")
                 value = following
             flags.append(f"--config.{name}={value}")
     return flags, others

@@ -193,15 +193,15 @@ def account(dataset: Dataset) -> str:
 
 def _item_table_account(counts: dict) -> Iterator[str]:
     if counts.get("item_table_lacks_titles"):
-        yield "the item table has no title column (name it with config.data.title_column)"
+        yield "the item table lacks a title column (name it with config.data.title_column)"
     if unmatched := counts["items_without_row"]:
         example = shortened(repr(counts["item_without_row"]))
         floats = counts["items_written_as_floats"]
         cause = "ids of the log went through a column of floats"
         reason = f" ({floats:,} would match without '.0': {cause})" if floats else ""
-        yield f"{unmatched:,} items have no row in the item table, such as {example}{reason}"
+        yield f"{unmatched:,} items are missing from the item table, such as {example}{reason}"
     if unused := counts["items_only_in_table"]:
-        yield f"{unused:,} of its rows have no interactions"
+        yield f"{unused:,} of its rows are items without interactions"
 
 
 def _report_large_cache(parent: str) -> None:

@@ -93,7 +93,7 @@ class Writer:
         Args:
           lengths: int64[users], number of events, at least 1.
           codes: int[events], codes of the items.
-          seconds: int64[events], ascending within a user; None if the log has no times.
+          seconds: int64[events], ascending within a user; None if the log lacks times.
           whole: whether the times had no fractions.
 
         Raises:

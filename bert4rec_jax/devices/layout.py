@@ -193,7 +193,7 @@ class Layout:
             devices=self._devices,
             donate_argnums=donated,
         )
-        # pmap has no compiler options of its own.
+        # pmap does not accept compiler options.
         if compiler_options(self.placement.platform):
             mapped = self._jit(mapped, donated)
         return mapped

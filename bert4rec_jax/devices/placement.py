@@ -16,7 +16,7 @@ class Placement:
     Attributes:
       platform: "cpu", "gpu" or "tpu". Some operations have one implementation per platform; all of
         them return the same values up to rounding.
-      data: mesh axis over which the rows of a batch are split; None if there is no such axis.
+      data: mesh axis over which the rows of a batch are split; None if they are not split.
       items: mesh axis over which the item table is split as well; None if the table is whole.
     """
 

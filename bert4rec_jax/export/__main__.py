@@ -66,7 +66,7 @@ def _check_flags(arguments: list[str]) -> None:
         if values[name].present and values.format not in formats:
             required = " or ".join(f"--format {known}" for known in formats)
             raise UserError(
-                f"--{name} has no effect with --format {values.format}; it requires {required}."
+                f"--{name} does not apply to --format {values.format}; it requires {required}."
             )
     if values.k < 1:
         raise UserError(f"--k={values.k} must be at least 1.")

@@ -145,7 +145,7 @@ def run_description(recommender: Recommender) -> dict:
         "data": "",
         "metrics": [],
         "facts": [("Model", model)],
-        "protocol": "This run is not finished, so it has no test results.",
+        "protocol": "This run is not finished, so its test results are missing.",
         "max_history": max_history,
     }
     if results is not None:

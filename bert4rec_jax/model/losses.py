@@ -64,7 +64,7 @@ def _sampled_logits(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns float32 logits of the targets [M] and of the negatives [M, J].
 
-    A negative that is the target of its slot gets the bias of non-items, so it has no effect.
+    A negative that is the target of its slot gets the bias of non-items, which excludes it.
     """
     bias_V1 = items["bias"][:, None]
     # Rows are looked up before they are rounded: the table is large, and its gradient stays

@@ -24,7 +24,7 @@ class Params(TypedDict):
     Attributes:
       items: the item table, or this device's shard of it.
       encoder: parameters of the Flax module `Encoder`.
-      features: float32[F, D], embeddings of item features. Missing if items have no features, and
+      features: float32[F, D], embeddings of item features. Missing if the items lack features, and
         after `fold_features`.
     """
 

@@ -5,7 +5,7 @@ r"""Describes a trained run: its item embeddings, its accuracy by group, and its
   python -m bert4rec_jax.portrait --workdir runs/quickstart --title "Star Wars (1977)" --out
   portraits/quickstart
 
-Writes portrait.html, one page that needs no network, and its figures as PNGs.
+Writes portrait.html, one page that works offline, and its figures as PNGs.
 """
 
 import os

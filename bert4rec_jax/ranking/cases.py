@@ -115,8 +115,8 @@ def ranks_last(config: EvalConfig, dataset: Dataset, cases: Cases) -> np.ndarray
 
 
 def tied_targets(dataset: Dataset, cases: Cases) -> np.ndarray | None:
-    """Returns bool[n]: whether a target has the time of the event before it, or None where there
-    are no times.
+    """Returns bool[n]: whether a target has the time of the event before it, or None for data
+    without times.
 
     Which of the two is predicted is then a matter of the order in the file, which a model may
     learn.

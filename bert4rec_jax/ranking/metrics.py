@@ -37,12 +37,12 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
     """Returns float64[users], one metric of every user.
 
     Raises:
-      UserError: there is no such metric.
+      UserError: the metric is unknown.
     """
     match = _NAME.fullmatch(name)
     if not match:
         raise UserError(
-            f"there is no metric {name!r}; use ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr."
+            f"the metric {name!r} is unknown; use ndcg@K, hr@K, recall@K, mrr@K, map@K or mrr."
         )
     ranks = np.asarray(ranks, np.float64)
     if name == "mrr":

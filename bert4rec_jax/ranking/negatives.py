@@ -13,7 +13,7 @@ NEGATIVES = 100
 def protocol_negatives(
     config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray
 ) -> np.ndarray:
-    """Returns int32[n, `NEGATIVES`]: the candidates of `users` beside their targets, under pop100
+    """Returns int32[n, `NEGATIVES`]: the candidates of `users` except their targets, under pop100
     or uni100.
     """
     weights = popularity if config.protocol == "pop100" else np.ones(dataset.num_items + 1)

@@ -47,9 +47,9 @@ class PackedHistories:
           spans: at least one history.
           rows: rows of a batch on one device.
           layout: the devices.
-          removed: returns the pairs that are not candidates; None: there are none.
+          removed: returns the pairs that are not candidates; None removes nothing.
           round_shapes: round sizes up, so that other histories of about the same number and length
-            have the same shapes and need no compilation.
+            have the same shapes and reuse the compiled program.
         """
         self._config = config
         self._layout = layout

@@ -33,7 +33,7 @@ class Lists(NamedTuple):
     """The lists of n histories.
 
     Attributes:
-      items: int32[n, k], item numbers, best first; 0 if there are no more candidates.
+      items: int32[n, k], item numbers, best first; 0 after the last candidate.
       scores: float32[n, k], logits.
       probabilities: float32[n, k], softmax over the whole catalogue.
     """
@@ -86,12 +86,12 @@ class ListScorer:
         Args:
           spans: the histories, of item numbers.
           k: length of the lists.
-          removed: returns the items that are not recommended to each history; None: there are none.
+          removed: returns the items that are not recommended to each history; None removes nothing.
           candidates: returns the only items that may be recommended to each history; None: all.
           on_progress: called with the number of finished histories after every batch.
         """
         k = min(k, self._num_items)
-        # Another k up to the next power of two needs no compilation.
+        # Every k up to the next power of two shares one compiled program.
         compiled_k = max(_LEAST_COMPILED_K, 1 << (k - 1).bit_length())
         step = functools.partial(
             _list_step,
@@ -157,7 +157,7 @@ def seen_or_excluded(
     Args:
       spans: the histories.
       include_seen: whether items of a history may be recommended again.
-      excluded: returns further items that are not recommended; None: there are none.
+      excluded: returns further items that are not recommended; None excludes nothing.
 
     Returns:
       None if nothing is removed.

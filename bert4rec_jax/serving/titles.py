@@ -94,8 +94,8 @@ class TitleIndex:
         `id:187` is always an id and `title:187` always a title.
 
         Raises:
-          UserError: there is no such item (with the three nearest), or there are several (with all
-            of them).
+          UserError: the item is unknown (lists the three nearest), or the title is ambiguous
+            (lists all matches).
         """
         kind, _, rest = text.partition(":")
         if kind == "id" and rest:
@@ -117,12 +117,13 @@ class TitleIndex:
         """Returns the item number of an original id.
 
         Raises:
-          UserError: there is no such item; with the nearest ids.
+          UserError: the item is unknown; lists the nearest ids.
         """
         if item not in self._by_id:
             nearest = difflib.get_close_matches(item, self._by_id, n=3, cutoff=0.6)
             raise UserError(
-                f"there is no item with the id {_shortened(item)} in the catalogue{_hint(nearest)}."
+                f"the catalogue does not contain an item with the id {_shortened(item)}"
+                f"{_hint(nearest)}."
             )
         return self._by_id[item]
 

@@ -231,7 +231,7 @@ class Checkpoints:
             return candidate, intact
         self._require_undamaged()
         raise UserError(
-            f"there is no checkpoint of step {step} in {self._folder}; train again in another "
+            f"the checkpoint of step {step} is missing from {self._folder}; train again in another "
             "--workdir."
         )
 

@@ -22,13 +22,13 @@ def draw(files: RunFiles, metric: str) -> None:
       metric: the metric that chose the best step, such as ndcg@10.
 
     Raises:
-      UserError: the run has no results, or its files cannot be read.
+      UserError: the run is not finished, or its files cannot be read.
     """
     from matplotlib.figure import Figure
 
     results = files.results()
     if results is None:
-        raise UserError(f"{files.folder} has no results yet; continue its training.")
+        raise UserError(f"the run in {files.folder} is not finished; continue its training.")
     lines = files.metrics()
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     loss_axes, metric_axes = figure.subplots(1, 2)

@@ -175,6 +175,6 @@ class Loop:
 
 
 def _finite_mean(losses: list[float]) -> float:
-    """Returns the mean of the finite losses, or NaN if there are none."""
+    """Returns the mean of the finite losses, or NaN if none is finite."""
     finite = [loss for loss in losses if np.isfinite(loss)]
     return sum(finite) / len(finite) if finite else float("nan")

@@ -156,8 +156,8 @@ class RunDirectory:
             )
         if newest and self.writes:
             say(
-                f"note: there is no checkpoint in {self.files.checkpoints_path}, and the earlier "
-                f"run reached step {newest}; training starts again from step 0."
+                f"note: {self.files.checkpoints_path} does not contain a checkpoint, and the "
+                f"earlier run reached step {newest}; training starts again from step 0."
             )
 
     def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:

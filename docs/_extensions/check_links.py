@@ -49,7 +49,9 @@ def problems(site: Path) -> list[str]:
                 and target in pages
                 and unquote(parts.fragment) not in pages[target].anchors | {"top"}
             ):
-                found.append(f"{path.relative_to(site.resolve())}: {link} has no such anchor")
+                found.append(
+                    f"{path.relative_to(site.resolve())}: {link} points to a missing anchor"
+                )
     return found
 
 

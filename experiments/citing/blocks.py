@@ -102,8 +102,7 @@ def _published(data: str, candidates: str, split: str, metrics: Sequence[str]) -
     ]
     if not rows:
         raise UserError(
-            f"there are no published rows for {data} with candidates {candidates} and split "
-            f"{split}."
+            f"published rows are missing for {data} with candidates {candidates} and split {split}."
         )
     header, body, notes = published.lettered(rows, metrics)
     return _markdown(header, body) + "\n" + "".join(f"- {note}\n" for note in notes)

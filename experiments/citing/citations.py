@@ -81,7 +81,8 @@ def load(file: Path = FILE) -> list[Citation]:
     for entry in content.get("said", []):
         if not all(entry.get(key) for key in ("in", "text", "why")):
             raise UserError(
-                f"{file}: {entry} needs `in`, `text`, and `why` its numbers are no measurements."
+                f"{file}: {entry} needs `in`, `text`, and `why` (why its numbers are not "
+                "measurements)."
             )
         found.append(Citation(tuple(entry["in"]), entry["text"], "", {}, entry["why"]))
     return found
@@ -136,7 +137,7 @@ def check(
                 line = _line(written, matches[0].start(name))
                 problems.append(f"{line}the document has {says}, the record has {derived} ({spec})")
     problems += [
-        f"{_line(written, begin)}{number!r} has no citation; add its sentence to "
+        f"{_line(written, begin)}{number!r} lacks a citation; add its sentence to "
         "experiments/cited.toml"
         for begin, number in _measured(document, written)
         if not any(a <= begin < b for a, b in covered)

@@ -64,7 +64,7 @@ def check(file: Path, paths: Sequence[str]) -> list[str]:
         if name is None or name[1] not in groups:
             title = name[1] if name else "a table without a heading"
             raise UserError(
-                f"{file}: there is no record for {title!r}; there are records for "
+                f"{file}: the record for {title!r} is missing; there are records for "
                 f"{', '.join(groups)}."
             )
         group = groups[name[1]]

@@ -159,7 +159,7 @@ def curves(rows: Sequence[Row], baselines: Sequence[Row], metric: str) -> Figure
 def parameters(rows: Sequence[Row], swept: Sequence[str], metric: str, spread: str) -> Figure:
     """Draws test quality against each swept field, with the table's error over seeds.
 
-    A line joins settings that differ only in this field; if there are none,
+    A line joins settings that differ only in this field; without such settings,
     every setting is a point.
     """
     columns = min(3, len(swept))
@@ -298,7 +298,7 @@ def _model(row: Row) -> str:
 
 
 def _families(rows: Sequence[Row], name: str) -> dict[str, list[Row]]:
-    """Groups rows that differ only in the field `name`; single rows only if there are no groups.
+    """Groups rows that differ only in the field `name`; single rows only without groups.
 
     Returns:
       Common settings of a group -> its rows.

@@ -115,11 +115,11 @@ class Run:
         and its candidates if they were sampled.
 
         Raises:
-          UserError: the record has no digest.
+          UserError: the record lacks the digest.
         """
         if "cases_digest" not in self.results:
             raise UserError(
-                f"{self.files.results_path} has no cases_digest, so its test cases cannot be "
+                f"{self.files.results_path} lacks cases_digest, so its test cases cannot be "
                 "compared with those of another run. An older version made it: make the run again."
             )
         return self.results["cases_digest"]
@@ -148,7 +148,7 @@ def find(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
       The finished runs, and the folders of runs that have not finished.
 
     Raises:
-      UserError: a folder does not exist, or there is no finished run.
+      UserError: a folder does not exist, or none of the runs is finished.
     """
     found: dict[Path, RunFiles] = {}
     for path in map(Path, paths):

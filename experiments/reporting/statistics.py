@@ -97,7 +97,7 @@ def compare(
       trained: whether each row depends on a seed; baselines do not.
     """
     users = len(first)
-    if users < 2:  # a constant difference has no spread
+    if users < 2:  # the spread of one difference is unknown
         return Difference(float(first.mean() - second.mean()), *[float("nan")] * 3)
     parts = [(np.var(first.mean(axis=1) - second.mean(axis=1), ddof=1) / users, users - 1)]
     seeds_vary = True

@@ -64,7 +64,7 @@ def load(file: str, common: Overrides) -> Sweep:
         raise UserError(f"{file}: SEARCH must be an experiments.sweep.Search.")
     sweep = Sweep(file, config, trials, search, common)
     if not len(sweep):
-        raise UserError(f"{file} has no trials.")
+        raise UserError(f"{file} does not define any trials.")
     _check_configs(sweep)
     return sweep
 
@@ -108,7 +108,7 @@ def parse_assignments(assignments: list[str]) -> Overrides:
     """Returns the overrides of `field=value` strings; values get the types of their fields.
 
     Raises:
-      UserError: a string has no name or no `=`.
+      UserError: a string lacks the name or the `=`.
     """
     for assignment in assignments:
         name, equals, _ = assignment.partition("=")

@@ -115,7 +115,7 @@ def read_root(root: Path) -> dict:
     """Returns sweep.json of a sweep started here or elsewhere.
 
     Raises:
-      UserError: there is no sweep.json.
+      UserError: sweep.json is missing.
     """
     record = read_json(root / "sweep.json")
     if not record:

@@ -50,7 +50,7 @@ def test_collectives_count_as_often_as_their_loop_runs():
 
 
 def test_a_sum_of_which_a_part_is_kept_is_a_reduce_scatter():
-    """As libtpu writes it; a whole sum beside it stays one."""
+    """In libtpu's notation; an all-reduce of the whole sum next to it stays an all-reduce."""
     text = """
 %all-reduce-scatter (input: f32[16]) -> f32[4] {
   %input = f32[16]{0} parameter(0)

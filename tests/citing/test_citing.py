@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers in documents: derived from records, written, and reported if they have no record."""
+"""Numbers in documents: derived from records, written, and reported if they lack a record."""
 
 import numpy as np
 import pytest
@@ -261,4 +261,4 @@ def test_the_command_writes_and_reports_the_rest(results, monkeypatch, capsys):
         assert cite.main(["cite", "README.md"]) == 1
     true = sources.derive("test/hr@10 one .4", "ml/runs/seed_0", results)
     assert (results.parent / "README.md").read_text() == f"It is {true} and .1234.\n"
-    assert "'.1234' has no citation" in capsys.readouterr().err
+    assert "'.1234' lacks a citation" in capsys.readouterr().err

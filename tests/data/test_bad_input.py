@@ -32,9 +32,9 @@ def refused(tmp_path, message, **options):
         (HEAD, "has a header but no rows"),
         (
             "person,item,timestamp,rating\n1,2,3,4\n",
-            r"no column 'user'; its columns are: person, item.*user_column",
+            r"lacks the column 'user'; its columns are: person, item.*user_column",
         ),
-        ("user,item,when,rating\n1,2,3,4\n", r"no column 'timestamp'.*time_column"),
+        ("user,item,when,rating\n1,2,3,4\n", r"lacks the column 'timestamp'.*time_column"),
         (HEAD + GOOD + "1,2,3\n", "line 42 has 3 fields where 4 are expected"),
         (HEAD + GOOD + "1,2,3,4,5\n" + GOOD, "line 42 has 5 fields where 4 are expected"),
         (
@@ -59,7 +59,7 @@ def refused(tmp_path, message, **options):
         ),
         (
             GOOD,
-            r"no column 'user': its first line is '0,0,0,3.5', which looks like data, not a header.* by number, starting at 1, as in "
+            r"lacks the column 'user': its first line is '0,0,0,3.5', which looks like data, not a header.* by number, starting at 1, as in "
             "--config.data.user_column=1 --config.data.item_column=2 --config.data.time_column=3 --config.data.rating_column=4",
         ),
         (
@@ -71,8 +71,11 @@ def refused(tmp_path, message, **options):
             r"first line is 'a::7', which .*item_column=2 --config.data.time_column='' ",
         ),
         ("person,film,1999\n1,2,3\n", "looks like data"),
-        ("person,item,1999\n1,2,3\n", "no column 'user'; its columns are: person, item, 1999"),
-        ("x" * 10_000 + "\n1\n", r"has no column 'user'; its columns are: x{400}\.\.\. "),
+        (
+            "person,item,1999\n1,2,3\n",
+            "lacks the column 'user'; its columns are: person, item, 1999",
+        ),
+        ("x" * 10_000 + "\n1\n", r"lacks the column 'user'; its columns are: x{400}\.\.\. "),
         (HEAD + "caf\xe9,2,3,4\n", "is not UTF-8 text"),
         ("\x89PNG\x00\x01\x02", "is not plain text"),
         ("\x1f\x8b\x08\x00zipped", "is damaged or cut short"),
@@ -89,7 +92,10 @@ def test_faulty_text(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.drop(columns="item"), r"no column 'item'; its columns are: user, timestamp"),
+        (
+            lambda f: f.drop(columns="item"),
+            r"lacks the column 'item'; its columns are: user, timestamp",
+        ),
         (
             lambda f: f.assign(user=[None, *f.user[1:]]),
             r"row 1 \(row group 1\): the user is missing",
@@ -103,7 +109,7 @@ def test_faulty_text(tmp_path, text, message):
             lambda f: f.assign(timestamp=[float("inf"), *f.timestamp[1:]]),
             r"row 1 \(row group 1\): timestamp inf is not finite",
         ),
-        (lambda f: f.head(0), "has no rows"),
+        (lambda f: f.head(0), "does not contain any rows"),
     ],
 )
 def test_faulty_parquet(tmp_path, change, message):
@@ -125,7 +131,7 @@ def test_truncated_parquet(tmp_path):
         ("lines", "1 2\n1 3\n1\n", "line 3 has 1 fields where 2 are expected"),
         ("sequences", "1 2 3\n2\n", "line 2 has a user but no items"),
         ("sequences", "1 2 3\n, ,\n", "line 2 has neither a user nor items"),
-        ("sequences", "\x1f\n \n", "has no rows; it should contain interactions"),
+        ("sequences", "\x1f\n \n", "does not contain any rows; it should contain interactions"),
         ("lines", "\x1f\n \n", "cannot be read: CSV parse error"),
     ],
 )
@@ -148,12 +154,12 @@ def test_faulty_movielens(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "absent.csv"}, r"there is no file .*absent.csv; check config.data.path"),
+        ({"path": "absent.csv"}, r"the file .*absent.csv does not exist; check config.data.path"),
         (
             {"items_path": "absent.csv"},
-            r"there is no file .*absent.csv; check config.data.items_path",
+            r"the file .*absent.csv does not exist; check config.data.items_path",
         ),
-        ({"path": "empty"}, "no interactions.parquet"),
+        ({"path": "empty"}, "lacks interactions.parquet"),
         (
             {"user_core": 99},
             r"leave no interactions \(read: 40 by 3 users; user_core 99, item_core 0: 0 by 0 users",
@@ -164,9 +170,12 @@ def test_faulty_movielens(tmp_path):
         ({"item_column": ""}, "config.data.item_column is empty; name the column"),
         ({"where": "rating >>> 1"}, "config.data.where = 'rating >>> 1' cannot be applied to"),
         ({"user_column": "1"}, "all names, or all positions"),
-        ({"items_path": "log.csv", "title_column": "name"}, r"no column 'name'.*title_column"),
+        (
+            {"items_path": "log.csv", "title_column": "name"},
+            r"lacks the column 'name'.*title_column",
+        ),
         ({"items_path": "years.csv"}, "does not contain years"),
-        ({"items_path": "no_key.csv"}, r"no column 'item'; its columns are: title"),
+        ({"items_path": "no_key.csv"}, r"lacks the column 'item'; its columns are: title"),
         ({"items_path": "short.csv"}, "short.csv line 3 has 1 fields where 2"),
     ],
 )

@@ -109,7 +109,7 @@ def mixed_texts(frame):
 
 
 def huge_numbers(frame):
-    """Ids of up to 64 bits, of which some are no int64; they sort as text."""
+    """Ids of up to 64 bits, of which some exceed int64; they sort as text."""
     large = lambda ids: ids.astype(np.uint64) * np.uint64(2**64 // int(ids.max() + 1))  # noqa: E731
     return frame.assign(user=large(frame["user"]), item=large(frame["item"]))
 
@@ -223,7 +223,7 @@ def test_users_of_a_long_log_are_sorted_a_range_at_a_time(tmp_path, monkeypatch,
     )
     dataset = load_and_check(config, FilterConfig(item_core=3))
     parts = [title for title in saved if title.startswith("sorting events")]
-    # A range is as long as was asked for, but for its last user.
+    # A range has the requested length, up to the rest of its last user.
     longest = int(np.diff(dataset.offsets).max())
     assert (
         len(dataset.items) / (rows + longest)
@@ -424,7 +424,7 @@ FAULTS = {
         "row 918 .row group 10.: .*rating",
     ),
     "no_item": (lambda f: f.assign(item=""), "row 1 .row group 1.: the item is empty"),
-    "no_rows": (lambda f: f.head(0), "has no rows"),
+    "no_rows": (lambda f: f.head(0), "does not contain any rows"),
 }
 
 

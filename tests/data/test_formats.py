@@ -339,7 +339,7 @@ def test_a_log_without_header_may_have_an_item_table_with_one(tmp_path):
         )
         assert dataset.item_table()["title"].tolist()[0] == "An A"
     with pytest.raises(
-        UserError, match=r"films.csv has no column 'item'.*Set config.data.key_column"
+        UserError, match=r"films.csv lacks the column 'item'.*Set config.data.key_column"
     ):
         table_of(tmp_path, "log.csv", "1,a,1\n", items_path=str(tmp_path / "films.csv"), **columns)
 
@@ -361,9 +361,9 @@ def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_p
         "min_rating 2 dropped 1 of 4 interactions, 1 of 2 users and 0 of 2 items",
         "1 had no time and took the time of the row before",
         "1 repeat user, item and time of another and were kept",
-        "2 items have no row in the item table, such as '5.0'",
+        "2 items are missing from the item table, such as '5.0'",
         "2 would match without '.0'",
-        "3 of its rows have no interactions",
+        "3 of its rows are items without interactions",
     ):
         assert part in line
     (tmp_path / "names.csv").write_text("item,name\n5,Five\n")
@@ -371,7 +371,7 @@ def test_preparation_says_what_it_dropped_filled_repeated_and_did_not_find(tmp_p
         tmp_path, "log2.csv", "user,item,timestamp\n1,5,1\n", items_path=str(tmp_path / "names.csv")
     )
     assert (
-        "the item table has no title column (name it with config.data.title_column)"
+        "the item table lacks a title column (name it with config.data.title_column)"
         in capsys.readouterr().err
     )
 

@@ -102,7 +102,7 @@ def test_a_new_day(tmp_path, monkeypatch, repeats, form, change):
             lambda frame: frame.assign(
                 timestamp=frame["timestamp"].astype("Int64").mask(frame["user"] == 3)
             ),
-            "some of the new events have no time",
+            "some of the new events lack a time",
         ),
         ({}, as_texts, "some user ids are numbers and others are text"),
     ],

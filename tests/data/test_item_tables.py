@@ -25,7 +25,7 @@ TABLES = [  # content of items.csv, and a word of the error; None: it succeeds
     (HEAD + "0," + "x" * 10_000 + ",1999,Drama\n", None),
     (HEAD + "0,\u00e9\u4e2d,1999,Drama\n", None),
     ("", "items.csv is empty"),
-    ("title,year\nZero,1999\n", "no column 'item'"),
+    ("title,year\nZero,1999\n", "lacks the column 'item'"),
     ("\0\1\2", "not plain text"),
     (HEAD + "0,Zero,1999\n", "line 2 has 3 fields"),
     (HEAD + "0,Zero,1999,Drama,more\n", "line 2 has 5 fields"),

@@ -128,7 +128,7 @@ FILES = {
         "log.csv",
         b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
         {},
-        "no column 'user'",
+        "lacks the column 'user'",
     ),
     "JSON": ("log.csv", b'[{"user": 1, "item": 2, "timestamp": 3}]\n', {}, "log.csv"),
     "JSON lines": ("log.json", b'{"user": 1, "item": 2, "timestamp": 3}\n', {}, "log.json"),

@@ -300,7 +300,7 @@ def test_a_broken_item_table_does_not_cost_a_sort(tmp_path, monkeypatch):
         "bert4rec_jax.data.engines.pipeline._Preparation._apply_filters",
         lambda *_: pytest.fail("too late"),
     )
-    with pytest.raises(UserError, match="no column 'item'"):
+    with pytest.raises(UserError, match="lacks the column 'item'"):
         load_dataset(
             DataConfig(
                 source="table",

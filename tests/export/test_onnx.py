@@ -224,9 +224,9 @@ def run_python(arguments, folder):
 WRONG_FLAGS = [
     (
         ["--format", "stablehlo", "--table_dtype", "int8"],
-        "--table_dtype has no effect with --format stablehlo; it requires --format onnx or --format",
+        "--table_dtype does not apply to --format stablehlo; it requires --format onnx or --format",
     ),
-    (["--format", "onnx", "--histories", "x"], "--histories has no effect with --format onnx"),
+    (["--format", "onnx", "--histories", "x"], "--histories does not apply to --format onnx"),
     (["--format", "stablehlo", "--k", "0"], "--k=0 must be at least 1"),
     (["--format", "page", "--histories", "missing.json"], "--histories missing.json "),
     (["--format", "page", "--histories", "deep.json"], "--histories deep.json is not JSON"),

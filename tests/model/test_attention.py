@@ -159,7 +159,7 @@ def test_rows_of_both_kinds_equal_batches_of_one_kind():
 
 @pytest.mark.parametrize("implementation", OTHERS)
 def test_other_histories_of_a_row_never_matter(implementation):
-    """Keys and values outside a segment have no influence on its values and gradients."""
+    """Keys and values outside a segment do not influence its values and gradients."""
     config = ModelConfig(width=WIDTH, heads=3, attention=implementation)
     q, kv, _, keys, _ = two_rows(jnp.float32, None)
     inside = (keys.segments == 2)[:, :, None]

@@ -39,7 +39,7 @@ CHOICES = [
 ]
 
 
-# What a step is for accelerators, but for their kernels, which run nowhere else.
+# The step of accelerators without their kernels, which run nowhere else.
 WITHOUT_KERNELS = {"model.attention": "dense", "loss.chunk_items": 16}
 
 

@@ -56,7 +56,8 @@ def test_installed_configs_have_names():
     assert config_lib.load("amazon:2023") == config_lib.load(f"{ROOT}/configs/amazon.py:2023")
     for wrong in ("quickstrat", "nowhere/quickstart.py"):
         with pytest.raises(
-            UserError, match=f"no config file {wrong}; .*given by name: .*quickstart"
+            UserError,
+            match=f"the config file {wrong} does not exist; .*given by name: .*quickstart",
         ):
             config_lib.load(wrong)
 

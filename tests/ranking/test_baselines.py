@@ -82,7 +82,7 @@ NAIVE = {
 def test_ranks_equal_a_brute_force_ranking(
     cache, monkeypatch, protocol, filter_seen, repeated_targets
 ):
-    # Fewer neighbours than items, where the last of them is no matter of rounding.
+    # Fewer neighbours than items, if rounding cannot decide which neighbour is the last.
     monkeypatch.setattr(baselines, "NEIGHBOURS", 7 if protocol == "full" else 1000)
     experiment = with_repeats(
         Experiment(

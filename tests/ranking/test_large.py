@@ -35,7 +35,7 @@ def test_chunks_rank_like_the_whole(cache, monkeypatch, filter_seen):
     monkeypatch.setattr(large, "MOST_BYTES", {"cpu": 0})
     monkeypatch.setattr(
         large, "CHUNK_BYTES", 1
-    )  # chunks of 128 items, of a table that is no multiple of them
+    )  # chunks of 128 items, of a table whose size is not a multiple of 128
     again = Ranker(config, experiment.dataset, experiment.cases("test"), experiment.layout)
     chunked = again.rank(params, with_top=True)
     assert called and len(table) > 128 and len(table) % 128

@@ -113,7 +113,7 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(
 
 @pytest.mark.parametrize("part, value", [("bias", np.nan), ("bias", np.inf), ("embedding", np.nan)])
 def test_where_one_item_has_no_score_nobody_is_ranked(cache, part, value):
-    # Nothing compares greater than what is no number, so every target would seem to come before that item.
+    # Comparisons with NaN are false, so every target would seem to rank before that item.
     experiment = Experiment(small_config(cache))
     params = jax.tree.map(
         np.array,
@@ -314,7 +314,7 @@ def test_the_digest_covers_all_that_tells_two_rankings_apart(cache):
         (data, cases, dataclasses.replace(ranking, negatives=np.ones((n, 1), np.int32))),
     ]
     assert len({digest(*x) for x in different}) == len(different)
-    # What the scores made of it has no part in it.
+    # The ranks do not change the digest.
     assert digest(data, cases, dataclasses.replace(ranking, greater=np.ones(n))) == digest(
         data, cases, ranking
     )
@@ -398,5 +398,5 @@ def test_metrics_of_known_ranks():
     np.testing.assert_allclose(
         beyond["novelty@2"], -np.log2([7 / 11, 7 / 11, 2 / 11, 1 / 11]).mean()
     )
-    with pytest.raises(UserError, match="no metric"):
+    with pytest.raises(UserError, match="metric .* is unknown"):
         metrics.per_user("ndcg", np.ones(3))

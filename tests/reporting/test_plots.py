@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures say what their bars are, and the bars are the table's numbers."""
+"""Figures label their bars, and the bars are the table's numbers."""
 
 import re
 

@@ -46,7 +46,7 @@ def test_runs_that_were_ranked_in_the_middle_of_training_are_named(tmp_path):
     make_run(
         tmp_path / "ended", seed=4, train__steps=3000, train__patience=2, results={"best_step": 25}
     )
-    # It evaluated another run's model, so there is no curve.
+    # It evaluated another run's model, so the curve is missing.
     ranked = make_run(tmp_path / "ranked", seed=5, train__steps=3000)
     (ranked / "metrics.jsonl").write_text('{"step": 100, "split": "test"}\n')
     note, name = "Ranked in the middle of training: ", tmp_path.name
@@ -126,7 +126,7 @@ def test_rows_are_called_by_what_differs(tmp_path):
         )
     ]
     assert [row.name for row in build(tmp_path).rows if not row.baseline] == names
-    # Two fields of one name: which is meant is said.
+    # Two fields with the same name are shown with their groups.
     assert describe({"train.batch_rows": 8}, ["train.batch_rows", "eval.batch_rows"]) == [
         "train.batch_rows=8"
     ]
@@ -369,7 +369,7 @@ def test_other_cases_candidates_or_baselines_are_refused(tmp_path):
     with pytest.raises(UserError, match="different test cases or candidates"):
         build(first, other, baseline="width=32")
     change_json(other / "results.json", "cases_digest", value=None)
-    with pytest.raises(UserError, match="has no cases_digest"):
+    with pytest.raises(UserError, match="lacks cases_digest"):
         build(first, other, baseline="width=32")
     arrays = dict(np.load(other / "ranks_test.npz"))
     arrays["markov_rank"] = arrays["markov_rank"] + 1

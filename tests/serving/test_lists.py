@@ -144,7 +144,7 @@ def test_a_new_log_is_served_and_its_unknown_items_are_counted(
     out = tmp_path / "lists.csv"
     write_lists(recommender, str(out), ListOptions(4, histories=str(log)))
     said = capsys.readouterr().err
-    assert "2 of 5 events are of 2 items" in said and "1 of 3 users have no item" in said
+    assert "2 of 5 events are of 2 items" in said and "1 of 3 users lack an item" in said
     lists = pd.read_csv(out, dtype={"item": str})
     assert lists["user"].unique().tolist() == ["yan", "zoe"]
     expected = [

@@ -81,7 +81,7 @@ def test_ids_and_titles_are_told_apart():
         UserError, match="'Twins' is the title of 2 items; write the id of one: id:5, id:6"
     ):
         index.find("Twins")
-    with pytest.raises(UserError, match="no item with the id '188' .*'187'"):
+    with pytest.raises(UserError, match="not contain an item with the id '188' .*'187'"):
         index.find("id:188")
     with pytest.raises(UserError) as raised:
         index.find("x" * 10_000)
@@ -184,7 +184,7 @@ def test_integers_are_ids_of_the_data_and_not_item_numbers(recommender):
     )
     shifted.titles = TitleIndex(shifted.items_table)
     assert shifted.item_numbers([1003, np.int64(1017), "1005"]) == [3, 17, 5]
-    with pytest.raises(UserError, match="no item with the id '3'"):
+    with pytest.raises(UserError, match="not contain an item with the id '3'"):
         shifted.item_numbers([3])
 
 
@@ -192,7 +192,7 @@ def test_integers_are_ids_of_the_data_and_not_item_numbers(recommender):
     "history, message",
     [
         ([], "this one is empty"),
-        ([99999], "no item with the id '99999'"),
+        ([99999], "not contain an item with the id '99999'"),
         ([True], "True is neither"),
         ([1.5], "1.5 is neither"),
         ([None], "None is neither"),
@@ -251,7 +251,7 @@ def command(*arguments):
 
 
 def said_nothing_but_progress(done) -> bool:
-    """Whether stderr holds no more than what a slow machine is told of long phases."""
+    """Whether stderr is empty, except for the progress of long phases on a slow machine."""
     return all(line.endswith(" s so far") for line in done.stderr.splitlines())
 
 

@@ -52,7 +52,7 @@ test = {"ndcg@10": quality * 12}
     "dataset": {"items": 50}, "flags": flags}))
 """
 
-TINY_JOB_SCHEMA = {  # the parts of io.k8s.api.batch.v1.Job that the manifest uses, and nothing beside them
+TINY_JOB_SCHEMA = {  # the parts of io.k8s.api.batch.v1.Job that the manifest uses, and nothing else
     "$defs": {
         "name": {"type": "string", "pattern": "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"},
         "resources": {
@@ -302,7 +302,7 @@ def test_a_killed_sweep_resumes_and_ends_like_one_that_ran_through(place, how):
     if how == signal.SIGINT:
         assert process.returncode == 75 and "run the same command again" in out
         assert "running" not in states(place) and "interrupted" in states(place)
-    # After SIGKILL the runs outlive their launcher, and nobody may start a second process on them.
+    # After SIGKILL the runs outlive their launcher, and must not get a second process.
     before = states(place)
     write_stub(place, pace=0.0)
     for _ in range(100):

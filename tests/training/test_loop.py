@@ -121,7 +121,7 @@ def test_patience_counts_validations_since_the_best_one():
     done = run([0.3, 0.1, 0.4, 0.2, 0.5, 0.6], patience=2)
     assert done.finished and len(done.taken) == 6 and done.progress.best_step == 6
     assert len(run(values, patience=0).taken) == 6
-    # A run that was out of patience takes no step when it is continued.
+    # A run that was out of patience does not train further when it is continued.
     again = run([], patience=2, start=4, progress=Progress(best_step=2, best_value=0.3, waited=2))
     assert again.finished and again.taken == []
 

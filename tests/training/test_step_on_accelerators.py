@@ -101,7 +101,7 @@ def pairs(platform: str) -> set:
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
 def test_no_array_has_all_pairs_of_columns_or_of_slots_and_items(platform):
-    """There are no arrays of attention weights, logits, or one-hot vectors of slots, positions or items."""
+    """No array holds all attention weights, logits, or one-hot vectors of slots, positions or items."""
     assert pairs("cpu") >= {
         ("column", "column"),
         ("column", "slot"),

@@ -82,7 +82,7 @@ def select_columns(
     for role, name in scan.roles.named().items():
         if name not in types:
             raise UserError(
-                f"{scan.files[0]} has no column {name!r}; its columns are: {', '.join(types)}. "
+                f"{scan.files[0]} lacks the column {name!r}; its columns are: {', '.join(types)}. "
                 f"Set config.data.{role}_column."
             )
         kind = types[name].split("(")[0]

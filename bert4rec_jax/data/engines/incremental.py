@@ -161,7 +161,7 @@ def _new_parts(source: Source, config: DataConfig, known: int) -> Source:
 def _obstacle(old: Dataset, new: Dataset) -> str:
     """Returns why two folders cannot be merged, or ""."""
     if new.timestamps is None or "times_missing" in new.manifest["counts"]:
-        return "some of the new events have no time"
+        return "some of the new events lack a time"
     if not new.manifest["times"]["whole_seconds"]:
         return "some of the new times have fractions"
     if are_whole_numbers(_ids(old, "user")) != are_whole_numbers(_ids(new, "user")):

@@ -3,7 +3,7 @@
 
 Tables have these columns:
   uid, iid: user and item, whole numbers or text.
-  stamp: the time, a number; missing if the log has no times.
+  stamp: the time, a number; missing if the log lacks times.
   rating: only if it is needed.
   pos: rises in file order.
 """
@@ -130,7 +130,7 @@ def distinct_items(table: str) -> str:
 
 
 def item_span(table: str) -> str:
-    """One row: the lowest and the highest item, 0 if there are none."""
+    """One row: the lowest and the highest item, 0 if the table is empty."""
     return f"SELECT COALESCE(min(iid), 0), COALESCE(max(iid), 0) FROM {table}"
 
 

@@ -44,7 +44,8 @@ def _reject_unused_fields(config: DataConfig, min_rating: float) -> None:
     if min_rating and not rated:
         remedy = "name config.data.rating_column" if config.source == "table" else "set it to 0"
         raise UserError(
-            f"config.filter.min_rating = {min_rating} needs ratings, but there are none; {remedy}."
+            f"config.filter.min_rating = {min_rating} needs ratings, but the data lack them; "
+            f"{remedy}."
         )
     if config.items_path and (by_name or config.source == "synthetic"):
         raise UserError(

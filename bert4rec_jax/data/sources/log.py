@@ -19,7 +19,7 @@ class RestartReading(Exception):
 
 @dataclass(frozen=True)
 class Roles:
-    """The column of each role in an interaction log; "" if the log has no such column."""
+    """The column of each role in an interaction log; "" if the log lacks the column."""
 
     user: str
     item: str
@@ -80,7 +80,7 @@ class Source:
       description: one phrase for messages: the kind of the log and its origin.
       identity: changes whenever the log may have changed; plain JSON values.
       open: opens a reader of the log; None if only an engine can read it (an object store).
-      item_table: reads the item table; returns None if there is none.
+      item_table: reads the item table; returns None without one.
       scan: returns the files that an engine may read itself, or None.
     """
 

@@ -61,12 +61,13 @@ def locate(config: DataConfig) -> tuple[list[str], str]:
         paths = [named] if named else parts_of(config.path, items)
         if not paths:
             raise UserError(
-                f"the folder {config.path} has no interactions.parquet (.csv, .tsv, .txt, .dat, "
-                "also .gz, .bz2, .zst) and no such parts; set config.data.path to the file itself."
+                f"the folder {config.path} lacks interactions.parquet (.csv, .tsv, .txt, .dat, "
+                "also .gz, .bz2, .zst) and parts in these formats; set config.data.path "
+                "to the file itself."
             )
     for name, path in (("path", paths[0]), ("items_path", items)):
         if path and not is_url(path) and not os.path.isfile(path):
-            raise UserError(f"there is no file {path}; check config.data.{name}.")
+            raise UserError(f"the file {path} does not exist; check config.data.{name}.")
     return paths, items
 
 
@@ -87,7 +88,7 @@ def parts_of(folder: str, items: str) -> list[str]:
 
 
 def is_parquet(path: str) -> bool:
-    """Whether the extension is that of Parquet."""
+    """Whether the extension is Parquet's."""
     return path.lower().endswith(".parquet")
 
 
@@ -236,7 +237,9 @@ class SequencesLog:
             if users:
                 yield _pairs(users, counts, tokens)
         if not has_rows:
-            raise UserError(f"{self._paths[0]} has no rows; it should contain interactions.")
+            raise UserError(
+                f"{self._paths[0]} does not contain any rows; it should contain interactions."
+            )
 
 
 def _pairs(users: list[str], counts: list[int], tokens: list[str]) -> pa.Table:
@@ -395,7 +398,9 @@ class ParquetLog:
                     row += table.num_rows
             rows += row
         if not rows:
-            raise UserError(f"{self._paths[0]} has no rows; it should contain interactions.")
+            raise UserError(
+                f"{self._paths[0]} does not contain any rows; it should contain interactions."
+            )
 
     def _group(self, file: pq.ParquetFile, path: str, group: int) -> Iterator[pa.Table]:
         partition = self._partition(path)

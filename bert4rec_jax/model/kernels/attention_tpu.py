@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention inside segments as one Pallas kernel for TPUs, forward and backward.
 
-JAX's splash attention knows no dropout, no causal mask for queries at chosen columns, and wants
+JAX's splash attention lacks dropout and a causal mask for queries at chosen columns. It requires
 heads of 64 lanes and rows of 128 columns. Here a block of queries passes over its row's keys, in
 chunks with a running maximum where the row is long; the log-sum-exp is kept, and the backward pass
 computes the weights again. Scores never leave the chip, and what is compiled does not grow with the
@@ -30,7 +30,7 @@ LANES = 128
 CHUNK = 512
 SCORES_BYTES = 2**18
 VMEM_BYTES = 100 * 2**20
-# Name of what the backward pass wants of the forward pass, for those who compute the rest again.
+# Name of the forward values that the backward pass needs, for rematerialization of the rest.
 KEPT = "attention"
 
 
@@ -217,7 +217,7 @@ class _Block:
 
     def __init__(self, plan, inputs, scratch):
         self.plan, (seeds, queries, self.keys), rest = plan, inputs[:3], list(inputs[3:])
-        # Outside of loops: the interpreter knows no program id inside.
+        # Outside of loops, because the interpreter does not provide the program id inside.
         row, self.group, self.number = (pl.program_id(axis) for axis in range(3))
         self.seeds = seeds[row, 0], seeds[row, 1]
         columns = queries[0].T

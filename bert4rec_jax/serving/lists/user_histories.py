@@ -57,7 +57,7 @@ class UserHistories:
                     "data, or give a log that contains these users with --histories."
                 )
             notes.append(
-                f"{len(missing):,} of {len(users):,} users of --users have no history and get no "
+                f"{len(missing):,} of {len(users):,} users of --users lack a history and get no "
                 f"list: {shown}. "
                 "They are not in the data, or a filter (config.filter) dropped them."
             )
@@ -73,7 +73,7 @@ def from_run(recommender: Recommender) -> UserHistories:
     included.
 
     Raises:
-      UserError: the data cannot be obtained, or are no longer those of the run.
+      UserError: the data cannot be obtained, or differ from the data of the run.
     """
     try:
         dataset = load_dataset(recommender.config.data, recommender.config.filter)
@@ -136,7 +136,7 @@ def from_log(recommender: Recommender, path: str) -> UserHistories:
         )
     if not has_items.all():
         notes.append(
-            f"{(~has_items).sum():,} of {users:,} users have no item that the model knows and get "
+            f"{(~has_items).sum():,} of {users:,} users lack an item that the model knows and get "
             "no list."
         )
     spans = HistorySpans(items[is_known], starts[has_items], stops[has_items])

@@ -150,7 +150,7 @@ def _allowed(
     allowed[untrained] = False
     notes = []
     if len(untrained):
-        without = " and have no features" if has_features else ""
+        without = " and without features" if has_features else ""
         notes.append(
             f"{len(untrained):,} of {recommender.num_items:,} items occur in no training "
             f"history{without}; the "

@@ -91,7 +91,7 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
       separator: used if not empty. Otherwise, the separator that gives the most wanted columns is
         used; if several do, the separator of the file's extension is preferred.
       wanted: column names that the file should have; if all are numbers, they are positions
-        (from 1), and the file has no header.
+        (from 1), and the file lacks a header.
 
     Raises:
       UserError: the file cannot be read.
@@ -119,7 +119,7 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
 
 
 def _column_names(line: str, separator: str, header: bool) -> list[str]:
-    """Returns the names in a header, or the numbers of the columns if there is none."""
+    """Returns the names in a header, or the numbers of the columns without a header."""
     if len(separator) == 1 and '"' in line:
         fields = next(csv.reader([line], delimiter=separator))
     else:
@@ -153,10 +153,10 @@ def require_columns(path: str, names: Sequence[str], wanted: dict[str, str]) -> 
                 f"that config.data.{role}_column means."
             )
         if not count:
-            remedy = "" if role in ("user", "item", "key") else " (to '' if there is none)"
+            remedy = "" if role in ("user", "item", "key") else " (to '' if the file lacks it)"
             shown = shortened(", ".join(map(str, names)), 400)
             raise UserError(
-                f"{path} has no column {name!r}; its columns are: {shown}. "
+                f"{path} lacks the column {name!r}; its columns are: {shown}. "
                 f"Set config.data.{role}_column{remedy}."
             )
 
@@ -179,7 +179,7 @@ def reject_missing_header(file: TextFile, wanted: dict[str, str]) -> None:
         flags.append(f"--config.data.{role}_column={position}")
     line = shortened(file.separator.join(file.names))
     raise UserError(
-        f"{file.path} has no column {wanted['user']!r}: its first line is {line!r}, which "
+        f"{file.path} lacks the column {wanted['user']!r}: its first line is {line!r}, which "
         "looks like data, not a header. Without a header, name columns by number, starting at 1, "
         f"as in {' '.join(flags)}."
     )

@@ -84,7 +84,7 @@ def read(path: str) -> dict[str, Any]:
             f"the config file {path} cannot be read ({type(error).__name__}): {error}."
         ) from None
     raise UserError(
-        f"the config file {file} takes no name after a colon, such as {variant_name!r}."
+        f"the config file {file} has only one variant; remove ':{variant_name}'."
     )
 
 

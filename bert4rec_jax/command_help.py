@@ -27,7 +27,7 @@ def help_page(sections: Mapping[str, Sequence[str]]) -> str:
     first = [name for name in own_flags if name not in in_sections]
     for title, names in {"Options": first, **sections}.items():
         if names:
-            options = [_flag_help(own_flags[name]) for name in names]
+            options = [_flag_help(own_flags[name], title) for name in names]
             parts.append("\n".join([f"{title}:", *options]))
     return "\n\n".join(parts)
 
@@ -67,10 +67,13 @@ def _continued(line: str) -> str:
     return " \\\n".join(lines)
 
 
-def _flag_help(flag: flags.Flag) -> str:
+def _flag_help(flag: flags.Flag, section: str) -> str:
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     # absl adds the choices, and the remark that a flag may be repeated.
     text = re.sub(r"^<[^>]*>: |;\s+repeat this option.*", "", flag.help or "", flags=re.DOTALL)
+    if text.startswith(f"{section}: "):
+        text = text.removeprefix(f"{section}: ")
+        text = text[0].upper() + text[1:]
     return option_help(name, _details(flag), text)
 
 
@@ -81,8 +84,12 @@ def _details(flag: flags.Flag) -> str:
     kind = flag.flag_type().removeprefix("multi ")
     choices = getattr(flag.parser, "enum_values", None)
     values = "|".join(choices) if choices else kind.replace("string", "text")
+    if kind.startswith("comma separated"):
+        values = "comma-separated"
     if flag.flag_type().startswith("multi "):
         return f"{values}; may be repeated"
     if flag.default is None:
-        return f"{values}; required" if flag.validators else values
-    return f"{values}; default {shown_default(flag.default)}"
+        required = any("other than None" in validator.message for validator in flag.validators)
+        return f"{values}; required" if required else values
+    default = ",".join(flag.default) if isinstance(flag.default, list) else flag.default
+    return f"{values}; default {shown_default(default)}"

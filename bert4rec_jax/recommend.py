@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""Recommends the next items for a history, from a run directory alone.
 
-  python -m bert4rec_jax.recommend --workdir runs/quickstart --history "Toy Story (1995)" --history
-  "The Lion King" python -m bert4rec_jax.recommend --workdir runs/ml_25m --histories
-  experiments/article_histories.json python -m bert4rec_jax.recommend --workdir runs/ml_1m --users
-  all --k 100 --out recommendations.parquet python -m bert4rec_jax.recommend --workdir runs/ml_1m
-  --histories new_log.csv --k 100 --out recommendations.csv
+  python -m bert4rec_jax.recommend --workdir runs/quickstart \
+      --history "Toy Story (1995)" --history "The Lion King"
+  python -m bert4rec_jax.recommend --workdir runs/ml_25m \
+      --histories experiments/article_histories.json
+  python -m bert4rec_jax.recommend --workdir runs/ml_1m --users all --k 100 \
+      --out recommendations.parquet
+  python -m bert4rec_jax.recommend --workdir runs/ml_1m --histories new_log.csv --k 100 \
+      --out recommendations.csv
 
 With --out, the command writes lists for all users of the run's data (--users all), for some of them
 (--users FILE), or for the users of a new log (--histories LOG, in a format that training reads). If
@@ -134,7 +137,8 @@ def _print(recommender: "Recommender", answer: Answer) -> None:
     for number in answer.history:
         item = recommender.items_table.at[number, "item"]
         found.append(f"{recommender.titles.label(number)} [id {item}]")
-    print("history: " + (" | ".join(found) or "none of its items is known"))
+    if found:
+        print("history: " + " | ".join(found))
     if answer.unknown:
         print("not in this catalogue: " + " | ".join(answer.unknown))
     if answer.is_popular:

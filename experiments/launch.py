@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a sweep: on this machine, as a SLURM array or as a Kubernetes Indexed Job.
+r"""Runs a sweep: on this machine, as a SLURM array or as a Kubernetes Indexed Job.
 
   python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example --dry_run
   python -m experiments.launch --sweep experiments/sweeps/example.py --root sweeps/example \
@@ -65,9 +65,7 @@ GRACE = flags.DEFINE_float(
 SLURM = flags.DEFINE_multi_string(
     "slurm_option", [], "An sbatch option, such as --slurm_option=--partition=gpu; repeatable."
 )
-SUBMIT = flags.DEFINE_bool(
-    "submit", True, "With With slurm: submit the script; --nosubmit only writes it."
-)
+SUBMIT = flags.DEFINE_bool("submit", True, "Submit the script; --nosubmit only writes it.")
 IMAGE = flags.DEFINE_string(
     "k8s_image", "", "Container image with the checkout as its working directory."
 )

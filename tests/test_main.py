@@ -32,7 +32,7 @@ def main(*arguments):
             "the config file pyproject.toml is neither Python (.py) nor a config.json",
         ),
         (["--config", ""], "--config is missing"),
-        (["--config", "quickstart:fast"], "does not define variants"),
+        (["--config", "quickstart:fast"], "has only one variant"),
         (["--config", "configs/nothing.py"], "nothing.py"),
         (["--config", "configs/amazon.py:2022"], "2014, 2023"),
         (

@@ -83,9 +83,7 @@ def read(path: str) -> dict[str, Any]:
         raise UserError(
             f"the config file {path} cannot be read ({type(error).__name__}): {error}."
         ) from None
-    raise UserError(
-        f"the config file {file} does not define variants, so remove ':{variant_name}'."
-    )
+    raise UserError(f"the config file {file} has only one variant; remove ':{variant_name}'.")
 
 
 def variant(variants: Mapping[str, T], name: str) -> T:

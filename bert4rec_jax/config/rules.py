@@ -37,7 +37,7 @@ def resolve(values: ml_collections.ConfigDict | dict[str, Any]) -> Config:
     for holds, name, rule in itertools.chain(_field_checks(config), _joint_checks(config)):
         if not holds:
             value = _shown(_value_of(config, name))
-            raise UserError(f"config.{name} = {value} is out of range: it must be {rule}.")
+            raise UserError(f"config.{name} = {value} is not allowed: it must be {rule}.")
     return config
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What one training step sends between devices, read from the compiled program, against the least it could send.
+r"""Compares the bytes that one training step sends between devices with the least it could send.
 
   python -m benchmarks.communication          # eight simulated devices, every layout; about a minute
   python -m benchmarks.communication --plan   # the model of docs/scaling.md for large catalogues and many devices
 
-With `--out FOLDER` the table is also written there, as communication.json or communication_plan.json: what
-experiments/results/benchmarks keeps, and docs/scaling.md cites.
+With `--out FOLDER` the table is also written there, as communication.json or communication_plan.json.
+These files are kept in experiments/results/benchmarks and cited in docs/scaling.md.
 
-Bytes are what one device sends in a ring: 2 (n - 1) / n of the array for an all-reduce over n devices, (n - 1) / n of
+Bytes are counted for one device in a ring: 2 (n - 1) / n of the array for an all-reduce over n devices, (n - 1) / n of
 the whole array for an all-gather or a reduce-scatter.
 """
 

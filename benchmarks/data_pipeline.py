@@ -19,7 +19,7 @@ pandas and Polars only compute the same order of events: sorted by user and time
 numbering, no checks. RecBole reads its own format, which is written beforehand, and does what its `create_dataset` does
 and sorts by user and time; `recbole, rows` also makes its row for every prefix of a history, without which it does not
 train. It runs in an environment of its own (`benchmarks/peers/install.py`). Peers may take `--peer_gib` of memory and
-`--peer_seconds`; one that needs more is shown with what it was given.
+`--peer_seconds`; one that needs more is shown with its limit.
 """
 
 import glob
@@ -431,7 +431,7 @@ def main(_) -> None:
 
 
 def plan(record: str) -> None:
-    """Prints what more rows would take if a row takes what it took in a record, and records that."""
+    """Extrapolates a record to more rows, in proportion to the rows; prints and records the result."""
     with open(record, encoding="utf-8") as file:
         found = json.load(file)
     measured, rows = found["results"]["duckdb"][0], found["flags"]["rows"]

@@ -9,7 +9,7 @@ up, and then takes turns with the others. Ours is the whole command without load
 RecTools' is `recommend`, which returns a table; RecBole's is `full_sort_topk`, which neither removes what a user has
 seen nor writes anything. Processor time is compared, too: other programs of the machine matter less for it.
 
-Environments of the peers are those of speed.py, under environments/ in the same folder.
+The peers use the environments of speed.py, under environments/ in the same folder.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ COLUMNS = [
 
 
 def measure(items: int, pythons: dict[str, Path], folder: Path) -> tuple[dict, dict]:
-    """Returns, for each program, what it says of itself with its `rounds`; and why others were not measured."""
+    """Returns the answers and `rounds` of each program, and why others were not measured."""
     data = folder / f"lists-{items}-{FLAGS.users}.npz"
     if not data.exists():
         peer_data.covering_npz(data, items, FLAGS.users, LONGEST)

@@ -339,7 +339,7 @@ def growth() -> list[str]:
 
 
 def main(_) -> None:
-    """Measures what `--parts` names and prints it."""
+    """Measures and prints the parts in `--parts`."""
     parts = {"limit": limit, "profile": profile, "start": start, "growth": growth}
     unknown = [name for name in FLAGS.parts if name not in parts]
     if unknown:

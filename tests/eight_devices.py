@@ -105,7 +105,7 @@ def config_of(changes: dict) -> config_lib.Config:
 
 
 def train(name: str, changes: dict) -> tuple[dict, dict]:
-    """Returns what is compared, and the parameters as NumPy arrays."""
+    """Returns the compared values, and the parameters as NumPy arrays."""
     config = config_of(changes)
     layout = Layout(config.parallel)
     if name.startswith("tpu:"):

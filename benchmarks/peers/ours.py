@@ -110,7 +110,7 @@ def ranker(run: Experiment, count: int) -> Ranker:
 
 @dataclass(frozen=True)
 class Untrained:
-    """What `write_lists` asks of a `Recommender`, with random weights."""
+    """The parts of a `Recommender` that `write_lists` uses, with random weights."""
 
     config: Config
     items_table: pd.DataFrame

@@ -164,10 +164,10 @@ def test_spark_goes_on_after_a_signal_too(tmp_path, number):
         begun, stopped = stages, stopped + 1
         os.killpg(child.pid, number) if number == signal.SIGKILL else child.send_signal(number)
         said = child.communicate(timeout=300)[1]
-        if child.returncode == 0:  # it was done before it heard
+        if child.returncode == 0:  # it finished before the signal arrived
             break
         assert number == signal.SIGKILL or "SIGINT: preparation has stopped" in said
-        # Sizes go when what they were counted for is there.
+        # Sizes are deleted once the stage that needed them is finished.
         kept = {stage for stage in begun if not os.path.basename(stage).startswith("size_")}
         # It may have finished more before it heard: the next one is not to be stopped while Python itself begins.
         begun = glob.glob(f"{tmp_path}/c/prepared/.stages-*/*.parquet")
@@ -329,7 +329,7 @@ def test_ctrl_c_ends_a_preparation_at_once(many, monkeypatch):
         load_dataset(many)
     assert os.listdir(os.path.join(many.cache_dir, "prepared")) == []
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert begun[-1] == "sorting events", "it went on with what was left"
+    assert begun[-1] == "sorting events", "it continued with the remaining stages"
     assert load_dataset(many).num_users == 10_000
 
 

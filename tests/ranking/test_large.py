@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranking in chunks of the catalogue gives what ranking the whole of it gives, ties included."""
+"""Ranking in chunks of the catalogue equals ranking the whole catalogue, ties included."""
 
 import jax
 import numpy as np

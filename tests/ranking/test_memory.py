@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ranking holds does not grow with the log: the peaks of small blocks over a log of two million events."""
+"""The memory of ranking does not grow with the log: peaks of small blocks over two million events."""
 
 import dataclasses
 import tracemalloc

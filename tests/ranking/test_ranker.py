@@ -89,7 +89,7 @@ def test_ranks_equal_a_brute_force_ranking_ties_included(
         others = set(range(1, n + 1)) - {target} - (seen if filter_seen else set())
         if protocol != "full":
             others = set(negatives[case].tolist())
-        # Scores of packed rows may differ in the last bits; what is equal by construction must stay equal.
+        # Scores of packed rows may differ in the last bits; scores equal by construction must stay equal.
         group = lambda item: (item - 1) // 5  # noqa: E731
         greater = sum(
             scores[i - 1] > scores[target - 1] and group(i) != group(target) for i in others
@@ -179,7 +179,7 @@ def test_a_target_that_was_met_before_ranks_last_or_competes_and_the_protocol_sa
         )
         best = unseen[np.argsort(-scores[unseen - 1], kind="stable")]
         np.testing.assert_array_equal(rankings["rank_last"]["model"].top[case], best[:10])
-    # What was seen is in no list, unless it competes.
+    # Lists do not contain seen items, unless these are kept as candidates.
     in_lists = {
         choice: (ranking["model"].top == experiment.dataset.items[cases.targets][:, None])
         .any(1)[repeated]
@@ -221,7 +221,7 @@ def test_ties_in_time_are_found(cache):
     np.testing.assert_array_equal(tied_targets(dataset, cases), tied)
     assert not tied_targets(
         dataset, cases._replace(starts=cases.targets)
-    ).any()  # what is before it is another user's
+    ).any()  # the event before it belongs to another user
     assert tied_targets(dataclasses.replace(dataset, timestamps=None), cases) is None
 
 

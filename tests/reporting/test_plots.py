@@ -22,7 +22,7 @@ def drawn(sweep):
 
 
 def test_no_figure_stays_open(drawn):
-    # Those of pyplot do, all of a report's, until the process ends, and matplotlib warns of the twenty-first.
+    # Figures made with pyplot stay open until the process ends, and matplotlib warns at the twenty-first.
     assert pyplot.get_fignums() == []
 
 

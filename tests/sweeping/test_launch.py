@@ -282,7 +282,7 @@ def test_a_failed_trial_is_reported_and_stops_nobody(place):
 
     write_sweep(
         place, 'yield from grid({"model.layers": [2, 1]})'
-    )  # but not change what was started
+    )  # but not change a started sweep
     code, out, err = launch(place)
     assert code == 2 and err.count("\n") == 1 and "choose another --root" in err
     watch = subprocess.run(command(place, "--watch"), cwd=CHECKOUT, capture_output=True, text=True)
@@ -375,7 +375,7 @@ def test_a_trial_without_overrides_is_a_trial_like_any_other(place):
     code, out, err = launch(place)
     assert (code, err) == (0, "") and states(place) == ["finished"] * 3
     assert json.loads((place / "root/000/results.json").read_text())["flags"] == []
-    # What the others have in common is not what all have in common.
+    # The fields that the others share are not the fields that all share.
     write_sweep(place, 'yield from [{}, {"seed": 1}, {"seed": 1, "model.layers": 1}]')
     out = launch(place, "--dry_run", "--root", str(place / "other"))[1]
     assert "all trials" not in out and out.count("seed=1") == 2
@@ -493,7 +493,7 @@ def test_slurm_array_runs_every_trial_and_requeues_a_stopped_one(place):
     assert code == 0 and "Submitted batch job 77" in out, err
     assert (
         place / "indices"
-    ).read_text() == "([1, 2], '4', 'gpu')"  # what is finished is not submitted
+    ).read_text() == "([1, 2], '4', 'gpu')"  # finished trials are not submitted
     assert (place / "log").read_text() == "77_1\n"
     assert states(place) == ["finished", "finished", "failed"]
     assert attempts(place, 3) == [1, 2, 1]

@@ -32,7 +32,7 @@ def mean_gradient(cache):
     spec = step.StepSpec(experiment.config, experiment.num_items, experiment.num_slots)
 
     def total(params, rows):
-        # Two halves, as two devices would hold them: what a row draws is a matter of its number in
+        # Two halves, as two devices would hold them: a row's random numbers depend on its number in
         # the batch.
         halves = [
             step.batch_loss(

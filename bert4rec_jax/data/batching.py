@@ -6,7 +6,7 @@ every host can build any part of any batch.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +25,11 @@ class Packed(NamedTuple):
       from_right: int32[B, L], number of items of the same history after this one.
     """
 
-    tokens: np.ndarray
-    segments: np.ndarray
-    from_left: np.ndarray
-    from_right: np.ndarray
+    # NumPy arrays on the host, JAX arrays in a compiled step.
+    tokens: Any
+    segments: Any
+    from_left: Any
+    from_right: Any
 
 
 class Packing(NamedTuple):

@@ -40,7 +40,9 @@ class Places(NamedTuple):
     columns: jax.Array
 
 
-def choose_implementation(requested: str, platform: str, length: int) -> Implementation:
+def choose_implementation(
+    requested: Literal["auto"] | Implementation, platform: str, length: int
+) -> Implementation:
     """Returns the implementation for rows of `length` columns, given `ModelConfig.attention`."""
     if requested != "auto":
         return requested
@@ -73,7 +75,7 @@ def attend(
         column.
       dropout_keys: for dropout of the attention weights; None for no dropout.
     """
-    queries, keys = places
+    queries, _ = places
     length = key_value_BLD2.shape[1]
     last_visible = _last_visible(causal, queries.columns, length)
     implementation = choose_implementation(config.attention, platform, length)
@@ -189,7 +191,7 @@ def _tpu_kernel(
         key_value_BLD2,
         _stacked(queries.segments, queries.columns if last_visible is None else last_visible),
         _stacked(keys.segments, keys.columns),
-        row_seeds(dropout_keys) if rate else jnp.zeros((B, 2), jnp.uint32),
+        row_seeds(dropout_keys) if dropout_keys and rate else jnp.zeros((B, 2), jnp.uint32),
         rotary_frequencies(E) if rotary else None,
         options,
     )

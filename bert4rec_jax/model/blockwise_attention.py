@@ -8,11 +8,10 @@ queries and keys exists.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bert4rec_jax.model.dropout import is_kept
 
@@ -75,8 +74,10 @@ def attend(
     return _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block)[0]
 
 
-def _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block):
-    def visit(carry, keys):
+def _forward(
+    q_BHQE: Any, k_BHLE: Any, v_BHLE: Any, mask: Any, seeds_B2: Any, rate: Any, block: Any
+) -> Any:
+    def visit(carry: Any, keys: Any) -> Any:
         max_BHQ1, total_BHQ1, sum_BHQE = carry
         scores_BHQC = _scores(q_BHQE, keys, mask)
         new_max_BHQ1 = jnp.maximum(max_BHQ1, scores_BHQC.max(-1, keepdims=True))
@@ -97,14 +98,14 @@ def _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block):
     return y_BHQE, (q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1)
 
 
-def _backward(rate, block, residuals, dy_BHQE):
+def _backward(rate: Any, block: Any, residuals: Any, dy_BHQE: Any) -> Any:
     q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1 = residuals
     L = k_BHLE.shape[2]
     dtype = q_BHQE.dtype
     dy_y_BHQE = dy_BHQE.astype(jnp.float32) * y_BHQE.astype(jnp.float32)
     delta_BHQ1 = dy_y_BHQE.sum(-1, keepdims=True)
 
-    def visit(dq_BHQE, keys):
+    def visit(dq_BHQE: Any, keys: Any) -> Any:
         weights_BHQC = jnp.exp(_scores(q_BHQE, keys, mask) - lse_BHQ1)
         d_weights_BHQC = _product("bhqe,bhce->bhqc", dy_BHQE, keys.v_BHCE)
         dropped_BHQC = weights_BHQC
@@ -131,7 +132,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
     L = k_BHLE.shape[2]
     count = -(-L // size)
 
-    def split(x, axis, filler=0):
+    def split(x: Any, axis: Any, filler: Any = 0) -> Any:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, count * size - L)
         x = jnp.pad(x, widths, constant_values=filler)
@@ -143,7 +144,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
         split(v_BHLE, 2),
         split(mask.key_segments, 1, _NO_SEGMENT),
         split(mask.key_columns, 1),
-        np.arange(count, dtype=np.int32) * size,
+        jnp.arange(count, dtype=jnp.int32) * size,
     )
 
 
@@ -176,7 +177,7 @@ def _kept(
     """
     _, H, Q, C = shape
 
-    def index(axis):
+    def index(axis: Any) -> Any:
         return jax.lax.broadcasted_iota(jnp.int32, (1, H, Q, C), axis)
 
     position = (index(1) * Q + index(2)) * length + first + index(3)

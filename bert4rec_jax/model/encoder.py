@@ -42,15 +42,14 @@ class Inputs(NamedTuple):
       slots: int32[B, K], columns whose hidden states are returned; None for all columns.
     """
 
-    tokens: jax.Array
-    segments: jax.Array
-    positions: jax.Array
-    slots: jax.Array | None
+    # NumPy arrays on the host, JAX arrays in a compiled step.
+    tokens: Any
+    segments: Any
+    positions: Any
+    slots: Any
 
 
-def encoder_inputs(
-    config: ModelConfig, packed: Packed, tokens: jax.Array, slots: jax.Array | None
-) -> Inputs:
+def encoder_inputs(config: ModelConfig, packed: Packed, tokens: Any, slots: Any) -> Inputs:
     """Returns the encoder's inputs for packed histories.
 
     Args:
@@ -111,7 +110,8 @@ def encode(
       float[B, K, D], hidden states at `inputs.slots`, ready for the product with the item table.
     """
     encoder = Encoder(config, causal, platform)
-    return encoder.apply({"params": encoder_params}, x_BLD, inputs, dropout_keys)
+    hidden: Any = encoder.apply({"params": encoder_params}, x_BLD, inputs, dropout_keys)
+    return hidden
 
 
 class Encoder(nn.Module):
@@ -182,7 +182,7 @@ class Encoder(nn.Module):
         block = Block(c, self.causal, self.platform, parent=None)
         layers = [self.variables["params"][f"block_{n}"] for n in range(len(dropout_keys))]
 
-        def run(x_BLD, layer):
+        def run(x_BLD: Any, layer: Any) -> Any:
             params, keys = layer
             return block.apply({"params": params}, x_BLD, inputs, None, keys), None
 

@@ -129,7 +129,9 @@ def softmax_cross_entropy(
     return _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis)[0]
 
 
-def _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis):
+def _forward(
+    h_MD: Any, embedding_VD: Any, bias_V: Any, targets: Any, implementation: Any, axis: Any
+) -> Any:
     local_slots = targets.labels_M.shape[0]
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)
@@ -148,7 +150,7 @@ def _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis):
     return loss, (h_MD, embedding_VD, bias_V, targets, lse_M, saved)
 
 
-def _backward(implementation, axis, residuals, gradient):
+def _backward(implementation: Any, axis: Any, residuals: Any, gradient: Any) -> Any:
     h_MD, embedding_VD, bias_V, targets, lse_M, saved = residuals
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)

@@ -6,7 +6,7 @@ Every chunk of the item table is multiplied twice, first to find the score of th
 count higher scores. Both products round in the same way, so that exact ties stay ties.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def rank_in_chunks(
         is_new_C = chunk.start + jnp.arange(size) >= chunk.first_new
         return jnp.where(is_new_C, scores_NC, ELSEWHERE_SCORE)
 
-    def find_targets(carry, chunk):
+    def find_targets(carry: Any, chunk: Any) -> Any:
         target_N, best = carry
         scores_NC = scores_of(chunk)
         first_id = offset + chunk.start
@@ -114,7 +114,7 @@ def rank_in_chunks(
         best_of_chunk = top_k_of_chunk(scores_NC, min(k, size), first_id)
         return (target_N, merge_top_k([best, best_of_chunk], k)), None
 
-    def count_better(carry, chunk):
+    def count_better(carry: Any, chunk: Any) -> Any:
         above_N, tied_N = count_above_and_tied(scores_of(chunk), target_N)
         return (carry[0] + above_N, carry[1] + tied_N), None
 

@@ -87,7 +87,9 @@ class PackedHistories:
         counts = np.zeros(self._count, np.int32)
         longest = 0
         # The pairs of all batches may be as many as the log has events, so that they are not kept.
-        for number in numbers if pairs else ():
+        for number in numbers:
+            if pairs is None:
+                break
             cases = self.case_ids(number)
             index, _ = pairs(cases)
             longest = max(longest, len(index))

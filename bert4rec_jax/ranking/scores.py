@@ -3,7 +3,7 @@
 functions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,11 @@ class Histories(NamedTuple):
       removed_item_P: int32, item number of each pair.
     """
 
+    # NumPy arrays on the host, JAX arrays in a compiled step.
     inputs: Inputs
-    slots_N: jax.Array
-    removed_history_P: jax.Array
-    removed_item_P: jax.Array
+    slots_N: Any
+    removed_history_P: Any
+    removed_item_P: Any
 
 
 def item_scores(

@@ -2,6 +2,7 @@
 """The exact softmax over a catalogue as Pallas kernels for TPUs: logits never leave the chip."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,9 @@ def gradients(
     return jnp.concatenate(d_h), sum(d_embedding), sum(d_bias)
 
 
-def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret):
+def _gradients(
+    h_MD: Any, embedding_VD: Any, bias_V: Any, lse_M: Any, scale_M: Any, interpret: Any
+) -> Any:
     (M, D), V = h_MD.shape, embedding_VD.shape[0]
     slots, items = _tile(M, V)
     h_MD, statistics_2M = (
@@ -133,18 +136,18 @@ def _tile(slots: int, items: int) -> tuple[int, int]:
     return min(SLOTS, pl.cdiv(slots, 128) * 128), ITEMS if items > ITEMS else items
 
 
-def _padded(x, multiple):
+def _padded(x: Any, multiple: Any) -> Any:
     missing = -len(x) % multiple
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
-def _compiler():
+def _compiler() -> Any:
     return pltpu.CompilerParams(
         dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
     )
 
 
-def _logits(V, tile, h, embedding_ref, bias_ref):
+def _logits(V: Any, tile: Any, h: Any, embedding_ref: Any, bias_ref: Any) -> Any:
     """Returns the logits [slots, items] of a tile and its rows of the table.
 
     Beyond the table, logits are -1e9 and rows are 0.
@@ -164,11 +167,13 @@ def _logits(V, tile, h, embedding_ref, bias_ref):
     return logits + bias, embedding
 
 
-def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
+def _lse_kernel(
+    V: Any, h_ref: Any, embedding_ref: Any, bias_ref: Any, lse_ref: Any, max_M1: Any, sum_M1: Any
+) -> None:
     tile = pl.program_id(1)
 
     @pl.when(tile == 0)
-    def _():
+    def _() -> None:
         max_M1[...] = jnp.full_like(max_M1, -2e9)
         sum_M1[...] = jnp.zeros_like(sum_M1)
 
@@ -180,13 +185,20 @@ def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
     max_M1[...] = top
 
     @pl.when(tile == pl.num_programs(1) - 1)
-    def _():
+    def _() -> None:
         lse_ref[...] = (max_M1[...] + jnp.log(sum_M1[...])).T
 
 
 def _gradient_kernel(
-    V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref
-):
+    V: Any,
+    h_ref: Any,
+    embedding_ref: Any,
+    bias_ref: Any,
+    statistics_ref: Any,
+    d_h_ref: Any,
+    d_embedding_ref: Any,
+    d_bias_ref: Any,
+) -> None:
     tile, part = pl.program_id(0), pl.program_id(1)
     h = h_ref[...]
     logits, embedding = _logits(V, tile, h, embedding_ref, bias_ref)
@@ -195,11 +207,11 @@ def _gradient_kernel(
     here = pl.ds(pl.multiple_of(part * h.shape[0], h.shape[0]), h.shape[0])
 
     @pl.when(tile == 0)
-    def _():
+    def _() -> None:
         d_h_ref[here, :] = jnp.zeros((h.shape[0], h.shape[1]), jnp.float32)
 
     @pl.when(part == 0)
-    def _():
+    def _() -> None:
         d_embedding_ref[...] = jnp.zeros_like(d_embedding_ref)
         d_bias_ref[...] = jnp.zeros_like(d_bias_ref)
 

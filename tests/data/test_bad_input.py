@@ -51,8 +51,18 @@ def refused(tmp_path, message, **options):
         (HEAD + GOOD + "1,2,3,\n" + GOOD, "line 42: rating '' is not a number"),
         (HEAD + GOOD + ",2,3,4\n" + GOOD, "line 42: the user is empty"),
         (HEAD + GOOD + "1, ,3,4\n" + GOOD, "line 42: the item is empty"),
-        (HEAD + '1,"a\nb",3,4\n' + "1,2,3\n", "line 4 has 3 fields"),
-        (HEAD + '1,"a\nb",soon,4\n' + GOOD, "line 2: timestamp 'soon'"),
+        (HEAD + '1,"a\nb",3,4\n' + GOOD, "line 2: the item .* contains a line break"),
+        (
+            HEAD + '1,"say \\"hi\\" now",1,2\n1,b,2,2\n',
+            "line 2: a backslash escapes a quotation mark",
+        ),
+        (
+            "user,item,timestamp,rating,note\n1,2,3,4,\n"
+            + '1,b,3,4,"x\n'
+            + "1,c,3,4,\n" * 9
+            + '1,e,4,4,y"\n1,f,5,4,\n',
+            "line 3 begins a field with a quotation mark, and the lines .* look like rows",
+        ),
         (
             HEAD + GOOD + "1,2," + "x" * 10_000 + ",4\n",
             r"timestamp 'x{60}\.\.\. \(10,000 characters\)' is not",

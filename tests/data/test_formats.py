@@ -236,13 +236,13 @@ def test_ids_are_kept_as_written(tmp_path):
 def test_large_files_are_read_in_blocks(tmp_path, monkeypatch):
     """Ids get the same code in every block, and a line break inside quotes does not end a block."""
     monkeypatch.setattr("bert4rec_jax.data.sources.text._BLOCK_BYTES", 100)
-    rows = [(i % 7, f'"item\n{i % 11}"', i) for i in range(500)]
+    rows = [(i % 7, i % 11, f'{i},"a\nreview"') for i in range(500)]
     (tmp_path / "log.csv").write_text(
-        "user,item,timestamp\n" + "".join("{},{},{}\n".format(*row) for row in rows)
+        "user,item,timestamp,review\n" + "".join("{},{},{}\n".format(*row) for row in rows)
     )
     dataset = load(tmp_path, source="table", path=str(tmp_path / "log.csv"))
     assert (dataset.num_users, dataset.num_items) == (7, 11)
-    assert sequences(dataset)["3"] == [f"item\n{i % 11}" for i in range(3, 500, 7)]
+    assert sequences(dataset)["3"] == [str(i % 11) for i in range(3, 500, 7)]
 
 
 def table_of(tmp_path, name, content, **options):
@@ -273,6 +273,13 @@ def test_quotation_marks_that_quote_nothing_stay_in_a_tsv(tmp_path):
     assert sequences(table_of(tmp_path, "log.tsv", text)) == {
         "1": ['7" single', '"Heroes', '"a" b"']
     }
+
+
+def test_one_quoted_id_does_not_swallow_the_rows_of_a_tsv(tmp_path):
+    rows = ['u\t1\t"A"\tx', 'u\t2\tB\t"begins', "u\t3\tC\ty", 'u\t4\tD\tends"']
+    columns = dict(user_column="1", item_column="3", time_column="2")
+    dataset = table_of(tmp_path, "log.tsv", "\n".join(rows) + "\n", **columns)
+    assert sequences(dataset) == {"u": ['"A"', "B", "C", "D"]}
 
 
 @pytest.mark.parametrize(

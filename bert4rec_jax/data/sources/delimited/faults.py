@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from bert4rec_jax.data.sources.log import Roles
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.terminal import shortened
 
+BACKSLASHES = "backslashes escape quotation marks"
+SWALLOWED = "a quoted field contains rows"
 LARGEST_TIME = 2.0**62  # larger floats do not fit into int64 seconds
 
 
@@ -42,6 +45,16 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
     """
     faults = _Faults(file, roles) if roles else None
     for number, row in file.rows():
+        swallowed = reason == SWALLOWED and any(
+            line.count(file.separator) == len(file.names) - 1
+            for value in row
+            for line in value.split("\n")[1:-1]
+        )
+        if swallowed:
+            raise UserError(
+                f"{file.path} line {number} begins a field with a quotation mark, and the lines "
+                "up to the next mark look like rows; close or double that mark."
+            )
         if len(row) != len(file.names):
             columns = shortened(", ".join(file.names), 200)
             raise UserError(
@@ -49,6 +62,11 @@ def raise_fault(file: TextFile, roles: Roles | None, reason: str) -> None:
                 f"expected ({columns}); correct or remove that line."
             )
         fault = faults.of(row) if faults else None
+        if reason == BACKSLASHES and any(re.search(r'\\.*"', value) for value in row):
+            fault = (
+                "a backslash escapes a quotation mark; double the marks (in Spark, write with "
+                "option escape='\"'), or write Parquet"
+            )
         if fault:
             raise UserError(f"{file.path} line {number}: {fault}; correct or remove that line.")
     raise UserError(
@@ -80,6 +98,11 @@ class _Faults:
         for role in ("user", "item"):
             if not values[role]:
                 return f"the {role} is empty"
+            if "\n" in values[role]:
+                return (
+                    f"the {role} {shortened(values[role])!r} contains a line break; a quotation "
+                    "mark may not be closed"
+                )
         names = [values["user"], values["item"]]
         if self.file.header and names == [self.roles.user, self.roles.item]:
             return "the header is repeated"

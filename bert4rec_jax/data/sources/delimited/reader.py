@@ -15,7 +15,13 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from bert4rec_jax.data.sources import text
-from bert4rec_jax.data.sources.delimited.faults import LARGEST_TIME, is_seconds, raise_fault
+from bert4rec_jax.data.sources.delimited.faults import (
+    BACKSLASHES,
+    LARGEST_TIME,
+    SWALLOWED,
+    is_seconds,
+    raise_fault,
+)
 from bert4rec_jax.data.sources.delimited.layout import (
     TextFile,
     is_quoted,
@@ -31,6 +37,7 @@ _LEAST_BLOCK = 1 << 24
 _IDS = pa.dictionary(pa.int32(), pa.string())
 _ZONE = re.compile(r"\d[ T]?\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$")
 _BLANK_LINES = re.compile(rb"^[ \t\r]+$", re.MULTILINE)
+_ESCAPED = re.compile(rb'\\"[^",;|\s]')
 _QUOTED = "fields begin and end with quotation marks"
 # Types that Arrow guesses; each can represent all values of the types before it.
 _WIDER = ((pa.int64(), pa.float64()), (pa.date32(), pa.timestamp("s"), pa.timestamp("ns")))
@@ -141,6 +148,8 @@ class TextLog:
             table = parse(
                 file, data, kinds | {name: kind for name, kind in assumed.items() if kind}, wanted
             )
+            if file.quotes and b'"' in data:
+                _reject_swallowed_rows(file, data, kinds, table.num_rows)
         except pa.ArrowInvalid:
             if not any(assumed.values()):
                 raise
@@ -155,6 +164,8 @@ class TextLog:
         columns = {role: table[name] for role, name in roles.named().items()}
         table = pa.table(columns).unify_dictionaries().combine_chunks()
         _reject_gaps(table)
+        if file.quotes and b'\\"' in data and _ESCAPED.search(data):
+            _reject_escapes(table)
         if file.header:
             _reject_repeated_header(table, roles)
         if self._may_be_quoted and any(
@@ -177,6 +188,11 @@ class TextLog:
         raise RestartReading from None
 
     def _reconsider(self, file: TextFile, reason: str) -> None:
+        if reason == SWALLOWED and file.separator not in (",", ";"):
+            # Marks are ordinary characters in most files with tabs or bars.
+            self.files = [dataclasses.replace(f, quotes=False) for f in self.files]
+            self._unquoted, self._may_be_quoted = None, False
+            raise RestartReading
         # A row with too many fields may have its separator between quotation marks.
         if self._may_be_quoted and (
             reason.startswith(_QUOTED) or ("Expected" in reason and '"' in reason)
@@ -254,7 +270,11 @@ def read_all(file: TextFile, kinds: dict[str, pa.DataType]) -> pa.Table:
 
 
 def parse(
-    file: TextFile, data: bytes, kinds: dict[str, pa.DataType], columns: list[str]
+    file: TextFile,
+    data: bytes,
+    kinds: dict[str, pa.DataType],
+    columns: list[str],
+    invalid_row: Callable[[pa.csv.InvalidRow], str] | None = None,
 ) -> pa.Table:
     """Parses whole rows.
 
@@ -263,6 +283,7 @@ def parse(
       data: the rows, without header.
       kinds: types of columns; others are guessed.
       columns: the columns to return; empty: all.
+      invalid_row: returns "skip" or "error" for a row with another number of fields.
 
     Raises:
       pa.ArrowInvalid: a row has another number of fields, or a value another type.
@@ -285,6 +306,7 @@ def parse(
         delimiter=separator,
         quote_char='"' if file.quotes else False,
         newlines_in_values=file.quotes,
+        invalid_row_handler=invalid_row,
     )
     convert_options = pa.csv.ConvertOptions(
         column_types=kinds, include_columns=columns, null_values=[""]
@@ -307,6 +329,9 @@ def _reject_gaps(table: pa.Table) -> None:
     Raises:
       pa.ArrowInvalid: a row has one.
     """
+    for role in ("user", "item"):
+        if pc.any(pc.match_substring(_dictionary(table[role]), "\n")).as_py():
+            raise pa.ArrowInvalid("an id contains a line break")
     gaps = any(
         "" in pc.utf8_trim_whitespace(_dictionary(table[role])).to_pylist()
         for role in ("user", "item")
@@ -322,6 +347,47 @@ def _reject_gaps(table: pa.Table) -> None:
     )
     if gaps or not all(x is not False for x in sane):
         raise pa.ArrowInvalid("an id or a number is missing")
+
+
+def _reject_swallowed_rows(
+    file: TextFile, data: bytes, kinds: dict[str, pa.DataType], rows: int
+) -> None:
+    """Rejects a block with more rows if quotation marks are ordinary characters.
+
+    A stray mark makes the rows up to the next mark one field. The lines of a text with line breaks
+    are not rows.
+
+    Raises:
+      pa.ArrowInvalid: the block contains such rows.
+    """
+    breaks = data.count(b"\n") + (not data.endswith(b"\n")) - rows
+    if breaks <= 0:
+        return
+    invalid = 0
+
+    def skip(_: pa.csv.InvalidRow) -> str:
+        nonlocal invalid
+        invalid += 1
+        return "skip" if invalid < breaks else "error"
+
+    unquoted = dataclasses.replace(file, quotes=False)
+    try:
+        found = parse(unquoted, data, kinds, list(kinds), skip)
+    except pa.ArrowInvalid:
+        return
+    if found.num_rows > rows:
+        raise pa.ArrowInvalid(SWALLOWED)
+
+
+def _reject_escapes(table: pa.Table) -> None:
+    """Rejects ids with a backslash before a mark, as remain of escaped quotation marks.
+
+    Raises:
+      pa.ArrowInvalid: there are some.
+    """
+    for role in ("user", "item"):
+        if pc.any(pc.match_substring_regex(_dictionary(table[role]), r'\\.*"')).as_py():
+            raise pa.ArrowInvalid(BACKSLASHES)
 
 
 def _reject_repeated_header(table: pa.Table, roles: Roles) -> None:

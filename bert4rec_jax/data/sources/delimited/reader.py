@@ -363,12 +363,13 @@ def _reject_swallowed_rows(
     breaks = data.count(b"\n") + (not data.endswith(b"\n")) - rows
     if breaks <= 0:
         return
+    limit = min(breaks, 10_000)  # a block with more invalid rows is a log of texts
     invalid = 0
 
     def skip(_: pa.csv.InvalidRow) -> str:
         nonlocal invalid
         invalid += 1
-        return "skip" if invalid < breaks else "error"
+        return "skip" if invalid < limit else "error"
 
     unquoted = dataclasses.replace(file, quotes=False)
     try:

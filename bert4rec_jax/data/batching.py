@@ -6,13 +6,16 @@ every host can build any part of any batch.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bert4rec_jax.data.dataset import Dataset
 from bert4rec_jax.data.ranges import expand_ranges
 from bert4rec_jax.data.splits import Split
+
+# np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct where only shapes are known.
+BatchArray = Any
 
 
 class Packed(NamedTuple):
@@ -25,10 +28,10 @@ class Packed(NamedTuple):
       from_right: int32[B, L], number of items of the same history after this one.
     """
 
-    tokens: np.ndarray
-    segments: np.ndarray
-    from_left: np.ndarray
-    from_right: np.ndarray
+    tokens: BatchArray
+    segments: BatchArray
+    from_left: BatchArray
+    from_right: BatchArray
 
 
 class Packing(NamedTuple):

@@ -6,7 +6,7 @@ There are three implementations, which return the same values up to rounding, dr
 (`blockwise_attention`), and `pallas_tpu` is one fused kernel (`kernels.attention_tpu`).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ class Places(NamedTuple):
 def choose_implementation(requested: str, platform: str, length: int) -> Implementation:
     """Returns the implementation for rows of `length` columns, given `ModelConfig.attention`."""
     if requested != "auto":
-        return requested
+        return cast(Implementation, requested)
     if platform == "tpu":
         return "pallas_tpu"
     if platform == "gpu" and length > DENSE_LENGTH:
@@ -73,7 +73,7 @@ def attend(
         column.
       dropout_keys: for dropout of the attention weights; None for no dropout.
     """
-    queries, keys = places
+    queries, _ = places
     length = key_value_BLD2.shape[1]
     last_visible = _last_visible(causal, queries.columns, length)
     implementation = choose_implementation(config.attention, platform, length)
@@ -189,7 +189,9 @@ def _tpu_kernel(
         key_value_BLD2,
         _stacked(queries.segments, queries.columns if last_visible is None else last_visible),
         _stacked(keys.segments, keys.columns),
-        row_seeds(dropout_keys) if rate else jnp.zeros((B, 2), jnp.uint32),
+        row_seeds(dropout_keys)
+        if rate and dropout_keys is not None
+        else jnp.zeros((B, 2), jnp.uint32),
         rotary_frequencies(E) if rotary else None,
         options,
     )

@@ -8,7 +8,7 @@ queries and keys exists.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,10 @@ class Mask(NamedTuple):
     key_segments: jax.Array
     last_visible: jax.Array | None
     key_columns: jax.Array
+
+
+# The maximum, the sum of exponentials and the weighted sum of values so far.
+_Running = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class _Block(NamedTuple):
@@ -75,8 +79,16 @@ def attend(
     return _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block)[0]
 
 
-def _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block):
-    def visit(carry, keys):
+def _forward(
+    q_BHQE: jax.Array,
+    k_BHLE: jax.Array,
+    v_BHLE: jax.Array,
+    mask: Mask,
+    seeds_B2: jax.Array | None,
+    rate: float,
+    block: int,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    def visit(carry: _Running, keys: _Block) -> tuple[_Running, None]:
         max_BHQ1, total_BHQ1, sum_BHQE = carry
         scores_BHQC = _scores(q_BHQE, keys, mask)
         new_max_BHQ1 = jnp.maximum(max_BHQ1, scores_BHQC.max(-1, keepdims=True))
@@ -97,14 +109,16 @@ def _forward(q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, rate, block):
     return y_BHQE, (q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1)
 
 
-def _backward(rate, block, residuals, dy_BHQE):
+def _backward(
+    rate: float, block: int, residuals: tuple[Any, ...], dy_BHQE: jax.Array
+) -> tuple[jax.Array | None, ...]:
     q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1 = residuals
     L = k_BHLE.shape[2]
     dtype = q_BHQE.dtype
     dy_y_BHQE = dy_BHQE.astype(jnp.float32) * y_BHQE.astype(jnp.float32)
     delta_BHQ1 = dy_y_BHQE.sum(-1, keepdims=True)
 
-    def visit(dq_BHQE, keys):
+    def visit(dq_BHQE: jax.Array, keys: _Block) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         weights_BHQC = jnp.exp(_scores(q_BHQE, keys, mask) - lse_BHQ1)
         d_weights_BHQC = _product("bhqe,bhce->bhqc", dy_BHQE, keys.v_BHCE)
         dropped_BHQC = weights_BHQC
@@ -131,7 +145,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
     L = k_BHLE.shape[2]
     count = -(-L // size)
 
-    def split(x, axis, filler=0):
+    def split(x: jax.Array, axis: int, filler: int = 0) -> jax.Array:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, count * size - L)
         x = jnp.pad(x, widths, constant_values=filler)
@@ -143,7 +157,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
         split(v_BHLE, 2),
         split(mask.key_segments, 1, _NO_SEGMENT),
         split(mask.key_columns, 1),
-        np.arange(count, dtype=np.int32) * size,
+        jnp.asarray(np.arange(count, dtype=np.int32) * size),
     )
 
 
@@ -176,7 +190,7 @@ def _kept(
     """
     _, H, Q, C = shape
 
-    def index(axis):
+    def index(axis: int) -> jax.Array:
         return jax.lax.broadcasted_iota(jnp.int32, (1, H, Q, C), axis)
 
     position = (index(1) * Q + index(2)) * length + first + index(3)

@@ -17,6 +17,7 @@ devices, the table never is.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,11 +81,15 @@ def lookup(embedding_VD: jax.Array, ids: jax.Array, axis: str | None = None) -> 
     return reduce_scatter_rows(x_ND, axis).reshape(*ids.shape, -1)
 
 
-def _lookup_forward(embedding_VD, ids, axis):
+def _lookup_forward(
+    embedding_VD: jax.Array, ids: jax.Array, axis: str | None
+) -> tuple[jax.Array, tuple[jax.Array, int]]:
     return lookup(embedding_VD, ids, axis), (ids, embedding_VD.shape[0])
 
 
-def _lookup_backward(axis, residuals, gradient):
+def _lookup_backward(
+    axis: str | None, residuals: tuple[jax.Array, int], gradient: jax.Array
+) -> tuple[jax.Array, None]:
     ids, rows = residuals
     width = gradient.shape[-1]
     gradient_ND = all_gather_rows(gradient.reshape(-1, width), axis)
@@ -115,7 +120,7 @@ def fold_features(params: Params, features: ItemFeatures | None, axis: str | Non
     return {"items": {"embedding": folded_VD, "bias": items["bias"]}, "encoder": params["encoder"]}
 
 
-def _local_features(features: ItemFeatures, rows: int, axis: str | None) -> tuple[jax.Array, ...]:
+def _local_features(features: ItemFeatures, rows: int, axis: str | None) -> tuple[Any, ...]:
     """Returns the (row, feature) pairs of this device's shard, and the weight of each pair.
 
     The weight is one over the number of features of the row. All devices return equally many pairs,

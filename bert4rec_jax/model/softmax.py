@@ -129,7 +129,14 @@ def softmax_cross_entropy(
     return _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis)[0]
 
 
-def _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis):
+def _forward(
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    targets: Targets,
+    implementation: Implementation,
+    axis: str | None,
+) -> tuple[jax.Array, tuple[Any, ...]]:
     local_slots = targets.labels_M.shape[0]
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)
@@ -148,7 +155,12 @@ def _forward(h_MD, embedding_VD, bias_V, targets, implementation, axis):
     return loss, (h_MD, embedding_VD, bias_V, targets, lse_M, saved)
 
 
-def _backward(implementation, axis, residuals, gradient):
+def _backward(
+    implementation: Implementation,
+    axis: str | None,
+    residuals: tuple[Any, ...],
+    gradient: jax.Array,
+) -> tuple[jax.Array | None, ...]:
     h_MD, embedding_VD, bias_V, targets, lse_M, saved = residuals
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)

@@ -2,6 +2,7 @@
 """The exact softmax over a catalogue as Pallas kernels for TPUs: logits never leave the chip."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,14 @@ def gradients(
     return jnp.concatenate(d_h), sum(d_embedding), sum(d_bias)
 
 
-def _gradients(h_MD, embedding_VD, bias_V, lse_M, scale_M, interpret):
+def _gradients(
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    lse_M: jax.Array,
+    scale_M: jax.Array,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     (M, D), V = h_MD.shape, embedding_VD.shape[0]
     slots, items = _tile(M, V)
     h_MD, statistics_2M = (
@@ -133,18 +141,20 @@ def _tile(slots: int, items: int) -> tuple[int, int]:
     return min(SLOTS, pl.cdiv(slots, 128) * 128), ITEMS if items > ITEMS else items
 
 
-def _padded(x, multiple):
+def _padded(x: jax.Array, multiple: int) -> jax.Array:
     missing = -len(x) % multiple
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
-def _compiler():
+def _compiler() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(
         dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
     )
 
 
-def _logits(V, tile, h, embedding_ref, bias_ref):
+def _logits(
+    V: int, tile: jax.Array, h: jax.Array, embedding_ref: Any, bias_ref: Any
+) -> tuple[jax.Array, jax.Array]:
     """Returns the logits [slots, items] of a tile and its rows of the table.
 
     Beyond the table, logits are -1e9 and rows are 0.
@@ -164,15 +174,17 @@ def _logits(V, tile, h, embedding_ref, bias_ref):
     return logits + bias, embedding
 
 
-def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
+def _lse_kernel(
+    V: int, h_ref: Any, embedding_ref: Any, bias_ref: Any, lse_ref: Any, max_M1: Any, sum_M1: Any
+) -> None:
     tile = pl.program_id(1)
 
     @pl.when(tile == 0)
-    def _():
+    def _() -> None:
         max_M1[...] = jnp.full_like(max_M1, -2e9)
         sum_M1[...] = jnp.zeros_like(sum_M1)
 
-    logits, _ = _logits(V, tile, h_ref[...], embedding_ref, bias_ref)
+    logits = _logits(V, tile, h_ref[...], embedding_ref, bias_ref)[0]
     top = jnp.maximum(max_M1[...], logits.max(axis=1, keepdims=True))
     sum_M1[...] = sum_M1[...] * jnp.exp(max_M1[...] - top) + jnp.exp(logits - top).sum(
         axis=1, keepdims=True
@@ -180,13 +192,12 @@ def _lse_kernel(V, h_ref, embedding_ref, bias_ref, lse_ref, max_M1, sum_M1):
     max_M1[...] = top
 
     @pl.when(tile == pl.num_programs(1) - 1)
-    def _():
+    def _() -> None:
         lse_ref[...] = (max_M1[...] + jnp.log(sum_M1[...])).T
 
 
-def _gradient_kernel(
-    V, h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref
-):
+def _gradient_kernel(V: int, *refs: Any) -> None:
+    h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref = refs
     tile, part = pl.program_id(0), pl.program_id(1)
     h = h_ref[...]
     logits, embedding = _logits(V, tile, h, embedding_ref, bias_ref)
@@ -195,11 +206,11 @@ def _gradient_kernel(
     here = pl.ds(pl.multiple_of(part * h.shape[0], h.shape[0]), h.shape[0])
 
     @pl.when(tile == 0)
-    def _():
+    def _() -> None:
         d_h_ref[here, :] = jnp.zeros((h.shape[0], h.shape[1]), jnp.float32)
 
     @pl.when(part == 0)
-    def _():
+    def _() -> None:
         d_embedding_ref[...] = jnp.zeros_like(d_embedding_ref)
         d_bias_ref[...] = jnp.zeros_like(d_bias_ref)
 

@@ -39,11 +39,9 @@ $(RUNS)/quickstart/results.json: $(INSTALLED)
 # One process per core, up to four (tests/conftest.py). A process without tests left takes some from another.
 test: $(INSTALLED)
 	$(RUN) -m ruff check .
-	$(RUN) -m pytest -n auto --dist=worksteal
-
-# Static types of the package.
-types: $(INSTALLED)
+	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m mypy
+	$(RUN) -m pytest -n auto --dist=worksteal
 
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow

@@ -233,7 +233,9 @@ class Experiment:
           Stopped: a stop signal came.
           UserError: no checkpoint can be read.
         """
-        best_step, params = checkpoints.restore_params(progress.best_step, self.template.params)
+        # Without a validation, the newest checkpoint is evaluated.
+        best = progress.best_step or max(checkpoints.steps())
+        best_step, params = checkpoints.restore_params(best, self.template.params)
         begin = time.perf_counter()
         folded = self.folded(params)
         rankings = {}
@@ -258,9 +260,7 @@ class Experiment:
     def _rank(
         self, part: str, folded: Any, stop: StopSignal, title: str, with_top: bool = False
     ) -> Ranking:
-        ranking = self.ranker(part).rank(folded, with_top, stop.check, title)
-        assert ranking is not None  # `stop.check` raises instead
-        return ranking
+        return self.ranker(part).rank(folded, with_top, stop.check, title)
 
     def _write_results(self, run: RunDirectory, data: RankedData, facts: RunFacts) -> dict:
         results = make_results(self.config, data, facts)

@@ -37,9 +37,10 @@ def _operations_of(equation: core.JaxprEqn) -> float:
     parameters = equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
-        left = equation.invars[0].aval.shape
-        terms = math.prod(left[axis] for axis in contracted)
-        return 2 * terms * math.prod(equation.outvars[0].aval.shape)
+        left: Any = equation.invars[0].aval
+        product: Any = equation.outvars[0].aval
+        terms = math.prod(left.shape[axis] for axis in contracted)
+        return 2 * terms * math.prod(product.shape)
     if name == "pallas_call":
         estimate = parameters.get("cost_estimate")
         if estimate:

@@ -125,7 +125,7 @@ class Layout:
         )
 
     def _specs(self, state: Any) -> Any:
-        def spec(path, _):
+        def spec(path: Any, _: Any) -> Any:
             split = self.placement.items and any(
                 getattr(key, "key", None) == "items" for key in path
             )
@@ -133,9 +133,7 @@ class Layout:
 
         return jax.tree_util.tree_map_with_path(spec, state)
 
-    def compile_update(
-        self, update: Callable[..., tuple[Any, Any]], state: Any
-    ) -> Callable[[Any, Any, jax.Array], tuple[Any, Any]]:
+    def compile_update(self, update: Callable[..., tuple[Any, Any]], state: Any) -> Any:
         """Compiles update(state, batch, key, placement=placement) -> (new state, sums).
 
         Args:
@@ -154,7 +152,7 @@ class Layout:
     def compile_per_row(
         self, function: Callable[..., Any], params: Any
     ) -> Callable[[Any, Any], Any]:
-        """Compiles function(params, batch, placement=placement) -> arrays with one row per row or case of the batch.
+        """Compiles function(params, batch, placement=placement) -> arrays with one row per case.
 
         Args:
           function: written for one device's part of the batch.
@@ -225,7 +223,7 @@ class Layout:
         return jax.tree.map(np.asarray, tree)
 
 
-def _merge_two_dimensions(x):
+def _merge_two_dimensions(x: Any) -> Any:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 

@@ -13,7 +13,7 @@ from bert4rec_jax.host_memory import free_host_memory
 
 def step_memory(program: jax.stages.Compiled) -> int:
     """Returns the bytes that a compiled program takes per device, including temporary arrays."""
-    sizes = program.memory_analysis()
+    sizes: Any = program.memory_analysis()
     # An array that is updated in place is both an argument and an output.
     return (
         sizes.argument_size_in_bytes

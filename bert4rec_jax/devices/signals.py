@@ -114,11 +114,10 @@ class StopSignal:
             f"{name}: everything is saved; run the same command again to continue.",
         )
 
-    def check(self) -> bool:
-        """Raises `Stopped` if a stop signal arrived, otherwise returns False. Processes agree."""
+    def check(self) -> None:
+        """Raises `Stopped` if a stop signal arrived. All processes agree."""
         if self.requested():
             raise self.stopped()
-        return False
 
 
 def _print_now(text: str) -> None:

@@ -40,7 +40,9 @@ class Places(NamedTuple):
     columns: jax.Array
 
 
-def choose_implementation(requested: str, platform: str, length: int) -> Implementation:
+def choose_implementation(
+    requested: Literal["auto"] | Implementation, platform: str, length: int
+) -> Implementation:
     """Returns the implementation for rows of `length` columns, given `ModelConfig.attention`."""
     if requested != "auto":
         return cast(Implementation, requested)

@@ -4,7 +4,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,13 +133,14 @@ def digest(dataset: Dataset, cases: Cases, ranking: Ranking) -> str:
     negatives.
     """
     content = hashlib.sha256()
-    for array in (
+    arrays: tuple[Any, ...] = (
         cases.users,
         dataset.items[cases.targets],
         cases.targets - cases.starts,
         ranking.candidates,
         ranking.negatives,
-    ):
+    )
+    for array in arrays:
         for first in range(0, len(array), _CASES_PER_BLOCK):
             content.update(
                 np.ascontiguousarray(array[first : first + _CASES_PER_BLOCK], np.int64).tobytes()
@@ -157,7 +158,8 @@ def protocol(config: EvalConfig, split: Split, repeated: int) -> str:
     """
     candidates = {
         "full": "ranked against the whole catalogue",
-        "pop100": "ranked against 100 negatives drawn by training popularity, never interacted with",
+        "pop100": "ranked against 100 negatives drawn by training popularity, never interacted "
+        "with",
         "uni100": "ranked against 100 negatives drawn uniformly, never interacted with",
     }[config.protocol]
     seen = (

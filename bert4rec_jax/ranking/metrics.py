@@ -47,13 +47,13 @@ def per_user(name: str, ranks: np.ndarray) -> np.ndarray:
     ranks = np.asarray(ranks, np.float64)
     if name == "mrr":
         return 1 / ranks
-    kind, hit = SAME.get(match[1], match[1]), ranks <= int(match[2])
-    return (
-        hit
-        * {"hr": lambda: 1.0, "ndcg": lambda: 1 / np.log2(1 + ranks), "mrr": lambda: 1 / ranks}[
-            kind
-        ]()
-    )
+    kind = SAME.get(match[1], match[1])
+    hit = ranks <= int(match[2])
+    if kind == "ndcg":
+        return hit / np.log2(1 + ranks)
+    if kind == "mrr":
+        return hit / ranks
+    return hit * 1.0
 
 
 def equal_groups(values: np.ndarray, count: int) -> np.ndarray:

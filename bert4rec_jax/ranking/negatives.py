@@ -11,12 +11,15 @@ NEGATIVES = 100
 
 
 def protocol_negatives(
-    config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray
+    config: EvalConfig, dataset: Dataset, users: np.ndarray, popularity: np.ndarray | None
 ) -> np.ndarray:
     """Returns int32[n, `NEGATIVES`]: the candidates of `users` except their targets, under pop100
     or uni100.
     """
-    weights = popularity if config.protocol == "pop100" else np.ones(dataset.num_items + 1)
+    weights = np.ones(dataset.num_items + 1)
+    if config.protocol == "pop100":
+        assert popularity is not None
+        weights = popularity
     return sample_negatives(dataset, users, weights, NEGATIVES, config.negatives_seed)
 
 
@@ -43,9 +46,9 @@ def sample_negatives(
         met = np.unique(dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]])
         if len(weights) - len(met) < count:
             raise UserError(
-                f"user number {user} has met {len(met)} of {len(weights)} items, which leaves "
-                "fewer "
-                f"than the {count} negatives of this protocol; set config.eval.protocol = 'full'."
+                f"a user (number {user}) has interacted with {len(met)} of {len(weights)} items, "
+                f"which leaves fewer than the {count} negatives of this protocol; set "
+                "config.eval.protocol = 'full'."
             )
         if np.count_nonzero(weights) - np.count_nonzero(weights[met - 1]) < count:
             result[row] = _in_one_draw(generator, weights, met, count)

@@ -5,7 +5,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -125,7 +125,7 @@ def write_test_line(path: Path, step: int, seconds: float, values: dict[str, flo
     _rewrite(path, lambda entry: entry["split"] != "test", _line(step, "test", seconds, values))
 
 
-def _line(step: int, split: str, seconds: float, values: dict[str, float | None]) -> str:
+def _line(step: int, split: str, seconds: float, values: Mapping[str, float | None]) -> str:
     entry = {"step": step, "split": split, "seconds": round(seconds, 3), **values}
     return json.dumps(entry) + "\n"
 

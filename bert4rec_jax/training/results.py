@@ -128,7 +128,9 @@ def _metrics(config: Config, data: RankedData) -> dict[str, dict]:
     """Returns the metrics of each part, and of test targets with and without tied times."""
     ties = config.eval.ties
     metrics = {part: from_ranks(ranking.ranks(ties)) for part, ranking in data.rankings.items()}
-    metrics["test"] |= beyond_accuracy(data.rankings["test"].top, data.popularity)
+    top = data.rankings["test"].top
+    assert top is not None  # the test is ranked with its best items
+    metrics["test"] |= beyond_accuracy(top, data.popularity)
     tied = tied_targets(data.dataset, data.cases["test"])
     if tied is None:
         return metrics

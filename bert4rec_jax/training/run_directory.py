@@ -160,7 +160,7 @@ class RunDirectory:
                 f"earlier run reached step {newest}; training starts again from step 0."
             )
 
-    def write_results(self, results: dict, ranks: dict[str, np.ndarray]) -> None:
+    def write_results(self, results: dict, ranks: dict[str, Any]) -> None:
         """Writes ranks_test.npz, then results.json, which marks the run as trained and ranked."""
         if not self.writes:
             return
@@ -269,9 +269,9 @@ def _fingerprints(dataset: Dataset) -> dict[str, str]:
     return fingerprints
 
 
-def _flatten(tree: dict, prefix: str = "") -> dict:
+def _flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     """Returns nested dicts as dotted name -> value."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")

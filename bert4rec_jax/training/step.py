@@ -8,7 +8,7 @@ resumed continues exactly as it would have without the interruption.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -226,7 +226,9 @@ def _encode_together(
     sizes = [len(group.task.tokens) for group in groups]
     causal = (False,) * sizes[0] + (True,) * sizes[1]
     h_BLD = encode_rows(together, None, causal)
-    return [at_slots(h_BLD[: sizes[0]], masked.task.slots, platform), h_BLD[sizes[0] :]]
+    slots = masked.task.slots
+    assert slots is not None  # only next-item tasks predict at all columns
+    return [at_slots(h_BLD[: sizes[0]], slots, platform), h_BLD[sizes[0] :]]
 
 
 def train_step(
@@ -287,11 +289,11 @@ def _sum_parts(
     parts = spec.config.train.accumulate
     rows_per_part = rows // parts
 
-    def gradient_of_part(part, packed_part):
+    def gradient_of_part(part: Any, packed_part: Any) -> Any:
         first = placement.index() * rows + part * rows_per_part
         row_numbers = first + np.arange(rows_per_part)
 
-        def loss(params):
+        def loss(params: Any) -> Any:
             return batch_loss(spec, params, packed_part, row_numbers, keys, placement)
 
         (total, targets), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -300,7 +302,7 @@ def _sum_parts(
     if parts == 1:
         return gradient_of_part(0, packed)
 
-    def add_part(sums, part):
+    def add_part(sums: Any, part: Any) -> Any:
         return jax.tree.map(jnp.add, sums, gradient_of_part(*part)), None
 
     split = jax.tree.map(lambda x: x.reshape(parts, rows_per_part, *x.shape[1:]), packed)
@@ -318,7 +320,7 @@ def _global_norm(gradient: Params, placement: Placement) -> jax.Array:
     return jnp.sqrt(items_square + _square_sum(whole))
 
 
-def _square_sum(tree):
+def _square_sum(tree: Any) -> Any:
     return sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree))
 
 

@@ -180,8 +180,8 @@ class _Writer:
         self._scorer = scorer
         self._histories = histories
         self._options = options
-        self._candidates = candidates and candidates.per_user
-        self._excluded = excluded and excluded.per_user
+        self._candidates = candidates.per_user if candidates else None
+        self._excluded = excluded.per_user if excluded else None
 
     def write(self, file: ListFile) -> dict[str, float]:
         """Writes the parts that the file lacks, and joins all of them."""

@@ -6,7 +6,7 @@ There are three implementations, which return the same values up to rounding, dr
 (`blockwise_attention`), and `pallas_tpu` is one fused kernel (`kernels.attention_tpu`).
 """
 
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def choose_implementation(
 ) -> Implementation:
     """Returns the implementation for rows of `length` columns, given `ModelConfig.attention`."""
     if requested != "auto":
-        return cast(Implementation, requested)
+        return requested
     if platform == "tpu":
         return "pallas_tpu"
     if platform == "gpu" and length > DENSE_LENGTH:
@@ -191,9 +191,7 @@ def _tpu_kernel(
         key_value_BLD2,
         _stacked(queries.segments, queries.columns if last_visible is None else last_visible),
         _stacked(keys.segments, keys.columns),
-        row_seeds(dropout_keys)
-        if rate and dropout_keys is not None
-        else jnp.zeros((B, 2), jnp.uint32),
+        row_seeds(dropout_keys) if dropout_keys and rate else jnp.zeros((B, 2), jnp.uint32),
         rotary_frequencies(E) if rotary else None,
         options,
     )

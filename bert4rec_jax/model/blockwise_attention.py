@@ -156,7 +156,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
         split(v_BHLE, 2),
         split(mask.key_segments, 1, _NO_SEGMENT),
         split(mask.key_columns, 1),
-        jnp.asarray(np.arange(count, dtype=np.int32) * size),
+        jnp.arange(count, dtype=jnp.int32) * size,
     )
 
 

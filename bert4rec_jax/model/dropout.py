@@ -7,7 +7,7 @@ operations around them and are recomputed in the backward pass. Random bits of T
 rounds and are stored in memory.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

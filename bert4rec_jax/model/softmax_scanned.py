@@ -5,7 +5,7 @@ One chunk of logits is in memory at a time. Compile time and code size do not de
 the catalogue. Functions as in `softmax.Implementation`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

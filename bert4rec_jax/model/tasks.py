@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training tasks: the Cloze task of BERT4Rec and the next-item task of SASRec."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
 functions.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,6 @@ class Histories(NamedTuple):
       removed_item_P: int32, item number of each pair.
     """
 
-    # NumPy arrays on the host, JAX arrays in a compiled step.
     inputs: Inputs
     slots_N: BatchArray
     removed_history_P: BatchArray

@@ -133,11 +133,49 @@ def test_truncated_parquet(tmp_path):
         ("sequences", "1 2 3\n, ,\n", "line 2 has neither a user nor items"),
         ("sequences", "\x1f\n \n", "does not contain any rows; it should contain interactions"),
         ("lines", "\x1f\n \n", "cannot be read: CSV parse error"),
+        ("lines", "user item\n1 2\n", "line 1 is 'user item', which is a header; remove it"),
+        ("lines", "who what\n1 2\n1 3\n", "line 1 is 'who what', which is a header"),
+        ("lines", '{"user": "a", "item": "b"}\n', "is JSON; convert it.*lines=True"),
+        ("sequences", "user_id items\n1 2 3\n", "line 1 is 'user_id items', which is a header"),
     ],
 )
 def test_faulty_lines(tmp_path, source, text, message):
     (tmp_path / "log.txt").write_text(text)
     refused(tmp_path, message, source=source, path=str(tmp_path / "log.txt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("userId,movieId,rating\n1,2,3\n", "line 1 is 'userId,movieId,rating', which is a header"),
+        ("a,b,c\n1,2,3\n4,5,6\n", "line 1 is 'a,b,c', which is a header; name the columns"),
+        ("u1;i1;4,5\nu1;i2;3,0\n", "can be split at ',' or ';'.*config.data.separator=';'"),
+        ('{"user": "a", "item": "b"}\n', "is JSON; convert it.*lines=True"),
+        ('[\n {"user": "a", "item": "b"}]\n', "is JSON; convert it.*lines=False"),
+    ],
+)
+def test_text_that_columns_by_position_would_misread(tmp_path, text, message):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    columns = dict(user_column="1", item_column="2", time_column="")
+    refused(tmp_path, message, source="table", path=str(path), **columns)
+
+
+def test_parts_with_different_columns_are_rejected_by_position(tmp_path):
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "movies.dat").write_text("1193::Heat::Crime\n")
+    (folder / "ratings.dat").write_text("1::1193::5::978300760\n")
+    columns = dict(user_column="1", item_column="2", time_column="")
+    message = "ratings.dat has 4 columns, but .*movies.dat has 3; set config.data.path"
+    refused(tmp_path, message, source="table", path=str(folder), **columns)
+
+
+def test_a_repeated_header_is_rejected(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\na,x\nuser,item\nb,y\n")
+    message = "line 3: the header is repeated"
+    path = str(tmp_path / "log.csv")
+    refused(tmp_path, message, source="table", path=path, time_column="")
 
 
 def test_faulty_movielens(tmp_path):

@@ -275,6 +275,31 @@ def test_quotation_marks_that_quote_nothing_stay_in_a_tsv(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u|Heat, The|x\nu|Alien, The|y\n", ["Heat, The", "Alien, The"]),
+        ("u,Heat,2020-01-01 10:00:00\nu,Up,2020-01-02 10:00:00\n", ["Heat", "Up"]),
+        ("u\ta,b\tx,y\nu\tc,d\tx,y\n", ["a,b", "c,d"]),
+        ("u a,b\nu c,d,e\n", ["a,b", "c,d,e"]),
+    ],
+)
+def test_the_separator_splits_all_first_lines_alike(tmp_path, text, expected):
+    columns = dict(user_column="1", item_column="2", time_column="")
+    assert sequences(table_of(tmp_path, "log.txt", text, **columns)) == {"u": expected}
+
+
+def test_the_first_row_may_have_a_long_text(tmp_path):
+    text = "user,item,timestamp,review\nu,b,2," + "x" * 200_000 + "\nu,a,1,\n"
+    assert sequences(table_of(tmp_path, "log.csv", text)) == {"u": ["a", "b"]}
+
+
+def test_zstandard_may_begin_with_a_skippable_frame(tmp_path):
+    content = pa.Codec("zstd").compress(b"user,item,timestamp\nu,a,1\n", asbytes=True)
+    frame = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
+    assert sequences(table_of(tmp_path, "log.csv.zst", frame + content)) == {"u": ["a"]}
+
+
 @pytest.mark.parametrize("kind", ["gz", "bz2", "zst"])
 @pytest.mark.parametrize("name", ["log.csv", "log.tsv", "misnamed"])
 def test_compressed_logs(tmp_path, monkeypatch, kind, name):

@@ -24,6 +24,7 @@ from bert4rec_jax.data.sources.delimited import (
     TextFile,
     TextLog,
     read_all,
+    reject_header,
     require_columns,
     sniff,
 )
@@ -186,6 +187,8 @@ def open_lines(config: DataConfig, paths: list[str]) -> TextLog:
     """Opens SASRec's format: a `user item` pair per line, ordered by time per user, no header."""
     line = text.first_line(paths[0]).strip()
     separator = next((s for s in ("\t", ",", " ") if s in line), " ")
+    for path in paths:
+        reject_header(path, separator, "remove it, or use source 'table'")
     files = [
         TextFile(path, separator, ("user", "item"), header=False, quotes=False) for path in paths
     ]
@@ -203,6 +206,9 @@ class SequencesLog:
         self._paths = paths
         for path in paths:
             text.check_text(path)
+            line = text.first_line(path)
+            separator = next((s for s in ("\t", ",") if s in line), " ")
+            reject_header(path, separator, "remove it")
         self.bytes = sum(map(os.path.getsize, paths))
 
     def blocks(self) -> Iterator[pa.Table]:

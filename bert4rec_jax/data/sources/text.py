@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 # Larger blocks than Arrow's 1 MiB need about a third less time: fewer dictionaries are unified.
 _BLOCK_BYTES = 1 << 24
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+# pzstd and seekable files begin with a skippable frame, which has one of 16 magic numbers.
+_COMPRESSIONS |= {bytes([0x50 + i]) + b"\x2a\x4d\x18": "zstd" for i in range(16)}
+_JSON = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*\"[^\"]*\"\s*:")
 _ARCHIVES = (b"PK\x03\x04", b"\xfd7zXZ", b"7z\xbc\xaf", b"PAR1")
 _ENDINGS = (".gz", ".bz2", ".zst")
 
@@ -95,6 +100,12 @@ def check_text(path: str) -> None:
             f"{path} is not plain text (binary, or an archive); unpack it, or give text (also .gz, "
             ".bz2, .zst) or a .parquet file."
         )
+    if found := _JSON.match(head):
+        lines = "False" if found[2] else "True"
+        raise UserError(
+            f'{path} is JSON; convert it, for example with python -c "import pandas; '
+            f"pandas.read_json('{path}', lines={lines}).to_csv('log.csv', index=False)\"."
+        )
 
 
 def lines_of(path: str, encoding: str) -> io.TextIOWrapper:
@@ -103,17 +114,23 @@ def lines_of(path: str, encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_bytes(path), codec, newline="")
 
 
-def first_line(path: str) -> str:
-    """Returns the first line of a UTF-8 text file that is not blank, without the line break."""
+def first_lines(path: str, count: int) -> list[str]:
+    """Returns the first lines of a UTF-8 text file that are not blank, without line breaks."""
     check_text(path)
     try:
         with lines_of(path, "utf-8") as file:
-            return next((line for line in file if line.strip()), "").rstrip("\r\n")
+            filled = (line.rstrip("\r\n") for line in file if line.strip())
+            return list(itertools.islice(filled, count))
     except UnicodeDecodeError:
         raise UserError(
             f"{path} is not UTF-8 text; convert it, for example with iconv, or give a .parquet "
             "file."
         ) from None
+
+
+def first_line(path: str) -> str:
+    """Returns the first line of a UTF-8 text file that is not blank, without the line break."""
+    return next(iter(first_lines(path, 1)), "")
 
 
 def line_blocks(path: str, quotes: bool, skip_line: bool) -> Iterator[bytes]:

@@ -80,6 +80,9 @@ class _Faults:
         for role in ("user", "item"):
             if not values[role]:
                 return f"the {role} is empty"
+        names = [values["user"], values["item"]]
+        if self.file.header and names == [self.roles.user, self.roles.item]:
+            return "the header is repeated"
         time = values.get("time", "")
         if time:
             if self.is_time is None:

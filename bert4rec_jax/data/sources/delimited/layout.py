@@ -16,6 +16,12 @@ from bert4rec_jax.terminal import shortened
 
 _SEPARATORS = ("\t", "::", ",", ";", "|", " ")
 _BY_EXTENSION = {".csv": ",", ".tsv": "\t"}
+_SAMPLE_LINES = 50
+_NUMBER = re.compile(r"-?\d+([.,]\d*)?")
+# Usual names of the user column, in lower case and without signs.
+_USER_NAMES = re.compile(r"(user|customer|session|visitor|reviewer|u)(id|name|idtoken)|user")
+# Fields may be long texts, such as reviews.
+csv.field_size_limit(1 << 24)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,9 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
     line = text.first_line(path)
     header = not all(name.isdigit() for name in wanted)
     candidates = [separator]
+    if not separator and not header:
+        separator = _consistent_separator(path, max(map(int, wanted)))
+        candidates = [separator]
     if not separator:
         extension = os.path.splitext(text.plain_name(path))[1]
         preferred = [_BY_EXTENSION[extension]] if extension in _BY_EXTENSION else []
@@ -115,18 +124,79 @@ def sniff(path: str, separator: str, wanted: list[str]) -> TextFile:
             best_score = score
     has_quotes = len(best) == 1 and any(map(is_quoted, line.split(best)))
     quotes = best in (",", ";") or has_quotes
+    if not header:
+        reject_header(path, best, "name the columns as this line does, or remove it")
     return TextFile(path, best, tuple(best_names), header, quotes)
+
+
+def _consistent_separator(path: str, columns: int) -> str:
+    """Returns the separator that splits the first lines into equally many fields, or "".
+
+    Args:
+      path: of a file without a header.
+      columns: the least number of fields.
+
+    Raises:
+      UserError: several separators do.
+    """
+    lines = text.first_lines(path, _SAMPLE_LINES)
+    found = []
+    for candidate in _SEPARATORS:
+        counts = {len(_fields(line, candidate)) for line in lines}
+        if len(counts) == 1 and max(counts) >= max(columns, 2):
+            found.append(candidate)
+    # Texts and dates contain spaces, but hardly ever tabs or double colons.
+    for decisive in ("\t", "::"):
+        if decisive in found:
+            return decisive
+    if len(found) > 1 and " " in found:
+        found.remove(" ")
+    if len(found) > 1 and "," in found and not any(re.search(r",\S", line) for line in lines):
+        # In `u1|Heat, The`, the comma belongs to the title.
+        found.remove(",")
+    if len(found) > 1:
+        shown = " or ".join(map(repr, found))
+        raise UserError(
+            f"{path} can be split at {shown} (line 1 is {shortened(lines[0])!r}); set "
+            f"config.data.separator, as in --config.data.separator={found[-1]!r}."
+        )
+    return found[0] if found else ""
+
+
+def reject_header(path: str, separator: str, remedy: str) -> None:
+    """Rejects a file that should lack a header if its first line looks like one.
+
+    That is a line without numbers whose first field is a usual name of the user column, or above
+    a column of numbers.
+
+    Raises:
+      UserError: with the line and `remedy`.
+    """
+    lines = text.first_lines(path, _SAMPLE_LINES)
+    rows = [[field.strip() for field in _fields(line, separator)] for line in lines]
+    names = rows[0] if rows else []
+    if len(names) < 2 or not all(names) or any(map(_NUMBER.fullmatch, names)):
+        return
+    rest = [row for row in rows[1:] if len(row) == len(names)]
+    numeric = len(rest) > 1 and any(all(map(_NUMBER.fullmatch, column)) for column in zip(*rest))
+    plain = re.sub(r"[^a-z0-9]", "", names[0].lower())
+    if numeric or _USER_NAMES.fullmatch(plain):
+        raise UserError(f"{path} line 1 is {shortened(lines[0])!r}, which is a header; {remedy}.")
 
 
 def _column_names(line: str, separator: str, header: bool) -> list[str]:
     """Returns the names in a header, or the numbers of the columns without a header."""
-    if len(separator) == 1 and '"' in line:
-        fields = next(csv.reader([line], delimiter=separator))
-    else:
-        fields = line.split(separator)
+    fields = _fields(line, separator)
     if header:
         return [name.strip() for name in fields]
     return [str(number) for number in range(1, len(fields) + 1)]
+
+
+def _fields(line: str, separator: str) -> list[str]:
+    """Splits a line; a separator in quotation marks does not separate."""
+    if len(separator) == 1 and '"' in line:
+        return next(csv.reader([line], delimiter=separator))
+    return line.split(separator)
 
 
 def is_quoted(value: str) -> bool:

@@ -79,6 +79,12 @@ class TextLog:
             text.check_text(file.path)
             reject_missing_header(file, roles.named())
             require_columns(file.path, file.names, roles.named())
+            if not file.header and len(file.names) != len(files[0].names):
+                raise UserError(
+                    f"{file.path} has {len(file.names)} columns, but {files[0].path} has "
+                    f"{len(files[0].names)}; set config.data.path to the file of interactions, or "
+                    "move other files to another folder."
+                )
         self._kinds = _time_kinds(files[0], roles) if roles.time else [None]
         self._filter_kinds: dict[str, pa.DataType] = {}
         # In files with tabs or bars, quotation marks are ordinary characters until a field begins
@@ -149,6 +155,8 @@ class TextLog:
         columns = {role: table[name] for role, name in roles.named().items()}
         table = pa.table(columns).unify_dictionaries().combine_chunks()
         _reject_gaps(table)
+        if file.header:
+            _reject_repeated_header(table, roles)
         if self._may_be_quoted and any(
             is_quoted(value)
             for role in ("user", "item")
@@ -314,6 +322,23 @@ def _reject_gaps(table: pa.Table) -> None:
     )
     if gaps or not all(x is not False for x in sane):
         raise pa.ArrowInvalid("an id or a number is missing")
+
+
+def _reject_repeated_header(table: pa.Table, roles: Roles) -> None:
+    """Rejects a row that contains the names of its columns, as in concatenated files.
+
+    Raises:
+      pa.ArrowInvalid: a row does.
+    """
+    repeated = None
+    for role, name in (("user", roles.user), ("item", roles.item)):
+        code = pc.index(_dictionary(table[role]), name).as_py()
+        if code < 0:
+            return
+        same = pc.equal(table[role].chunk(0).indices, code)
+        repeated = same if repeated is None else pc.and_(repeated, same)
+    if pc.any(repeated).as_py():
+        raise pa.ArrowInvalid("the header is repeated")
 
 
 def _time_kinds(file: TextFile, roles: Roles) -> list[pa.DataType]:

@@ -18,7 +18,7 @@ PINNED = $$(file=constraints-$$($(RUN) -c 'import sys; print("%d.%d" % sys.versi
 RUNS ?= runs
 PORT ?= 8000
 
-.PHONY: quickstart demo page test test-slow types bench docs wheel clean
+.PHONY: quickstart demo page test test-slow bench docs wheel clean
 
 quickstart: $(INSTALLED)
 	$(RUN) -m bert4rec_jax.main --config configs/quickstart.py --workdir $(RUNS)/quickstart

@@ -173,7 +173,7 @@ def test_a_stop_signal_during_preparation_is_not_an_error(tmp_path, mode, code, 
 COMMANDS = {
     "recommend": (
         "bert4rec_jax.serving",
-        "Recommender.recommend",
+        "Recommender.recommend_numbers",
         "bert4rec_jax.recommend",
         ["--history", "Genre 1, item 1"],
     ),

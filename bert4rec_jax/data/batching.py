@@ -14,6 +14,9 @@ from bert4rec_jax.data.dataset import Dataset
 from bert4rec_jax.data.ranges import expand_ranges
 from bert4rec_jax.data.splits import Split
 
+# np.ndarray on the host, jax.Array on devices, jax.ShapeDtypeStruct where only shapes are known.
+BatchArray = Any
+
 
 class Packed(NamedTuple):
     """Rows of packed histories.
@@ -25,11 +28,10 @@ class Packed(NamedTuple):
       from_right: int32[B, L], number of items of the same history after this one.
     """
 
-    # NumPy arrays on the host, JAX arrays in a compiled step.
-    tokens: Any
-    segments: Any
-    from_left: Any
-    from_right: Any
+    tokens: BatchArray
+    segments: BatchArray
+    from_left: BatchArray
+    from_right: BatchArray
 
 
 class Packing(NamedTuple):

@@ -38,6 +38,10 @@ class Mask(NamedTuple):
     key_columns: jax.Array
 
 
+# The maximum, the sum of exponentials and the weighted sum of values so far.
+_Running = tuple[jax.Array, jax.Array, jax.Array]
+
+
 class _Block(NamedTuple):
     """One block of C keys; with a leading dimension, all blocks."""
 
@@ -75,9 +79,15 @@ def attend(
 
 
 def _forward(
-    q_BHQE: Any, k_BHLE: Any, v_BHLE: Any, mask: Any, seeds_B2: Any, rate: Any, block: Any
-) -> Any:
-    def visit(carry: Any, keys: Any) -> Any:
+    q_BHQE: jax.Array,
+    k_BHLE: jax.Array,
+    v_BHLE: jax.Array,
+    mask: Mask,
+    seeds_B2: jax.Array | None,
+    rate: float,
+    block: int,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    def visit(carry: _Running, keys: _Block) -> tuple[_Running, None]:
         max_BHQ1, total_BHQ1, sum_BHQE = carry
         scores_BHQC = _scores(q_BHQE, keys, mask)
         new_max_BHQ1 = jnp.maximum(max_BHQ1, scores_BHQC.max(-1, keepdims=True))
@@ -98,14 +108,16 @@ def _forward(
     return y_BHQE, (q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1)
 
 
-def _backward(rate: Any, block: Any, residuals: Any, dy_BHQE: Any) -> Any:
+def _backward(
+    rate: float, block: int, residuals: tuple[Any, ...], dy_BHQE: jax.Array
+) -> tuple[jax.Array | None, ...]:
     q_BHQE, k_BHLE, v_BHLE, mask, seeds_B2, y_BHQE, lse_BHQ1 = residuals
     L = k_BHLE.shape[2]
     dtype = q_BHQE.dtype
     dy_y_BHQE = dy_BHQE.astype(jnp.float32) * y_BHQE.astype(jnp.float32)
     delta_BHQ1 = dy_y_BHQE.sum(-1, keepdims=True)
 
-    def visit(dq_BHQE: Any, keys: Any) -> Any:
+    def visit(dq_BHQE: jax.Array, keys: _Block) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         weights_BHQC = jnp.exp(_scores(q_BHQE, keys, mask) - lse_BHQ1)
         d_weights_BHQC = _product("bhqe,bhce->bhqc", dy_BHQE, keys.v_BHCE)
         dropped_BHQC = weights_BHQC
@@ -132,7 +144,7 @@ def _blocks(k_BHLE: jax.Array, v_BHLE: jax.Array, mask: Mask, size: int) -> _Blo
     L = k_BHLE.shape[2]
     count = -(-L // size)
 
-    def split(x: Any, axis: Any, filler: Any = 0) -> Any:
+    def split(x: jax.Array, axis: int, filler: int = 0) -> jax.Array:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, count * size - L)
         x = jnp.pad(x, widths, constant_values=filler)
@@ -177,7 +189,7 @@ def _kept(
     """
     _, H, Q, C = shape
 
-    def index(axis: Any) -> Any:
+    def index(axis: int) -> jax.Array:
         return jax.lax.broadcasted_iota(jnp.int32, (1, H, Q, C), axis)
 
     position = (index(1) * Q + index(2)) * length + first + index(3)

@@ -7,7 +7,7 @@ operations around them and are recomputed in the backward pass. Random bits of T
 rounds and are stored in memory.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def dropout(x: jax.Array, rate: float, keys: DropoutKeys | None) -> jax.Array:
 def row_seeds(keys: DropoutKeys) -> jax.Array:
     """Returns uint32[B, 2], the two seeds of each row."""
 
-    def seeds_of_row(row: Any) -> Any:
+    def seeds_of_row(row: jax.Array) -> jax.Array:
         return jax.random.bits(jax.random.fold_in(keys.key, row), (2,), jnp.uint32)
 
     return jax.vmap(seeds_of_row)(keys.rows_B)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from bert4rec_jax.config import ModelConfig
 from bert4rec_jax.data import Packed
+from bert4rec_jax.data.batching import BatchArray
 from bert4rec_jax.devices import cpu
 from bert4rec_jax.model.attention import Places, attend
 from bert4rec_jax.model.dropout import DropoutKeys, dropout
@@ -42,14 +43,15 @@ class Inputs(NamedTuple):
       slots: int32[B, K], columns whose hidden states are returned; None for all columns.
     """
 
-    # NumPy arrays on the host, JAX arrays in a compiled step.
-    tokens: Any
-    segments: Any
-    positions: Any
-    slots: Any
+    tokens: BatchArray
+    segments: BatchArray
+    positions: BatchArray
+    slots: BatchArray | None
 
 
-def encoder_inputs(config: ModelConfig, packed: Packed, tokens: Any, slots: Any) -> Inputs:
+def encoder_inputs(
+    config: ModelConfig, packed: Packed, tokens: BatchArray, slots: BatchArray | None
+) -> Inputs:
     """Returns the encoder's inputs for packed histories.
 
     Args:
@@ -110,8 +112,9 @@ def encode(
       float[B, K, D], hidden states at `inputs.slots`, ready for the product with the item table.
     """
     encoder = Encoder(config, causal, platform)
-    hidden: Any = encoder.apply({"params": encoder_params}, x_BLD, inputs, dropout_keys)
-    return hidden
+    # Without mutable collections, Flax returns only the output.
+    h_BKD: Any = encoder.apply({"params": encoder_params}, x_BLD, inputs, dropout_keys)
+    return h_BKD
 
 
 class Encoder(nn.Module):
@@ -182,7 +185,7 @@ class Encoder(nn.Module):
         block = Block(c, self.causal, self.platform, parent=None)
         layers = [self.variables["params"][f"block_{n}"] for n in range(len(dropout_keys))]
 
-        def run(x_BLD: Any, layer: Any) -> Any:
+        def run(x_BLD: jax.Array, layer: tuple[Any, DropoutKeys | None]) -> tuple[Any, None]:
             params, keys = layer
             return block.apply({"params": params}, x_BLD, inputs, None, keys), None
 

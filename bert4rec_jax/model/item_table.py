@@ -81,11 +81,15 @@ def lookup(embedding_VD: jax.Array, ids: jax.Array, axis: str | None = None) -> 
     return reduce_scatter_rows(x_ND, axis).reshape(*ids.shape, -1)
 
 
-def _lookup_forward(embedding_VD: Any, ids: Any, axis: Any) -> Any:
+def _lookup_forward(
+    embedding_VD: jax.Array, ids: jax.Array, axis: str | None
+) -> tuple[jax.Array, tuple[jax.Array, int]]:
     return lookup(embedding_VD, ids, axis), (ids, embedding_VD.shape[0])
 
 
-def _lookup_backward(axis: Any, residuals: Any, gradient: Any) -> Any:
+def _lookup_backward(
+    axis: str | None, residuals: tuple[jax.Array, int], gradient: jax.Array
+) -> tuple[jax.Array, None]:
     ids, rows = residuals
     width = gradient.shape[-1]
     gradient_ND = all_gather_rows(gradient.reshape(-1, width), axis)

@@ -130,8 +130,13 @@ def softmax_cross_entropy(
 
 
 def _forward(
-    h_MD: Any, embedding_VD: Any, bias_V: Any, targets: Any, implementation: Any, axis: Any
-) -> Any:
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    targets: Targets,
+    implementation: Implementation,
+    axis: str | None,
+) -> tuple[jax.Array, tuple[Any, ...]]:
     local_slots = targets.labels_M.shape[0]
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)
@@ -150,7 +155,12 @@ def _forward(
     return loss, (h_MD, embedding_VD, bias_V, targets, lse_M, saved)
 
 
-def _backward(implementation: Any, axis: Any, residuals: Any, gradient: Any) -> Any:
+def _backward(
+    implementation: Implementation,
+    axis: str | None,
+    residuals: tuple[Any, ...],
+    gradient: jax.Array,
+) -> tuple[jax.Array | None, ...]:
     h_MD, embedding_VD, bias_V, targets, lse_M, saved = residuals
     hidden_MD = all_gather_rows(h_MD, axis)
     ids_M = all_gather_rows(targets.labels_M, axis) - shard_offset(embedding_VD.shape[0], axis)

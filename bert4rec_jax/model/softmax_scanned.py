@@ -5,7 +5,7 @@ One chunk of logits is in memory at a time. Compile time and code size do not de
 the catalogue. Functions as in `softmax.Implementation`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,9 @@ def log_sum_exp(
 ) -> tuple[jax.Array, None]:
     """Returns float32[M]; nothing is kept for the backward pass."""
 
-    def visit(carry: Any, chunk: Any) -> Any:
+    def visit(
+        carry: tuple[jax.Array, jax.Array], chunk: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         max_M, sum_M = carry
         logits_MC = _logits(h_MD, *chunk)
         new_max_M = jnp.maximum(max_M, logits_MC.max(axis=1))
@@ -61,7 +63,9 @@ def gradients(
     """Returns gradients float32 [M, D], [V, D] and [V]."""
     del saved
 
-    def visit(d_h_MD: Any, chunk: Any) -> Any:
+    def visit(
+        d_h_MD: jax.Array, chunk: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         embedding_CD, bias_C = chunk
         logits_MC = _logits(h_MD, embedding_CD, bias_C)
         p_MC = jnp.exp(logits_MC - slots.lse_M[:, None]) * slots.scale_M[:, None]

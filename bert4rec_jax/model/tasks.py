@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training tasks: the Cloze task of BERT4Rec and the next-item task of SASRec."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ class _Draws(NamedTuple):
         """Returns float32[B, count] in [0, 1)."""
         kind_key = jax.random.fold_in(self.key, kind)
 
-        def draw_row(row: Any) -> Any:
+        def draw_row(row: jax.Array) -> jax.Array:
             return jax.random.uniform(jax.random.fold_in(kind_key, row), (count,))
 
         return jax.vmap(draw_row)(self.row_numbers)

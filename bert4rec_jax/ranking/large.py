@@ -6,6 +6,7 @@ Every chunk of the item table is multiplied twice, first to find the score of th
 count higher scores. Both products round in the same way, so that exact ties stay ties.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -64,6 +65,24 @@ def _chunks(rows: int, size: int) -> _Chunk:
     return _Chunk(jnp.minimum(first_new, rows - size), first_new)
 
 
+class _Shard(NamedTuple):
+    """This device's rows of the item table, and how they are scored.
+
+    Attributes:
+      config: the model's configuration.
+      num_items: size of the catalogue.
+      items: the rows.
+      offset: row of the whole table at which the shard begins.
+      chunk_size: number of rows in a chunk.
+    """
+
+    config: ModelConfig
+    num_items: int
+    items: ItemTable
+    offset: jax.Array | int
+    chunk_size: int
+
+
 def rank_in_chunks(
     config: ModelConfig,
     num_items: int,
@@ -88,25 +107,18 @@ def rank_in_chunks(
       The score of each target, float32[N']; and `greater`, `ties` and `top`, as in `Ranking`.
     """
     axis = placement.items
-    items = params["items"]
     with jax.default_matmul_precision(config.matmul_precision):
         states_ND = history_states(config, params, histories, placement)
     count = len(states_ND)
-    rows = len(items["bias"])
+    rows = len(params["items"]["bias"])
     offset = shard_offset(rows, axis)
-    removed = gather_removed_pairs(histories, axis)
     size = min(max(CHUNK_BYTES // (4 * count) // 128, 1) * 128, rows)
     chunks = _chunks(rows, size)
+    removed = gather_removed_pairs(histories, axis)
+    shard = _Shard(config, num_items, params["items"], offset, size)
+    scores_of = functools.partial(_scores_of_chunk, shard, states_ND, removed)
 
-    def scores_of(chunk: _Chunk) -> jax.Array:
-        part = _slice_rows(items, chunk.start, size)
-        with jax.default_matmul_precision(config.matmul_precision):
-            scores_NC = score_rows(states_ND, part, num_items, offset + chunk.start)
-        scores_NC = mask_removed(scores_NC, *removed, offset + chunk.start)
-        is_new_C = chunk.start + jnp.arange(size) >= chunk.first_new
-        return jnp.where(is_new_C, scores_NC, ELSEWHERE_SCORE)
-
-    def find_targets(carry: Any, chunk: Any) -> Any:
+    def find_targets(carry: tuple[jax.Array, BestItems], chunk: _Chunk) -> tuple[Any, None]:
         target_N, best = carry
         scores_NC = scores_of(chunk)
         first_id = offset + chunk.start
@@ -114,7 +126,7 @@ def rank_in_chunks(
         best_of_chunk = top_k_of_chunk(scores_NC, min(k, size), first_id)
         return (target_N, merge_top_k([best, best_of_chunk], k)), None
 
-    def count_better(carry: Any, chunk: Any) -> Any:
+    def count_better(carry: tuple[jax.Array, jax.Array], chunk: _Chunk) -> tuple[Any, None]:
         above_N, tied_N = count_above_and_tied(scores_of(chunk), target_N)
         return (carry[0] + above_N, carry[1] + tied_N), None
 
@@ -130,6 +142,19 @@ def rank_in_chunks(
         "ties": tied_N - 1,  # without the target itself
         "top": top_k_of_shards(best, k, axis).items,
     }
+
+
+def _scores_of_chunk(
+    shard: _Shard, states_ND: jax.Array, removed: tuple[jax.Array, jax.Array], chunk: _Chunk
+) -> jax.Array:
+    """Returns float32[N', C], with `ELSEWHERE_SCORE` for rows that an earlier chunk contains."""
+    part = _slice_rows(shard.items, chunk.start, shard.chunk_size)
+    first_id = shard.offset + chunk.start
+    with jax.default_matmul_precision(shard.config.matmul_precision):
+        scores_NC = score_rows(states_ND, part, shard.num_items, first_id)
+    scores_NC = mask_removed(scores_NC, *removed, first_id)
+    is_new_C = chunk.start + jnp.arange(shard.chunk_size) >= chunk.first_new
+    return jnp.where(is_new_C, scores_NC, ELSEWHERE_SCORE)
 
 
 def _slice_rows(items: ItemTable, start: jax.Array, size: int) -> ItemTable:

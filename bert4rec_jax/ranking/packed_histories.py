@@ -83,18 +83,17 @@ class PackedHistories:
 
     def padded_pairs(self, pairs: PairFunction | None) -> "PaddedPairs":
         """Returns the pairs of each batch, padded to one length."""
-        numbers = range(len(self._batches))
         counts = np.zeros(self._count, np.int32)
+        if pairs is None:
+            return PaddedPairs(None, counts, 0, self.batch_size)
         longest = 0
         # The pairs of all batches may be as many as the log has events, so that they are not kept.
-        for number in numbers:
-            if pairs is None:
-                break
+        for number in range(len(self._batches)):
             cases = self.case_ids(number)
             index, _ = pairs(cases)
             longest = max(longest, len(index))
             counts[cases] = np.bincount(index, minlength=len(cases))
-        if pairs and self._round_shapes:
+        if self._round_shapes:
             longest = 1 << (max(longest, LEAST_ROUNDED_PAIRS) - 1).bit_length()
         return PaddedPairs(pairs, counts, longest, self.batch_size)
 

@@ -3,12 +3,13 @@
 functions.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from bert4rec_jax.config import ModelConfig
+from bert4rec_jax.data.batching import BatchArray
 from bert4rec_jax.devices import Placement
 from bert4rec_jax.model import (
     Inputs,
@@ -33,11 +34,10 @@ class Histories(NamedTuple):
       removed_item_P: int32, item number of each pair.
     """
 
-    # NumPy arrays on the host, JAX arrays in a compiled step.
     inputs: Inputs
-    slots_N: Any
-    removed_history_P: Any
-    removed_item_P: Any
+    slots_N: BatchArray
+    removed_history_P: BatchArray
+    removed_item_P: BatchArray
 
 
 def item_scores(
@@ -96,6 +96,7 @@ def _columns_before(inputs: Inputs) -> jax.Array:
     """Returns int32[B, K], the column of the item before each slot, or -1 if its history has
     none.
     """
+    assert inputs.slots is not None  # ranking reads hidden states at slots only
     columns_L = jnp.arange(inputs.tokens.shape[1])
     segments_BK1 = jnp.take_along_axis(inputs.segments, inputs.slots, axis=1)[:, :, None]
     before_BKL = (columns_L < inputs.slots[:, :, None]) & (inputs.segments[:, None] == segments_BK1)

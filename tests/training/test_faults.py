@@ -344,7 +344,7 @@ def test_results_of_the_model_are_saved_before_the_baselines(small_run, tmp_path
     }
     train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
     assert outcome(tmp_path / "run") == whole and whole["results"]["baselines"]
-    monkeypatch.setattr(experiment.baselines, "_MOST_VISITS", 0)
+    monkeypatch.setattr(experiment.baselines, "_MOST_EVENT_READS", 0)
     train_and_evaluate(small_config(tmp_path), str(tmp_path / "run"))
     left_out = outcome(tmp_path / "run")["results"]
     assert left_out["baselines"].keys() == whole["results"]["baselines"].keys() - {"markov"}

@@ -155,7 +155,7 @@ def write_log(folder, genres=5, warm=8, cold=2):
 def test_scoring_rejects_parameters_whose_features_are_not_folded(cache):
     experiment = Experiment(small_config(cache, **FEATURES))
     params = experiment.initial_state().params
-    with pytest.raises(ValueError, match="fold_features first"):
+    with pytest.raises(ValueError, match="pass them through fold_features"):
         experiment.ranker("valid").rank(params)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -78,8 +79,10 @@ class DuckDB:
             }
         )
         # `ProgressBar` shows the progress that DuckDB counts.
-        self._connection.execute("SET enable_progress_bar = true")
-        self._connection.execute("SET enable_progress_bar_print = false")
+        # In a notebook without ipywidgets, DuckDB refuses to count it.
+        with contextlib.suppress(duckdb.InvalidInputException):
+            self._connection.execute("SET enable_progress_bar = true")
+            self._connection.execute("SET enable_progress_bar_print = false")
 
     def __enter__(self) -> DuckDB:
         """Returns itself."""

@@ -11,6 +11,7 @@ sliced, turned or copied on the way.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -94,13 +95,27 @@ def attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend(q: Any, kv: Any, queries: Any, keys: Any, seeds: Any, rotary: Any, options: Any) -> Any:
+def _attend(
+    q: jax.Array,
+    kv: jax.Array,
+    queries: jax.Array,
+    keys: jax.Array,
+    seeds: jax.Array,
+    rotary: jax.Array | None,
+    options: KernelOptions,
+) -> jax.Array:
     return _forward(q, kv, queries, keys, seeds, rotary, options)[0]
 
 
 def _forward(
-    q: Any, kv: Any, queries: Any, keys: Any, seeds: Any, rotary: Any, options: Any
-) -> Any:
+    q: jax.Array,
+    kv: jax.Array,
+    queries: jax.Array,
+    keys: jax.Array,
+    seeds: jax.Array,
+    rotary: jax.Array | None,
+    options: KernelOptions,
+) -> tuple[jax.Array, tuple[Any, ...]]:
     plan = _Plan(options, q, kv, rotary)
     y, lse = pl.pallas_call(
         functools.partial(_forward_kernel, plan),
@@ -118,7 +133,9 @@ def _forward(
     return y, (q, kv, queries, keys, seeds, rotary, y, lse)
 
 
-def _backward(options: Any, residuals: Any, dy: Any) -> Any:
+def _backward(
+    options: KernelOptions, residuals: tuple[Any, ...], dy: jax.Array
+) -> tuple[jax.Array | None, ...]:
     q, kv, queries, keys, seeds, rotary, y, lse = residuals
     plan = _Plan(options, q, kv, rotary)
     dq, dkv = pl.pallas_call(
@@ -145,7 +162,9 @@ _attend.defvjp(_forward, _backward)
 class _Plan:
     """The grid of a call: rows x groups of heads x blocks of queries, the last one in order."""
 
-    def __init__(self, options: KernelOptions, q: Any, kv: Any, rotary: Any) -> None:
+    def __init__(
+        self, options: KernelOptions, q: jax.Array, kv: jax.Array, rotary: jax.Array | None
+    ) -> None:
         (self.B, self.Q, self.D), self.L, self.options = q.shape, kv.shape[1], options
         self.E, self.itemsize = self.D // options.heads, q.dtype.itemsize
         # A group is a full register of lanes where heads divide it, else all heads.
@@ -169,7 +188,15 @@ class _Plan:
             ]
         self.rotary = rotary
 
-    def arguments(self, q: Any, kv: Any, queries: Any, keys: Any, seeds: Any, rotary: Any) -> list:
+    def arguments(
+        self,
+        q: jax.Array,
+        kv: jax.Array,
+        queries: jax.Array,
+        keys: jax.Array,
+        seeds: jax.Array,
+        rotary: jax.Array | None,
+    ) -> list:
         """Returns what `inputs` describes."""
         return [
             seeds,
@@ -196,15 +223,15 @@ class _Plan:
             return []
         return [pltpu.VMEM((rows, self.lanes), dtype) for rows in (self.block, self.L)]
 
-    def lse_shape(self) -> Any:
+    def lse_shape(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((self.B, self.groups, self.heads, self.Q), jnp.float32)
 
-    def compiler(self, groups: Literal["parallel", "arbitrary"]) -> Any:
+    def compiler(self, groups: Literal["parallel", "arbitrary"]) -> pltpu.CompilerParams:
         return pltpu.CompilerParams(
             dimension_semantics=("parallel", groups, "arbitrary"), vmem_limit_bytes=VMEM_BYTES
         )
 
-    def cost(self, products: int, arrays: int) -> Any:
+    def cost(self, products: int, arrays: int) -> pl.CostEstimate:
         moved = self.B * self.D * self.itemsize * (self.Q + self.L) * arrays // 2
         moved += 4 * self.B * self.groups * self.heads * self.Q  # log-sum-exp
         moved += 0 if self.rotary is None else 4 * self.rotary.size
@@ -217,7 +244,7 @@ class _Plan:
 class _Block:
     """The inputs of a kernel's call, and what both kernels do with them."""
 
-    def __init__(self, plan: Any, inputs: Any, scratch: Any) -> None:
+    def __init__(self, plan: _Plan, inputs: tuple[Any, ...], scratch: list[Any]) -> None:
         self.plan, (seeds, queries, self.keys), rest = plan, inputs[:3], list(inputs[3:])
         # Outside of loops, because the interpreter does not provide the program id inside.
         row, self.group, self.number = (pl.program_id(axis) for axis in range(3))
@@ -244,59 +271,59 @@ class _Block:
             else:
                 self.rotated_queries[...] = self.q[0]
 
-    def once(self, number: Any) -> Any:
+    def once(self, number: int) -> Callable[[Callable[[Any], None]], None]:
         """Runs a function for every chunk of a row's keys, once, at block `number` of queries."""
 
-        def decorated(visit: Any) -> None:
+        def decorated(visit: Callable[[Any], None]) -> None:
             pl.when(self.number == number)(
                 lambda: self.chunks(lambda _, rows, carry: visit(rows), None)
             )
 
         return decorated
 
-    def query_rotary(self) -> Any:
+    def query_rotary(self) -> jax.Array:
         size = self.plan.block
         if self.plan.grid[2] == 1:  # any size; of several blocks it is a multiple of 128
             return self.rotary[:size]
         return self.rotary[pl.ds(pl.multiple_of(self.number * size, size), size)]
 
-    def inner(self, x: Any) -> Any:
+    def inner(self, x: jax.Array) -> jax.Array:
         """Returns rows of a block of queries, zero beyond the last query."""
         return x if self.inside is None else jnp.where(self.inside, x, jnp.zeros_like(x))
 
     def lanes(self, head: int, first: int = 0) -> slice:
         return slice(first + head * self.plan.E, first + (head + 1) * self.plan.E)
 
-    def query(self, head: int) -> Any:
+    def query(self, head: int) -> jax.Array:
         """Returns queries of a head of the group, [block, E]."""
         lanes = self.lanes(head)
         return self.inner(
             self.q[0, :, lanes] if self.rotary is None else self.rotated_queries[:, lanes]
         )
 
-    def key(self, head: int, rows: Any) -> Any:
+    def key(self, head: int, rows: Any) -> jax.Array:
         """Returns keys of a head in `rows`, [C, E]."""
         lanes = self.lanes(head)
         return self.kv[0][0, rows, lanes] if self.rotary is None else self.rotated_keys[rows, lanes]
 
-    def value(self, head: int, rows: Any) -> Any:
+    def value(self, head: int, rows: Any) -> jax.Array:
         """Returns values of a head in `rows`, [C, E]."""
         first = self.plan.lanes if len(self.kv) == 1 else 0
         return self.kv[-1][0, rows, self.lanes(head, first)]
 
-    def chunks(self, visit: Any, carry: Any) -> Any:
+    def chunks(self, visit: Callable[[Any, Any, Any], Any], carry: Any) -> Any:
         """Returns visit(first key, its chunk's rows, carry) after all chunks of keys."""
         plan = self.plan
         if plan.chunk == plan.L:
             return visit(0, slice(0, plan.L), carry)
 
-        def one(number: Any, carry: Any) -> Any:
+        def one(number: jax.Array, carry: Any) -> Any:
             first = pl.multiple_of(number * plan.chunk, plan.chunk)
             return visit(first, pl.ds(first, plan.chunk), carry)
 
         return jax.lax.fori_loop(0, plan.L // plan.chunk, one, carry)
 
-    def scores(self, q: Any, k: Any, rows: Any) -> Any:
+    def scores(self, q: jax.Array, k: jax.Array, rows: Any) -> jax.Array:
         """Returns masked scores [block, C] in float32."""
         scores = jax.lax.dot_general(
             q, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
@@ -306,7 +333,7 @@ class _Block:
             allowed &= self.last_seen_Q1 >= self.keys[0, 1:2, rows]
         return jnp.where(allowed, scores, MASKED)
 
-    def kept(self, head: int, first: Any) -> Any:
+    def kept(self, head: int, first: Any) -> jax.Array | None:
         """Returns the dropout factors of the weights [block, C] of keys from `first` on."""
         plan, rate, length = self.plan, self.plan.options.rate, self.plan.options.length
         if rate == 0:
@@ -322,7 +349,7 @@ class _Block:
         return jnp.where(is_kept(place, self.seeds, rate), 1 / (1 - rate), 0.0)
 
 
-def _apply_rotary(plan: Any, x: Any, rotary: Any, inverse: bool = False) -> Any:
+def _apply_rotary(plan: _Plan, x: jax.Array, rotary: jax.Array, inverse: bool = False) -> jax.Array:
     """Rotates x[n, lanes] in the precision of x; with `inverse`, gradients back in float32.
 
     Pairs are (e, e + E/2) of each head. What exchanges them is a product with a matrix of zeros and
@@ -339,14 +366,16 @@ def _apply_rotary(plan: Any, x: Any, rotary: Any, inverse: bool = False) -> Any:
     return (x * cos + product(x, exchange.astype(x.dtype), precision=exact) * sin).astype(x.dtype)
 
 
-def _forward_kernel(plan: Any, *refs: Any) -> None:
+def _forward_kernel(plan: _Plan, *refs: Any) -> None:
     inputs = len(plan.inputs())
     y_ref, lse_ref, *scratch = refs[inputs:]
     block = _Block(plan, refs[:inputs], scratch)
     for head in range(plan.heads):
         q = block.query(head)
 
-        def visit(first: Any, rows: Any, carry: Any, head: Any = head, q: Any = q) -> Any:
+        def visit(
+            first: Any, rows: Any, carry: Any, head: int = head, q: jax.Array = q
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
             top, total, sum_QE = carry
             scores = block.scores(q, block.key(head, rows), rows)
             new_top = jnp.maximum(top, scores.max(axis=1, keepdims=True))
@@ -368,7 +397,27 @@ def _forward_kernel(plan: Any, *refs: Any) -> None:
         lse_ref[0, 0, head : head + 1, :] = (top + jnp.log(total)).T
 
 
-def _backward_kernel(plan: Any, *refs: Any) -> None:
+class _QuerySide(NamedTuple):
+    """Arrays of one head and block of queries that the backward pass needs for every chunk.
+
+    Attributes:
+      head: number of the head in its group.
+      lanes: the head's columns.
+      q: [block, E], queries.
+      dy: [block, E], gradient of the output.
+      delta: float32[block, 1], sum over E of dy * y.
+      lse: float32[block, 1], log-sum-exp of the scores.
+    """
+
+    head: int
+    lanes: slice
+    q: jax.Array
+    dy: jax.Array
+    delta: jax.Array
+    lse: jax.Array
+
+
+def _backward_kernel(plan: _Plan, *refs: Any) -> None:
     inputs = len(plan.inputs())
     y_ref, dy_ref, lse_ref, dq_ref, dkv_ref, dq_sum, dk_sum, dv_sum, *scratch = refs[inputs:]
     block = _Block(plan, refs[:inputs], scratch)
@@ -383,18 +432,10 @@ def _backward_kernel(plan: Any, *refs: Any) -> None:
         dy, y = block.inner(dy_ref[0, :, lanes]), block.inner(y_ref[0, :, lanes])
         delta = (dy.astype(jnp.float32) * y.astype(jnp.float32)).sum(axis=1, keepdims=True)
         lse = lse_ref[0, 0, head : head + 1, :].T
+        query_side = _QuerySide(head, lanes, q, dy, delta, lse)
 
-        def visit(
-            first: Any,
-            rows: Any,
-            dq: Any,
-            head: Any = head,
-            lanes: Any = lanes,
-            q: Any = q,
-            dy: Any = dy,
-            delta: Any = delta,
-            lse: Any = lse,
-        ) -> Any:
+        def visit(first: Any, rows: Any, dq: jax.Array, side: _QuerySide = query_side) -> jax.Array:
+            head, lanes, q, dy, delta, lse = side
             k = block.key(head, rows)
             weights = block.inner(jnp.exp(block.scores(q, k, rows) - lse))
             d_weights = jax.lax.dot_general(

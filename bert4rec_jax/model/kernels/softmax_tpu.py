@@ -92,8 +92,13 @@ def gradients(
 
 
 def _gradients(
-    h_MD: Any, embedding_VD: Any, bias_V: Any, lse_M: Any, scale_M: Any, interpret: Any
-) -> Any:
+    h_MD: jax.Array,
+    embedding_VD: jax.Array,
+    bias_V: jax.Array,
+    lse_M: jax.Array,
+    scale_M: jax.Array,
+    interpret: bool,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     (M, D), V = h_MD.shape, embedding_VD.shape[0]
     slots, items = _tile(M, V)
     h_MD, statistics_2M = (
@@ -136,18 +141,20 @@ def _tile(slots: int, items: int) -> tuple[int, int]:
     return min(SLOTS, pl.cdiv(slots, 128) * 128), ITEMS if items > ITEMS else items
 
 
-def _padded(x: Any, multiple: Any) -> Any:
+def _padded(x: jax.Array, multiple: int) -> jax.Array:
     missing = -len(x) % multiple
     return jnp.pad(x, ((0, missing), (0, 0))) if missing else x
 
 
-def _compiler() -> Any:
+def _compiler() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(
         dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_BYTES
     )
 
 
-def _logits(V: Any, tile: Any, h: Any, embedding_ref: Any, bias_ref: Any) -> Any:
+def _logits(
+    V: int, tile: jax.Array, h: jax.Array, embedding_ref: Any, bias_ref: Any
+) -> tuple[jax.Array, jax.Array]:
     """Returns the logits [slots, items] of a tile and its rows of the table.
 
     Beyond the table, logits are -1e9 and rows are 0.
@@ -168,7 +175,7 @@ def _logits(V: Any, tile: Any, h: Any, embedding_ref: Any, bias_ref: Any) -> Any
 
 
 def _lse_kernel(
-    V: Any, h_ref: Any, embedding_ref: Any, bias_ref: Any, lse_ref: Any, max_M1: Any, sum_M1: Any
+    V: int, h_ref: Any, embedding_ref: Any, bias_ref: Any, lse_ref: Any, max_M1: Any, sum_M1: Any
 ) -> None:
     tile = pl.program_id(1)
 
@@ -177,7 +184,7 @@ def _lse_kernel(
         max_M1[...] = jnp.full_like(max_M1, -2e9)
         sum_M1[...] = jnp.zeros_like(sum_M1)
 
-    logits, _ = _logits(V, tile, h_ref[...], embedding_ref, bias_ref)
+    logits = _logits(V, tile, h_ref[...], embedding_ref, bias_ref)[0]
     top = jnp.maximum(max_M1[...], logits.max(axis=1, keepdims=True))
     sum_M1[...] = sum_M1[...] * jnp.exp(max_M1[...] - top) + jnp.exp(logits - top).sum(
         axis=1, keepdims=True
@@ -189,16 +196,8 @@ def _lse_kernel(
         lse_ref[...] = (max_M1[...] + jnp.log(sum_M1[...])).T
 
 
-def _gradient_kernel(
-    V: Any,
-    h_ref: Any,
-    embedding_ref: Any,
-    bias_ref: Any,
-    statistics_ref: Any,
-    d_h_ref: Any,
-    d_embedding_ref: Any,
-    d_bias_ref: Any,
-) -> None:
+def _gradient_kernel(V: int, *refs: Any) -> None:
+    h_ref, embedding_ref, bias_ref, statistics_ref, d_h_ref, d_embedding_ref, d_bias_ref = refs
     tile, part = pl.program_id(0), pl.program_id(1)
     h = h_ref[...]
     logits, embedding = _logits(V, tile, h, embedding_ref, bias_ref)

@@ -51,8 +51,8 @@ FILES = {
     "a zero byte in a cell": ("log.csv", LOG + b"1,\0,3\n", {}, "log.csv"),
     "half a UTF-8 character": ("log.csv", LOG + b"\xc3,2,3\n", {}, "log.csv"),
     "the header alone, unended": ("log.csv", HEAD[:-1], {}, "log.csv has a header but no rows"),
-    "the header twice": ("log.csv", HEAD + LOG, {}, "line 2: timestamp 'timestamp'"),
-    "a header in the middle": ("log.csv", LOG + LOG, {}, "line 42: timestamp 'timestamp'"),
+    "the header twice": ("log.csv", HEAD + LOG, {}, "line 2: the header is repeated"),
+    "a header in the middle": ("log.csv", LOG + LOG, {}, "line 42: the header is repeated"),
     "a quote that never ends": ("log.csv", LOG + b'1,"2,3\n', {}, "log.csv"),
     "a separator too many": ("log.csv", LOG + b"1,2,3,\n", {}, "line 42 has 4 fields"),
     "two columns of a name": (

@@ -81,7 +81,7 @@ def test_ids_and_titles_are_told_apart():
         UserError, match="'Twins' is the title of 2 items; write the id of one: id:5, id:6"
     ):
         index.find("Twins")
-    with pytest.raises(UserError, match="not contain an item with the id '188' .*'187'"):
+    with pytest.raises(UserError, match="not contain an item with the id '188'.*'187'"):
         index.find("id:188")
     with pytest.raises(UserError) as raised:
         index.find("x" * 10_000)

@@ -10,41 +10,15 @@ import io
 import pathlib
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDERS = ("bert4rec_jax", "benchmarks", "configs", "docs", "examples", "experiments", "tests")
-# {habit: (pattern, maximum rate per 1,000 words)}
-HABITS = {
-    "a clause as a noun, such as 'what it needs'": (
-        r"(?i)\b(what|whatever|whoever)\b(?![^.?!\n]*\?)",
-        1.5,
-    ),
-    "'is no X' instead of 'is not an X'": (
-        r"(?i)\b(is|are|was|were|has|have|holds?|knows?|names?|finds?|needs?|gives?|takes?) no \w"
-        r"|\bthere (is|are) none\b",
-        0.4,
-    ),
-    "a sentence that starts with 'Of --flag:'": (
-        r"(?:^|[.\"'(|]\s*)Of (?:`?--|`|the \w+ \w*:|[\w ]{1,30}:)",
-        0.0,
-    ),
-    "code that says, tells, asks or knows": (
-        r"(?i)\b(says?|said|tells?|told|asks?|asked|wants?|hears?|heard|knows?|answers?|answered)\b",
-        1.4,
-    ),
-    "things that stand or lie": (r"(?i)\b(stands?|stood|lies|lay|lying)\b(?! (?:for|in for))", 0.1),
-    "'beside' and 'but for'": (r"(?i)\bbeside\b|\bbut for\b", 0.1),
-    "'go on' and 'anew'": (r"(?i)\b(go(?:es)? on|went on|going on|anew|made again)\b", 0.1),
-    "'that of' instead of a noun": (r"(?i)\bthat of\b|\bthose of\b|\bthe one of\b", 0.3),
-    "persons instead of users": (r"(?i)\b(somebody|whoever|nobody|anybody|everybody)\b", 0.1),
-    "'meet' and 'where there is'": (
-        r"(?i)\b(met|meets?|meeting) (?:an? |the |all |it|them|no )|\bwhere there (?:is|are)\b",
-        0.1,
-    ),
-}
+HABITS = tomllib.loads((ROOT / "tests" / "style_habits.toml").read_text())["habit"]
+NAMES = [habit["name"] for habit in HABITS]
 
 
 def files(*suffixes: str) -> list[pathlib.Path]:
@@ -94,35 +68,21 @@ def prose() -> list[tuple[str, str]]:
     return lines
 
 
-@pytest.mark.parametrize("habit", HABITS)
+@pytest.mark.parametrize("habit", HABITS, ids=NAMES)
 def test_prose_is_plain(habit, prose):
-    pattern, most = HABITS[habit]
+    pattern, most = habit["pattern"], habit["maximum"]
     words = sum(len(re.findall(r"[A-Za-z][A-Za-z'-]+", line)) for _, line in prose)
     hits = []
     for place, line in prose:
         hits += [f"{place}: {line[:90]}"] * len(re.findall(pattern, line))
     rate = 1000 * len(hits) / words
     listing = "\n".join(hits[:300])
-    assert rate <= most, f"{habit}: {rate:.2f} per 1,000 words, at most {most}\n{listing}"
+    assert rate <= most, f"{habit['name']}: {rate:.2f} per 1,000 words, at most {most}\n{listing}"
 
 
-@pytest.mark.parametrize(
-    "habit, line",
-    [
-        ("a clause as a noun, such as 'what it needs'", "Returns what the run needs."),
-        ("'is no X' instead of 'is not an X'", "the file is no run directory"),
-        ("a sentence that starts with 'Of --flag:'", "Of --out: the users"),
-        ("code that says, tells, asks or knows", "the file says which"),
-        ("things that stand or lie", "where the checkpoint lies"),
-        ("'beside' and 'but for'", "the file beside it"),
-        ("'go on' and 'anew'", "the same command goes on"),
-        ("'that of' instead of a noun", "the config is that of the run"),
-        ("persons instead of users", "the lists of everybody"),
-        ("'meet' and 'where there is'", "a user who met the item"),
-    ],
-)
-def test_every_habit_is_recognized(habit, line):
-    assert re.search(HABITS[habit][0], line)
+@pytest.mark.parametrize("habit", HABITS, ids=NAMES)
+def test_every_habit_is_recognized(habit):
+    assert re.search(habit["pattern"], habit["example"])
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:

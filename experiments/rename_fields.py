@@ -3,9 +3,9 @@
 
   python -m experiments.rename_fields experiments/results/ml_1m/runs/next_item_0 ...
 
-Renames config fields in config.json and in the commands of environment.json, and adds config fields
-that are new in 0.3.0. Adds the field `trained_from`, the run that was evaluated, to
-environment.json if it was another run. Directories that are up to date are left as they are.
+Renames config fields in config.json and in the commands of environment.json. Adds the field
+`trained_from`, the run that was evaluated, to environment.json if it was another run. Directories
+that are up to date are left as they are.
 
 Exit code: 0, 2 wrong usage.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bert4rec_jax.command_line import run_command
-from bert4rec_jax.config.renamed import NEW_FIELDS, NEW_NAMES, NEW_VALUES
+from bert4rec_jax.config.renamed import NEW_NAMES, NEW_VALUES
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.files import replacing
 from bert4rec_jax.run_files import RunFiles
@@ -34,9 +34,6 @@ def renamed_config(values: dict[str, Any]) -> dict[str, Any]:
             if isinstance(value, str):
                 value = new_values.get(value, value)
             renamed.setdefault(new_group, {})[new_name] = value
-    for name, value in NEW_FIELDS.items():
-        group, field = name.split(".")
-        renamed.setdefault(group, {}).setdefault(field, value)
     return renamed
 
 

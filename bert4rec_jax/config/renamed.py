@@ -27,8 +27,11 @@ NEW_VALUES = {
     "eval.seen_targets": {"last": "rank_last", "compete": "keep"},
     "data.engine": {"auto": "duckdb", "memory": "duckdb"},
 }
-# Fields that were added in 0.3.0, with the value that reproduces older runs.
-NEW_FIELDS = {"model.matmul_precision": "default"}
+# Fields added since records were made. Their defaults must reproduce runs whose config.json lacks
+# them.
+NEW_FIELDS = {
+    "model.matmul_precision",
+}
 
 
 def renamed_hint(name: str) -> str:

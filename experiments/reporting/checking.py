@@ -13,6 +13,7 @@ import jax
 from bert4rec_jax.command_line import flag
 from bert4rec_jax.config import (
     NOT_IDENTITY,
+    Config,
     ModelConfig,
     parse_flags,
     read,
@@ -21,6 +22,7 @@ from bert4rec_jax.config import (
     split_arguments,
     with_fields,
 )
+from bert4rec_jax.config.renamed import NEW_FIELDS
 from bert4rec_jax.errors import UserError
 from bert4rec_jax.model import init_params
 from bert4rec_jax.ranking.metrics import from_ranks
@@ -92,10 +94,7 @@ def _problems(run: Run) -> Iterator[str]:
     except UserError as error:
         yield f"this version rejects its config.json: {error}"
     else:
-        recorded_fields = flatten(run.config)
-        for name, value in flatten(config.to_dict()).items():
-            if name not in recorded_fields and not name.startswith(NOT_IDENTITY):
-                yield f"its config.json lacks config.{name}, which is {value!r} in this version"
+        yield from _missing_fields(run, config)
         if run.results["seed"] != config.seed:
             yield f"results.json has seed {run.results['seed']}, config.json has seed {config.seed}"
         if run.results["steps"] > config.train.steps:
@@ -117,6 +116,14 @@ def _problems(run: Run) -> Iterator[str]:
         yield str(error).removeprefix(f"{run.path}/")
     yield from _numbers(run)
     yield from _curve(run)
+
+
+def _missing_fields(run: Run, config: Config) -> Iterator[str]:
+    recorded_fields = flatten(run.config)
+    for name, value in flatten(config.to_dict()).items():
+        if name in recorded_fields or name in NEW_FIELDS or name.startswith(NOT_IDENTITY):
+            continue
+        yield f"its config.json lacks config.{name}, which is {value!r} in this version"
 
 
 @functools.cache
